@@ -1,0 +1,53 @@
+# The two commands of the README are `make book` and `make test`; both set everything up first.
+PYTHON  ?= python3
+PROFILE ?= quick
+BIN     := .venv/bin
+# One BLAS thread per process: the work is parallel over blocks already.
+export OMP_NUM_THREADS ?= 1
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book notebooks test test-all check types bench fetch clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: .venv/.ready ## make .venv and install the package with everything it needs
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d: make setup PYTHON=python3.12" % v[:2])'
+	@echo "Setting up .venv (a few minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,cluster,dev]'
+	@touch $@
+
+book: setup ## execute the notebooks (PROFILE=smoke|quick|paper) and build the book: build/out/_build/html/index.html
+	@$(BIN)/python book/tools/build_book.py $(PROFILE)
+
+notebooks: setup ## execute the notebooks only
+	@$(BIN)/python book/tools/run_notebooks.py $(PROFILE)
+
+sync: setup ## after editing notebooks/*.md: update the paired .ipynb
+	@$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.md
+
+test: setup ## the default test suite
+	@$(BIN)/python -m pytest
+
+test-all: setup ## the default suite and the slow tests
+	@$(BIN)/python -m pytest -m 'not gpu and not network'
+
+check: setup types ## format, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: setup
+	@$(BIN)/mypy
+
+bench: setup ## speed and memory, printed as a table
+	@$(BIN)/python benchmarks/bench.py
+
+fetch: setup ## download the small real files (NAME=pala-insilico and others for more)
+	@$(BIN)/ulmpaper fetch $(or $(NAME),--small)
+
+clean: ## remove what was built (not .venv, not data)
+	rm -rf build outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis

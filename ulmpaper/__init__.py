@@ -1,0 +1,36 @@
+"""Ultrasound localization microscopy: the reproducible companion of 3DML-ResNet (EUSIPCO 2024).
+
+Modules load on first use, so ``import ulmpaper`` is quick and loads neither torch nor matplotlib:
+
+>>> import ulmpaper
+>>> cfg = ulmpaper.config.load_config("smoke")
+>>> cfg.render.upsample
+10
+"""
+
+import importlib
+from types import ModuleType
+
+__version__ = "0.1.0"
+__all__ = [
+    "config",
+    "datasets",
+    "figures",
+    "filters",
+    "localize",
+    "metrics",
+    "pipeline",
+    "records",
+    "render",
+    "track",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; modules: {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
