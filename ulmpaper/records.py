@@ -13,7 +13,6 @@ import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -73,7 +72,7 @@ def check_choice(value: str, allowed: Iterable[str], what: str) -> str:
 def check_positive(**values: object) -> None:
     """Raise a ValueError that names the first of `values` that is not a finite number above zero."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
             raise ValueError(f"{name} must be a number above 0, not {value!r}")
 
 
