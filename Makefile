@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book notebooks test test-all check types bench fetch clean
+.PHONY: help setup book notebooks sync test test-all check types bench fetch lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -48,6 +48,11 @@ bench: setup ## speed and memory, printed as a table
 
 fetch: setup ## download the small real files (NAME=pala-insilico and others for more)
 	@$(BIN)/ulmpaper fetch $(or $(NAME),--small)
+
+lock: ## after changing dependencies: write the installed versions to constraints.txt and environment.yml
+	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
+	@{ printf 'name: ulmpaper\nchannels: [conda-forge]\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \
+	   sed 's/^/      - /' constraints.txt; echo '      - -e .[book,cluster,dev]'; } > environment.yml
 
 clean: ## remove what was built (not .venv, not data)
 	rm -rf build outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis

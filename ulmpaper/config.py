@@ -26,23 +26,25 @@ METHODS = ("none", "weighted", "radial", "gaussian", "parabola", "cubic", "lancz
 
 def _coerce(value: Any, hint: Any, name: str) -> Any:
     """`value` as the type `hint` asks for; strings from the command line are read as Python literals."""
-    args = typing.get_args(hint)
+    error = ValueError(f"{name} takes {_type_name(hint)}, not {value!r}")
     if isinstance(value, str) and hint is not str:
         try:
             value = ast.literal_eval(value.capitalize() if value.lower() in ("true", "false", "none") else value)
         except (ValueError, SyntaxError):
-            raise ValueError(f"{name} takes {_type_name(hint)}, not {value!r}") from None
+            raise error from None
     if isinstance(hint, types.UnionType):
         if value is None:
             return None
-        return _coerce(value, next(a for a in args if a is not type(None)), name)
-    if typing.get_origin(hint) is tuple and isinstance(value, tuple | list) and len(value) == len(args):
-        return tuple(_coerce(v, a, name) for v, a in zip(value, args, strict=True))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+    if typing.get_origin(hint) is tuple:
+        args = typing.get_args(hint)
+        if isinstance(value, tuple | list) and len(value) == len(args):
+            return tuple(_coerce(v, a, name) for v, a in zip(value, args, strict=True))
+    elif hint is float and type(value) is int:
         return float(value)
-    if hint in (int, float, bool, str) and type(value) is hint:
+    elif type(value) is hint:
         return value
-    raise ValueError(f"{name} takes {_type_name(hint)}, not {value!r}")
+    raise error
 
 
 def _type_name(hint: Any) -> str:

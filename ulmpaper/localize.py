@@ -178,7 +178,7 @@ def _strongest(
     t, z, x, score = (a[inside] for a in (t, z, x, score))
     by_strength = np.lexsort((-score, t))
     count = np.bincount(t, minlength=len(frames))
-    start = np.concatenate([[0], np.cumsum(count)[:-1]])
+    start = np.cumsum(count) - count
     rank = np.empty(len(t), dtype=np.intp)
     rank[by_strength] = np.arange(len(t)) - np.repeat(start, count)
     keep = rank < n_bubbles
@@ -243,4 +243,4 @@ def _off_centre(members: NDArray, first: NDArray, second: NDArray, z: NDArray, x
     off_z = z[members] - (np.bincount(plateau, z[members], n_plateaus) / size)[plateau]
     off_x = x[members] - (np.bincount(plateau, x[members], n_plateaus) / size)[plateau]
     order = np.lexsort((off_z**2 + off_x**2, plateau))
-    return np.delete(members[order], np.concatenate([[0], np.cumsum(size)[:-1]]))
+    return np.delete(members[order], np.cumsum(size) - size)

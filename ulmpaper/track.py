@@ -180,8 +180,8 @@ def interpolate(
     span = since[first + size - 1]
     n_points = np.floor(span / step * (1 + 1e-12)).astype(np.intp) + 1
     # All tracks one after the other on one axis of time, so that a single np.interp serves them all.
-    offset = np.concatenate([[0.0], np.cumsum(span + 1)[:-1]])
-    start = np.concatenate([[0], np.cumsum(n_points)[:-1]]).astype(np.intp)
+    offset = np.cumsum(span + 1) - (span + 1)
+    start = np.cumsum(n_points) - n_points
     place = np.arange(n_points.sum()) - np.repeat(start, n_points)
     time = np.minimum(place * step, np.repeat(span, n_points))
     when, knots = time + np.repeat(offset, n_points), since + np.repeat(offset, size)
@@ -273,7 +273,8 @@ def _number_chains(successor: NDArray) -> NDArray[np.int64]:
 def _runs(sorted_values: NDArray) -> list[tuple[int, int, int]]:
     """(value, start, stop) of each run of equal values."""
     value, start = np.unique(sorted_values, return_index=True)
-    return list(zip(value.tolist(), start.tolist(), [*start[1:].tolist(), len(sorted_values)], strict=True))
+    stop = np.append(start, len(sorted_values))[1:]
+    return list(zip(value.tolist(), start.tolist(), stop.tolist(), strict=True))
 
 
 def _sorted_tracks(tracks: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.intp], NDArray[np.intp]]:

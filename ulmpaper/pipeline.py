@@ -1,0 +1,273 @@
+"""The ULM chain as one pure function of a block, and the same over many blocks in parallel.
+
+Filter, detect and localize, link, drop short tracks, interpolate, render: settings come from a `config.Config`,
+blocks from anywhere. Nothing here reads or writes files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import joblib
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from ulmpaper import filters, localize, render, track
+from ulmpaper.config import Config
+from ulmpaper.records import Block, check_frames
+
+
+@dataclass(frozen=True)
+class UlmResult:
+    """What ULM makes of frames.
+
+    Parameters
+    ----------
+    bubbles : DataFrame
+        All localized bubbles: ``frame, z, x, score``.
+    tracks : DataFrame
+        Bubbles in tracks that are long enough: ``frame, z, x, score, track, vz, vx`` (velocities in mm/s). Positions
+        are those of the bubbles, velocities those of the smoothed track.
+    maps : dict of str to ndarray
+        ``density`` (tracks per map pixel), ``velocity``, ``mean_velocity``, ``direction`` [mm/s] and, at the
+        resolution of the frames, ``power_doppler``.
+    """
+
+    bubbles: pd.DataFrame
+    tracks: pd.DataFrame
+    maps: dict[str, NDArray]
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """What `ulm_blocks` yields for each block: its tables, and sums that `MapTotals` adds up."""
+
+    bubbles: pd.DataFrame
+    tracks: pd.DataFrame
+    sums: render.MapSums
+    power: NDArray
+    n_frames: int
+
+
+class MapTotals:
+    """Maps of all blocks seen so far.
+
+    Parameters
+    ----------
+    cfg : Config
+        Settings of the maps.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        self._cfg = cfg
+        self._maps: render.Maps | None = None
+        self._power: NDArray | float = 0.0
+        self._n_frames = 0
+
+    def add(self, result: BlockResult) -> None:
+        """Add the sums of a block."""
+        if self._maps is None:
+            self._maps = render.Maps(result.power.shape, upsample=self._cfg.render.upsample, pala=self._cfg.pala)
+        self._maps.add(result.sums)
+        self._power = self._power + result.power * result.n_frames
+        self._n_frames += result.n_frames
+
+    def as_dict(self) -> dict[str, NDArray]:
+        """All maps by name, see `UlmResult`."""
+        if self._maps is None:
+            raise ValueError("there is no block to make maps of: at least one frame is needed")
+        return {**self._maps.as_dict(), "power_doppler": np.asarray(self._power) / self._n_frames}
+
+
+def ulm(frames: ArrayLike | Block, cfg: Config, *, method: str | None = None) -> UlmResult:
+    """Run the whole chain on one block.
+
+    Parameters
+    ----------
+    frames : array_like (T, Z, X) or Block
+        B-mode amplitude or IQ. A `Block` brings its own pixel pitch and frame rate where it knows them; else those
+        of ``cfg.acquisition`` hold.
+    cfg : Config
+        Settings, see `config.load_config`.
+    method : str, optional
+        Localization method instead of ``cfg.locate.method``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What the steps raise: see `records.check_frames`, `filters`, `localize.locate`.
+
+    Examples
+    --------
+    >>> from ulmpaper.config import load_config
+    >>> from ulmpaper.example import example_block
+    >>> block = example_block(n_frames=60, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(0))
+    >>> result = ulm(block, load_config("smoke", {"locate.min_score": 0.2}), method="parabola")
+    >>> result.maps["density"].shape
+    (400, 480)
+    """
+    result = _run_block(frames, cfg, method)
+    totals = MapTotals(cfg)
+    totals.add(result)
+    return UlmResult(result.bubbles, result.tracks, totals.as_dict())
+
+
+def ulm_blocks(
+    blocks: Iterable[ArrayLike | Block],
+    cfg: Config,
+    *,
+    method: str | None = None,
+    n_jobs: int | None = None,
+    scheduler: str | None = None,
+) -> Iterator[BlockResult]:
+    """Run the chain on each block, in parallel, and yield results in the order of the blocks.
+
+    Blocks are filtered and tracked apart, as in PALA. Frames and tracks are numbered on through the blocks. Only
+    a few blocks are in memory at a time.
+
+    Parameters
+    ----------
+    blocks : iterable
+        Arrays or `Block` of one shape; read ahead by about two blocks per process.
+    cfg, method
+        As in `ulm`.
+    n_jobs : int, optional
+        Processes instead of ``cfg.blocks.n_jobs``; on a cluster, tasks sent ahead.
+    scheduler : str, optional
+        Address of a Dask scheduler (``"tcp://host:8786"``) that takes the work instead of local processes. Needs the
+        extra ``cluster``.
+
+    Raises
+    ------
+    ValueError
+        A block differs in shape from the first.
+    OSError
+        No scheduler answers at the address.
+    """
+    n_jobs = cfg.blocks.n_jobs if n_jobs is None else n_jobs
+    first_frame = first_track = 0
+    with _backend(scheduler, n_jobs):
+        runner = joblib.Parallel(n_jobs=n_jobs, return_as="generator", max_nbytes=None)
+        for result in runner(joblib.delayed(_run_block)(block, cfg, method) for block in _same_shape(blocks)):
+            numbers, track_of_row = np.unique(result.tracks["track"], return_inverse=True)
+            yield dataclasses.replace(
+                result,
+                bubbles=result.bubbles.assign(frame=result.bubbles["frame"] + first_frame),
+                tracks=result.tracks.assign(
+                    frame=result.tracks["frame"] + first_frame, track=track_of_row + first_track
+                ),
+            )
+            first_frame += result.n_frames
+            first_track += len(numbers)
+
+
+def ulm_many(
+    blocks: Iterable[ArrayLike | Block],
+    cfg: Config,
+    *,
+    method: str | None = None,
+    n_jobs: int | None = None,
+    scheduler: str | None = None,
+) -> UlmResult:
+    """Run the chain on many blocks and gather tables and maps; parameters as in `ulm_blocks`.
+
+    The tables of all blocks are held in memory; where that is too much, use `ulm_blocks` with `MapTotals`.
+
+    Examples
+    --------
+    >>> from ulmpaper.config import load_config
+    >>> from ulmpaper.example import example_block
+    >>> rng = np.random.default_rng(0)
+    >>> blocks = (example_block(n_frames=30, n_bubbles=8, shape_px=(40, 48), rng=rng) for _ in range(2))
+    >>> int(ulm_many(blocks, load_config("smoke")).bubbles.frame.max())
+    59
+    """
+    totals, bubbles, tracks = MapTotals(cfg), [], []
+    for result in ulm_blocks(blocks, cfg, method=method, n_jobs=n_jobs, scheduler=scheduler):
+        totals.add(result)
+        bubbles.append(result.bubbles)
+        tracks.append(result.tracks)
+    maps = totals.as_dict()
+    return UlmResult(pd.concat(bubbles, ignore_index=True), pd.concat(tracks, ignore_index=True), maps)
+
+
+def _run_block(frames: ArrayLike | Block, cfg: Config, method: str | None) -> BlockResult:
+    px_mm, frame_rate_hz = cfg.acquisition.px_mm, cfg.acquisition.frame_rate_hz
+    if isinstance(frames, Block):
+        px_mm, frame_rate_hz = frames.px_mm or px_mm, frames.frame_rate_hz or frame_rate_hz
+        frames = frames.frames
+    filtered = _filter(check_frames(frames, allow_complex=True), cfg, frame_rate_hz)
+    amplitude = np.abs(filtered) if filtered.dtype.kind == "c" or _filters(cfg) else filtered
+    bubbles = localize.locate(
+        amplitude, **{**dataclasses.asdict(cfg.locate), "method": method or cfg.locate.method}, pala=cfg.pala
+    )
+    t = cfg.track
+    linked = track.link(bubbles, max_distance_px=t.max_distance_px, max_gap=t.max_gap)
+    kept = track.drop_short(linked, t.min_length)
+    scale = {"px_mm": px_mm, "frame_rate_hz": frame_rate_hz}
+    upsample = cfg.render.upsample
+    paths = track.interpolate(
+        kept,
+        **scale,
+        max_distance_px=t.max_distance_px,
+        upsample=upsample,
+        smooth_points=t.smooth_points,
+        pala=cfg.pala,
+    )
+    shape_px = (amplitude.shape[1], amplitude.shape[2])
+    return BlockResult(
+        bubbles=bubbles,
+        tracks=track.add_velocity(kept, **scale, smooth_points=t.smooth_points),
+        sums=render.map_sums(paths, shape_px, upsample=upsample, pala=cfg.pala),
+        power=render.power_doppler(filtered),
+        n_frames=len(amplitude),
+    )
+
+
+def _filters(cfg: Config) -> bool:
+    return cfg.filter.svd_low > 1 or cfg.filter.svd_high is not None or cfg.filter.band_hz is not None
+
+
+def _filter(frames: NDArray, cfg: Config, frame_rate_hz: float) -> NDArray:
+    """Clutter filter of the settings: components first, then the band, as in PALA."""
+    f = cfg.filter
+    if f.svd_low > 1 or f.svd_high is not None:
+        frames = filters.svd_filter(frames, f.svd_low, f.svd_high)
+    if f.band_hz is not None:
+        frames = filters.butter_bandpass(
+            frames, f.band_hz, frame_rate_hz=frame_rate_hz, order=f.order, zero_phase=f.zero_phase and not cfg.pala
+        )
+    return frames
+
+
+def _same_shape(blocks: Iterable[ArrayLike | Block]) -> Iterator[ArrayLike | Block]:
+    first = None
+    for number, block in enumerate(blocks):
+        shape = np.shape(block.frames if isinstance(block, Block) else block)[1:]
+        first = first or shape
+        if shape != first:
+            raise ValueError(f"block {number} has frames of {shape} px, the first has {first}: run them apart")
+        yield block
+
+
+@contextlib.contextmanager
+def _backend(scheduler: str | None, n_jobs: int) -> Iterator[None]:
+    if scheduler is None:
+        # Blocks keep every core busy; threads of the linear algebra on top would only get in their way.
+        with joblib.parallel_config("loky", inner_max_num_threads=1) if n_jobs != 1 else contextlib.nullcontext():
+            yield
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ImportError("a Dask scheduler needs the extra: pip install 'ulmpaper[cluster]'") from None
+    try:
+        client = Client(scheduler, timeout=10)
+    except OSError as error:
+        raise OSError(f"no Dask scheduler answers at {scheduler!r}: start one with `dask scheduler`") from error
+    with client, joblib.parallel_config("dask"):
+        yield
