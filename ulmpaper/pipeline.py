@@ -20,6 +20,8 @@ from ulmpaper import filters, localize, render, track
 from ulmpaper.config import Config
 from ulmpaper.records import Block, check_frames
 
+_CONNECT_TIMEOUT_S = 10
+
 
 @dataclass(frozen=True)
 class UlmResult:
@@ -266,7 +268,7 @@ def _backend(scheduler: str | None, n_jobs: int) -> Iterator[None]:
     except ImportError:
         raise ImportError("a Dask scheduler needs the extra: pip install 'ulmpaper[cluster]'") from None
     try:
-        client = Client(scheduler, timeout=10)
+        client = Client(scheduler, timeout=_CONNECT_TIMEOUT_S)
     except OSError as error:
         raise OSError(f"no Dask scheduler answers at {scheduler!r}: start one with `dask scheduler`") from error
     with client, joblib.parallel_config("dask"):

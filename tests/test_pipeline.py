@@ -1,0 +1,170 @@
+"""The chain end to end: known truth, blocks, processes, a Dask cluster, bad input."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ulmpaper.config import load_config
+from ulmpaper.example import example_block
+from ulmpaper.pipeline import MapTotals, ulm, ulm_blocks, ulm_many
+from ulmpaper.records import Block
+from ulmpaper.render import density
+from ulmpaper.track import interpolate
+
+CFG = load_config("smoke", {"locate.method": "parabola", "locate.min_score": 0.25, "locate.n_bubbles": 12})
+
+
+def blocks(n: int = 3) -> list[Block]:
+    return [
+        example_block(n_frames=40, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(seed)) for seed in range(n)
+    ]
+
+
+def same(a: object, b: object) -> None:
+    pd.testing.assert_frame_equal(a.bubbles, b.bubbles)
+    pd.testing.assert_frame_equal(a.tracks, b.tracks)
+    for name in a.maps:
+        np.testing.assert_allclose(a.maps[name], b.maps[name], atol=1e-9)
+
+
+def test_known_flow_is_mapped(flow: Block) -> None:
+    result = ulm(flow, CFG)
+    truth = flow.bubbles.rename(columns={"bubble": "track"})
+    truth = truth[truth.groupby("track")["frame"].transform("size") > 15]
+    path = interpolate(truth, px_mm=flow.px_mm, frame_rate_hz=flow.frame_rate_hz)
+    expected = density(path, flow.frames.shape[1:])
+    near = np.corrcoef(
+        result.maps["density"].reshape(24, 20, 30, 20).sum(axis=(1, 3)).ravel(),
+        expected.reshape(24, 20, 30, 20).sum(axis=(1, 3)).ravel(),
+    )[0, 1]
+    assert near > 0.85
+    speed = np.hypot(result.tracks.vz, result.tracks.vx)
+    assert 1 < speed.median() < 90  # 0.01 to 0.9 px a frame
+    assert set(result.maps) == {"density", "velocity", "mean_velocity", "direction", "power_doppler"}
+    assert result.tracks.columns.tolist() == ["frame", "z", "x", "score", "track", "vz", "vx"]
+
+
+def test_iq_gives_what_its_amplitude_gives(flow: Block) -> None:
+    phase = np.exp(1j * np.random.default_rng(0).uniform(0, 6, (1, *flow.frames.shape[1:]))).astype(np.complex64)
+    iq = dataclasses.replace(flow, frames=flow.frames * phase)
+    a, b = ulm(iq, CFG), ulm(flow, CFG)
+    np.testing.assert_allclose(a.bubbles[["z", "x"]], b.bubbles[["z", "x"]], atol=1e-3)
+
+
+def test_clutter_filter_uncovers_the_flow(rng: np.random.Generator) -> None:
+    flow = example_block(n_frames=300, n_bubbles=8, shape_px=(48, 60), rng=np.random.default_rng(5))
+    tissue = 50 * rng.normal(size=(1, 48, 60)) * np.exp(0.05j * np.sin(np.arange(300) / 60))[:, None, None]
+    turning = np.exp(2j * np.pi * 0.15 * np.arange(300))[:, None, None]
+    block = dataclasses.replace(flow, frames=(flow.frames * turning + tissue).astype(np.complex64))
+    settings = {"filter.svd_low": 3, "filter.band_hz": (50, 249), "locate.min_score": 0.25, "locate.n_bubbles": 12}
+    result = ulm(block, load_config("smoke", settings), method="parabola")
+    clean = ulm(flow, CFG)
+    share = (result.maps["density"].astype(bool) & clean.maps["density"].astype(bool)).sum()
+    assert share > 0.25 * clean.maps["density"].astype(bool).sum()
+    assert abs(len(result.tracks) / len(clean.tracks) - 1) < 0.25
+
+
+def test_blocks_are_numbered_on_and_their_order_is_kept() -> None:
+    whole = ulm_many(blocks(), CFG)
+    single = [ulm(block, CFG) for block in blocks()]
+    assert len(whole.bubbles) == sum(len(r.bubbles) for r in single)
+    assert whole.bubbles.frame.is_monotonic_increasing
+    assert whole.tracks.track.nunique() == sum(r.tracks.track.nunique() for r in single)
+    np.testing.assert_allclose(whole.maps["density"], sum(r.maps["density"] for r in single))
+
+
+def test_processes_give_the_same_as_one() -> None:
+    same(ulm_many(blocks(), CFG, n_jobs=2), ulm_many(iter(blocks()), CFG))
+
+
+def test_blocks_are_read_as_they_are_needed() -> None:
+    read = []
+
+    def source():
+        for block in blocks(4):
+            read.append(block)
+            yield block
+
+    results = ulm_blocks(source(), CFG)
+    next(results)
+    assert len(read) < 4
+    results.close()
+
+
+def test_pala_switch_reaches_every_step(flow: Block) -> None:
+    theirs = ulm(flow, dataclasses.replace(CFG, pala=True))
+    assert theirs.maps["density"].shape == (481, 601)
+
+
+def test_scale_of_the_block_wins_over_the_settings(flow: Block) -> None:
+    twice = dataclasses.replace(flow, px_mm=2 * flow.px_mm)
+    np.testing.assert_allclose(ulm(twice, CFG).tracks.vx, 2 * ulm(flow, CFG).tracks.vx)
+    unknown = dataclasses.replace(flow, px_mm=None, frame_rate_hz=None)
+    np.testing.assert_allclose(ulm(unknown, CFG).tracks.vx, ulm(flow, CFG).tracks.vx)
+
+
+@pytest.mark.parametrize("frames", [np.zeros((20, 9, 9)), np.ones((1, 9, 9)), np.eye(9)[None] * np.ones((3, 1, 1))])
+def test_frames_without_tracks_give_empty_tables_and_maps(frames: np.ndarray) -> None:
+    result = ulm(frames, CFG)
+    assert len(result.tracks) == 0
+    assert (result.maps["density"] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ulm(np.ones((9, 9)), CFG), ValueError, "three axes"),
+        (lambda: ulm(np.full((2, 9, 9), np.nan), CFG), ValueError, "NaN"),
+        (lambda: ulm(-np.ones((2, 9, 9)), CFG), ValueError, "negative"),
+        (lambda: ulm(np.ones((2, 9, 9)), CFG, method="radail"), ValueError, "did you mean 'radial'"),
+        (lambda: ulm_many([], CFG), ValueError, "at least one frame"),
+        (lambda: ulm_many([np.ones((2, 9, 9)), np.ones((2, 9, 8))], CFG), ValueError, "block 1 has frames of"),
+        (lambda: ulm_many([np.ones((2, 9, 9))], CFG, n_jobs=0), ValueError, "n_jobs"),
+    ],
+)
+def test_bad_input(call, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_dask_cluster_gives_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    note = tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    place = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(note)]
+    with contextlib.ExitStack() as stack:
+        for command in (
+            [*dask, "scheduler", *place],
+            [*dask, "worker", "--no-dashboard", "--nthreads", "1", "--no-nanny", "--scheduler-file", str(note)],
+        ):
+            process = stack.enter_context(subprocess.Popen(command, cwd=tmp_path, **quiet))
+            stack.callback(process.terminate)
+        for _ in range(300):
+            if note.exists() and note.read_text():
+                break
+            time.sleep(0.1)
+        address = json.loads(note.read_text())["address"]
+        same(ulm_many(blocks(), CFG, n_jobs=2, scheduler=address), ulm_many(blocks(), CFG))
+
+
+def test_a_scheduler_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("ulmpaper.pipeline._CONNECT_TIMEOUT_S", 1)
+    with pytest.raises(OSError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
+        ulm_many(blocks(), CFG, scheduler="tcp://127.0.0.1:9")
+
+
+def test_maps_of_nothing_are_an_error() -> None:
+    with pytest.raises(ValueError, match="no block"):
+        MapTotals(CFG).as_dict()
