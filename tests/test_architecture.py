@@ -20,7 +20,8 @@ LAYERS = [
     {"phantom", "psf"},
     {"simulate"},
     {"infer", "train"},
-    {"figures", "pipeline"},
+    {"figures", "pipeline", "player"},
+    {"results"},
     {"cli"},
     {"__main__"},
 ]

@@ -161,7 +161,7 @@ def test_a_dask_cluster_gives_the_same(tmp_path: Path) -> None:
 def test_a_scheduler_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
     monkeypatch.setattr("ulmpaper.pipeline._CONNECT_TIMEOUT_S", 1)
-    with pytest.raises(OSError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
+    with pytest.raises(OSError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
         ulm_many(blocks(), CFG, scheduler="tcp://127.0.0.1:9")
 
 

@@ -15,13 +15,18 @@ __version__ = "0.1.0"
 __all__ = [
     "config",
     "datasets",
+    "example",
     "figures",
     "filters",
     "localize",
     "metrics",
     "pipeline",
+    "player",
     "records",
+    "registry",
     "render",
+    "results",
+    "subpixel",
     "track",
 ]
 

@@ -1,0 +1,158 @@
+"""The command line: each command reads its settings and calls one function.
+
+Errors of the user's making end with one line and exit code 2, without a traceback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Ultrasound localization microscopy: the companion of 3DML-ResNet (EUSIPCO 2024).",
+)
+
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. track.max_gap=1; repeatable."),
+]
+
+
+@app.command()
+def ulm(
+    file: Annotated[Path, typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for tables and maps.", show_default=False)],
+    method: Annotated[str | None, typer.Option(help="Localization method.", show_default="of the profile")] = None,
+    variable: Annotated[str | None, typer.Option(help="Name of the array in the file.")] = None,
+    profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    overrides: _Overrides = None,
+    jobs: Annotated[int | None, typer.Option("-j", "--jobs", help="Processes.", show_default="of the profile")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://host:port.")] = None,
+) -> None:
+    """Find, track and map the bubbles of FILE.
+
+    OUT then holds bubbles and tracks (tables.h5, .csv), the maps (maps.npz, .png) and the settings (run.json).
+    """
+    from tqdm import tqdm
+
+    from ulmpaper.config import METHODS, load_config
+    from ulmpaper.datasets import open_frames
+    from ulmpaper.pipeline import ulm_blocks
+    from ulmpaper.records import check_choice
+    from ulmpaper.results import ResultWriter
+
+    settings = _parse_overrides(overrides)
+    if method is not None:
+        settings["locate.method"] = check_choice(method, METHODS, "method")
+    cfg = load_config(profile, settings)
+    source = open_frames(file, variable)
+    scale = {}
+    for name, what in (("px_mm", "pixel pitch"), ("frame_rate_hz", "frame rate")):
+        key, assumed = f"acquisition.{name}", getattr(cfg.acquisition, name)
+        if key not in settings and getattr(source, name) is None:
+            _say(f"{file.name} does not state its {what}: {assumed:g} assumed (--set {key}=...)")
+        # What the user says counts before what the file says.
+        scale[name] = assumed if key in settings else getattr(source, name) or assumed
+    cfg = dataclasses.replace(cfg, acquisition=dataclasses.replace(cfg.acquisition, **scale))
+    blocks = (dataclasses.replace(block, **scale) for block in source.blocks(cfg.blocks.n_frames))
+    n_blocks = -(-source.n_frames // cfg.blocks.n_frames)
+    about = {"input": file.name, "variable": source.variable, "source": source.source}
+    with ResultWriter(out, cfg, px_mm=cfg.acquisition.px_mm, about=about) as writer:
+        results = ulm_blocks(blocks, cfg, n_jobs=jobs, scheduler=scheduler)
+        n_bubbles = n_tracks = 0
+        for result in tqdm(results, total=n_blocks, unit="block", delay=2, disable=None):
+            writer.add(result)
+            n_bubbles += len(result.bubbles)
+            n_tracks += result.tracks["track"].nunique()
+    _say(f"{source.n_frames} frames, {n_bubbles} bubbles, {n_tracks} tracks -> {out}")
+    if n_tracks == 0:
+        _say("no track was long enough: see locate.n_bubbles, track.max_distance_px and track.min_length (--set)")
+
+
+@app.command()
+def info(
+    file: Annotated[Path, typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)],
+    variable: Annotated[str | None, typer.Option(help="Name of the array in the file.")] = None,
+) -> None:
+    """Say what FILE holds and how it will be read."""
+    from ulmpaper.datasets import open_frames
+
+    source = open_frames(file, variable)
+    pitch = "unknown" if source.px_mm is None else f"{source.px_mm:g} mm"
+    rate = "unknown" if source.frame_rate_hz is None else f"{source.frame_rate_hz:g} Hz"
+    rows = {
+        "file": str(source.path),
+        "what": source.source,
+        "variable": source.variable,
+        "frames": f"{source.n_frames} of {source.shape_px[0]} x {source.shape_px[1]} px (z, x), {source.dtype}",
+        "pixel pitch": pitch,
+        "frame rate": rate,
+        "truth": "yes" if source.has_truth else "no",
+    }
+    for name, value in rows.items():
+        typer.echo(f"{name:12} {value}")
+
+
+@app.command()
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="What to fetch; see --list.", show_default=False)] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List what can be fetched.")] = False,
+    small: Annotated[bool, typer.Option("--small", help="Fetch everything small.")] = False,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for the data.", show_default="data")] = None,
+) -> None:
+    """Fetch real data by name, checked and kept for the next time.
+
+    ULMPAPER_DATA_DIR changes the folder; a folder in ULMPAPER_DATA_MIRROR is looked in before the network.
+    """
+    from ulmpaper import registry
+
+    if list_:
+        typer.echo(registry.registry_table(data_dir).to_string(index=False))
+        return
+    wanted = [name for name, entry in registry.REGISTRY.items() if entry.small] if small else names
+    if not wanted:
+        raise ValueError(f"nothing to fetch: name one of {', '.join(registry.REGISTRY)}, or --small, or --list")
+    for name in wanted:
+        typer.echo(f"{name}: {registry.fetch(name, data_dir)}")
+
+
+@app.command()
+def config(
+    profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    overrides: _Overrides = None,
+) -> None:
+    """List all settings with unit, source and meaning."""
+    from ulmpaper.config import config_table, load_config
+
+    typer.echo(config_table(load_config(profile, _parse_overrides(overrides))).to_string(index=False, justify="left"))
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+        _say(f"ulmpaper: {error}")
+        sys.exit(2)
+
+
+def _parse_overrides(pairs: list[str] | None) -> dict[str, object]:
+    parsed: dict[str, object] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes KEY=VALUE, not {pair!r}")
+        parsed[key.strip()] = value.strip()
+    return parsed
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

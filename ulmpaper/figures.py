@@ -1,0 +1,233 @@
+"""Pictures of what the other modules compute: data in, matplotlib figures out. Nothing is computed here.
+
+Colour maps are even in brightness and readable with any colour vision: grey for frames, ``hot`` for density (as in
+the field), ``viridis`` for speed, ``berlin`` (dark in the middle) for speed up and down.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import FuncNorm, LinearSegmentedColormap, Normalize, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from ulmpaper.filters import to_db
+from ulmpaper.records import check_choice
+
+# The darkest fifth of viridis would hide slow vessels on a black ground.
+_SPEED = LinearSegmentedColormap.from_list("speed", colormaps["viridis"](np.linspace(0.2, 1, 256)))
+# Map: colour map and label of the colour bar.
+MAP_KINDS = {
+    "density": (colormaps["hot"], "tracks per pixel"),
+    "velocity": (_SPEED, "speed [mm/s]"),
+    "mean_velocity": (_SPEED, "mean speed of the tracks [mm/s]"),
+    "direction": (colormaps["berlin"], "speed, down positive [mm/s]"),
+    "power_doppler": (colormaps["hot"], "power [dB]"),
+}
+_TITLES = {
+    "density": "Density",
+    "velocity": "Velocity",
+    "mean_velocity": "Mean velocity",
+    "direction": "Axial direction",
+    "power_doppler": "Power Doppler",
+}
+_WIDTH_IN = 7.0
+# Share of the non-empty pixels below the brightest colour, as in PALA's displays.
+_CLIP = 0.98
+
+
+def plot_map(
+    values: NDArray, kind: str, *, px_mm: float | None, title: str | None = None, ax: Axes | None = None
+) -> Figure:
+    """Show a map with scale bar and colour bar.
+
+    Parameters
+    ----------
+    values : ndarray (Z, X)
+        One of the maps of `pipeline.UlmResult`.
+    kind : str
+        Its name: one of `MAP_KINDS`. Density is shown by its square root, power Doppler in dB, speeds up to
+        their 98 % quantile (axial direction: by the signed square root).
+    px_mm : float or None
+        Size of a pixel of this map [mm], that is, the pitch of the frames over ``upsample``; None (unknown) gives a
+        scale bar in pixels.
+    title : str, optional
+        Title instead of the name of the map.
+    ax : Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    Figure
+    """
+    check_choice(kind, MAP_KINDS, "map")
+    colours, label = MAP_KINDS[kind]
+    figure, ax = _figure(ax, values.shape)
+    shown = np.asarray(values, dtype=float)
+    norm: Normalize
+    if kind == "power_doppler":
+        shown = to_db(np.sqrt(shown), floor_db=-60)
+        norm = Normalize(float(np.quantile(shown, 0.02)), 0)
+    elif kind == "density":
+        norm = PowerNorm(0.5, 0, _quantile(shown, 0.999))
+    else:
+        top = _quantile(np.abs(shown), _CLIP)
+        # The square root lifts slow vessels out of the dark middle of the colours.
+        norm = FuncNorm((_signed_root, _signed_square), -top, top) if kind == "direction" else Normalize(0, top)
+        shown = np.ma.masked_equal(shown, 0)
+    ax.set_facecolor("black")
+    image = ax.imshow(shown, cmap=colours, norm=norm, interpolation="antialiased")
+    bar = figure.colorbar(image, ax=ax, label=label, shrink=0.9, aspect=25, pad=0.015)
+    bar.outline.set_visible(False)
+    scale_bar(ax, values.shape[1], px_mm)
+    ax.set(xticks=[], yticks=[], title=_TITLES[kind] if title is None else title)
+    return figure
+
+
+def plot_frame(
+    frame: NDArray,
+    bubbles: pd.DataFrame | None = None,
+    truth: pd.DataFrame | None = None,
+    *,
+    px_mm: float | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Figure:
+    """Show a B-mode frame on a linear grey scale, with the bubbles found and, where known, the true ones.
+
+    Parameters
+    ----------
+    frame : ndarray (Z, X)
+        Amplitude.
+    bubbles, truth : DataFrame, optional
+        Bubble tables of this frame alone: crosses and circles.
+    px_mm : float, optional
+        Pixel pitch [mm].
+    """
+    figure, ax = _figure(ax, frame.shape)
+    ax.imshow(frame, cmap="gray", vmin=0, interpolation="nearest")
+    if truth is not None:
+        ax.scatter(truth.x, truth.z, s=70, facecolors="none", edgecolors="#56b4e9", linewidths=1.2, label="true")
+    if bubbles is not None:
+        ax.scatter(bubbles.x, bubbles.z, s=30, marker="+", color="#f0a020", linewidths=1.2, label="found")
+    if truth is not None and bubbles is not None:
+        ax.legend(loc="upper right", fontsize="small", framealpha=0.8)
+    scale_bar(ax, frame.shape[1], px_mm)
+    ax.set(xticks=[], yticks=[], title=title)
+    return figure
+
+
+def plot_tracks(
+    tracks: pd.DataFrame,
+    shape_px: tuple[int, int],
+    *,
+    px_mm: float | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw tracks as lines, coloured by speed [mm/s].
+
+    Parameters
+    ----------
+    tracks : DataFrame
+        Track table with velocities, see `track.add_velocity`.
+    shape_px : (int, int)
+        Size of the frames (z, x) [px].
+    """
+    figure, ax = _figure(ax, shape_px)
+    ax.set_facecolor("black")
+    points = tracks[["x", "z"]].to_numpy()
+    inside = tracks["track"].to_numpy()[1:] == tracks["track"].to_numpy()[:-1]
+    speed = np.hypot(tracks["vz"].to_numpy(), tracks["vx"].to_numpy())
+    lines = LineCollection(
+        np.stack([points[:-1], points[1:]], axis=1)[inside],
+        array=speed[1:][inside],
+        cmap=_SPEED,
+        norm=Normalize(0, _quantile(speed, _CLIP)),
+        linewidths=0.7,
+    )
+    ax.add_collection(lines)
+    bar = figure.colorbar(lines, ax=ax, label="speed [mm/s]", shrink=0.9, aspect=25, pad=0.015)
+    bar.outline.set_visible(False)
+    ax.set(xlim=(-0.5, shape_px[1] - 0.5), ylim=(shape_px[0] - 0.5, -0.5), aspect="equal", xticks=[], yticks=[])
+    scale_bar(ax, shape_px[1], px_mm)
+    ax.set_title(title)
+    return figure
+
+
+def scale_bar(ax: Axes, width_px: float, px_mm: float | None) -> None:
+    """Draw a white bar of a round length, about a sixth of the picture, at its lower right."""
+    unit, size = ("px", 1.0) if px_mm is None else ("mm", px_mm)
+    target = width_px * size / 6
+    step = 10.0 ** np.floor(np.log10(target))
+    length = max(s for s in (step, 2 * step, 5 * step) if s <= target * (1 + 1e-9))
+    text = f"{length:g} {unit}" if length >= 0.1 or unit == "px" else f"{length * 1000:g} µm"
+    share = length / size / width_px
+    box = ax.get_position()
+    height = 0.012 * max(1.0, box.width / max(box.height, 1e-6))
+    ax.add_patch(Rectangle((0.97 - share, 0.04), share, height, color="white", transform=ax.transAxes, zorder=5))
+    ax.text(
+        0.97 - share / 2,
+        0.05 + height,
+        text,
+        color="white",
+        ha="center",
+        va="bottom",
+        transform=ax.transAxes,
+        fontsize=9,
+    )
+
+
+def save(figure: Figure, path: str | os.PathLike, **how: Any) -> Path:
+    """Write a figure; the file appears under its name when it is complete.
+
+    Parameters
+    ----------
+    figure : Figure
+        What to write.
+    path : path-like
+        Where; the suffix gives the format.
+    **how
+        For matplotlib's ``savefig`` (default: 200 dots per inch, tight).
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    # No date and no version in the file: same figure, same bytes.
+    metadata: Mapping[str, None] = {"Software": None} if path.suffix == ".png" else {"CreationDate": None}
+    try:
+        figure.savefig(part, **{"dpi": 200, "bbox_inches": "tight", "metadata": metadata, **how})
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _figure(ax: Axes | None, shape: tuple[int, ...]) -> tuple[Figure, Axes]:
+    if ax is not None:
+        return ax.get_figure(root=True), ax  # type: ignore[return-value]
+    height = float(np.clip(_WIDTH_IN * 0.85 * shape[0] / shape[1], 2.5, 9))
+    figure = Figure(figsize=(_WIDTH_IN, height + 0.4), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _signed_root(values: NDArray) -> NDArray:
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def _signed_square(values: NDArray) -> NDArray:
+    return np.sign(values) * np.square(values)
+
+
+def _quantile(values: NDArray, share: float) -> float:
+    some = values[values > 0]
+    return float(np.quantile(some, share)) if some.size else 1.0

@@ -1,0 +1,152 @@
+"""What a run of ULM leaves on disk: tables as HDF5 and CSV, maps as NPZ and PNG, the settings as JSON.
+
+Everything is written to a hidden folder beside the final names and moved there at the end, so that a run that fails
+leaves nothing half-written and does not touch what an earlier run left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+import ulmpaper
+from ulmpaper import figures
+from ulmpaper.config import Config
+from ulmpaper.pipeline import BlockResult, MapTotals
+
+_CHUNK_ROWS = 4096
+
+
+class ResultWriter:
+    """Write results block by block, in memory that does not grow with their number.
+
+    Parameters
+    ----------
+    folder : path-like
+        Where the files go; it is made if it is missing.
+    cfg : Config
+        Settings of the run, written beside the results.
+    px_mm : float or None
+        Pixel pitch for the scale bars [mm].
+    about : dict
+        What else ``run.json`` should say, e.g. the name of the input.
+
+    Notes
+    -----
+    ``tables.h5`` holds the groups ``bubbles`` and ``tracks``, a dataset for each column; ``bubbles.csv`` and
+    ``tracks.csv`` hold the same as text; ``maps.npz`` the maps by name, each also as a PNG; ``run.json`` the settings.
+
+    Examples
+    --------
+    >>> from ulmpaper.config import load_config
+    >>> from ulmpaper.example import example_block
+    >>> from ulmpaper.pipeline import ulm_blocks
+    >>> cfg, folder = load_config("smoke"), Path(tempfile.mkdtemp())
+    >>> block = example_block(n_frames=40, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(0))
+    >>> with ResultWriter(folder, cfg, px_mm=block.px_mm) as writer:
+    ...     for result in ulm_blocks([block], cfg):
+    ...         writer.add(result)
+    >>> sorted(path.suffix for path in folder.iterdir())
+    ['.csv', '.csv', '.h5', '.json', '.npz', '.png', '.png', '.png', '.png', '.png']
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike, cfg: Config, *, px_mm: float | None, about: dict[str, Any] | None = None
+    ) -> None:
+        self.folder = Path(folder)
+        self._cfg, self._px_mm, self._about = cfg, px_mm, about or {}
+        self._totals = MapTotals(cfg)
+        self._n_rows = {"bubbles": 0, "tracks": 0}
+        self._n_frames = 0
+
+    def __enter__(self) -> ResultWriter:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._part = Path(tempfile.mkdtemp(prefix=".part-", dir=self.folder))
+        except OSError as error:
+            raise OSError(f"cannot write to {self.folder} ({error.strerror}): choose another folder") from error
+        self._file = h5py.File(self._part / "tables.h5", "w")
+        return self
+
+    def add(self, result: BlockResult) -> None:
+        """Append the tables of a block and add up its maps."""
+        self._totals.add(result)
+        self._n_frames += result.n_frames
+        for name in self._n_rows:
+            table = getattr(result, name)
+            self._append(name, table)
+            first = self._n_rows[name] == 0
+            path = self._part / f"{name}.csv"
+            table.to_csv(path, mode="w" if first else "a", header=first, index=False, float_format="%.6g")
+            self._n_rows[name] += len(table)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._file.close()
+            if kind is None:
+                self._write_maps()
+                self._write_settings()
+                for path in sorted(self._part.iterdir()):
+                    path.replace(self.folder / path.name)
+        finally:
+            shutil.rmtree(self._part, ignore_errors=True)
+
+    def _append(self, name: str, table: pd.DataFrame) -> None:
+        group = self._file.require_group(name)
+        group.attrs["columns"] = list(table.columns)  # HDF5 itself sorts names
+        for column in table.columns:
+            values = table[column].to_numpy()
+            if column not in group:
+                group.create_dataset(
+                    column, shape=(0,), maxshape=(None,), dtype=values.dtype, chunks=(_CHUNK_ROWS,), compression="gzip"
+                )
+            data = group[column]
+            data.resize(len(data) + len(values), axis=0)
+            data[len(data) - len(values) :] = values
+
+    def _write_maps(self) -> None:
+        maps = self._totals.as_dict()
+        np.savez_compressed(self._part / "maps.npz", **{k: v.astype(np.float32) for k, v in maps.items()})
+        for kind, values in maps.items():
+            fine = 1 if kind == "power_doppler" else self._cfg.render.upsample
+            figure = figures.plot_map(values, kind, px_mm=self._px_mm and self._px_mm / fine)
+            figures.save(figure, self._part / f"{kind}.png")
+
+    def _write_settings(self) -> None:
+        run = {
+            **self._about,
+            "ulmpaper": ulmpaper.__version__,
+            "n_frames": self._n_frames,
+            "n_bubbles": self._n_rows["bubbles"],
+            "n_track_points": self._n_rows["tracks"],
+            "px_mm": self._px_mm,
+            "digest": self._cfg.digest(),
+            "config": dataclasses.asdict(self._cfg),
+        }
+        (self._part / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+
+
+def read_table(path: str | os.PathLike, name: str) -> pd.DataFrame:
+    """Read ``bubbles`` or ``tracks`` from a ``tables.h5``.
+
+    Raises
+    ------
+    ValueError
+        The file has no such table; those it has are named.
+    """
+    with h5py.File(path) as file:
+        if name not in file:
+            raise ValueError(f"{path} holds no table {name!r}; it has {', '.join(file) or 'none'}")
+        return pd.DataFrame({column: file[name][column][()] for column in file[name].attrs["columns"]})
