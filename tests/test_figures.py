@@ -40,6 +40,12 @@ def test_empty_maps_are_drawn_too(kind: str, tmp_path: Path) -> None:
     assert figures.save(figures.plot_map(np.zeros((20, 30)), kind, px_mm=None), tmp_path / "a.png", dpi=30).exists()
 
 
+def test_unknown_scale_is_shown_in_pixels_and_frames(result) -> None:
+    figure = figures.plot_map(result.maps["velocity"], "velocity", px_mm=None)
+    assert figure.axes[1].get_ylabel() == "speed [px/frame]"
+    assert figure.axes[0].texts[0].get_text() == "10 px"
+
+
 def test_unknown_map_is_an_error() -> None:
     with pytest.raises(ValueError, match="unknown map 'densty': did you mean 'density'"):
         figures.plot_map(np.zeros((2, 2)), "densty", px_mm=None)

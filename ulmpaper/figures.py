@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import FuncNorm, LinearSegmentedColormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
@@ -47,7 +48,13 @@ _CLIP = 0.98
 
 
 def plot_map(
-    values: NDArray, kind: str, *, px_mm: float | None, title: str | None = None, ax: Axes | None = None
+    values: NDArray,
+    kind: str,
+    *,
+    px_mm: float | None,
+    upsample: int = 10,
+    title: str | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Show a map with scale bar and colour bar.
 
@@ -59,8 +66,10 @@ def plot_map(
         Its name: one of `MAP_KINDS`. Density is shown by its square root, power Doppler in dB, speeds up to
         their 98 % quantile (axial direction: by the signed square root).
     px_mm : float or None
-        Size of a pixel of this map [mm], that is, the pitch of the frames over ``upsample``; None (unknown) gives a
-        scale bar in pixels.
+        Pixel pitch of the frames [mm]. None (unknown): the scale bar is in pixels of the frames, and speeds are taken
+        to be in pixels per frame.
+    upsample : int
+        Map pixels per pixel of the frames; power Doppler always has 1.
     title : str, optional
         Title instead of the name of the map.
     ax : Axes, optional
@@ -87,9 +96,8 @@ def plot_map(
         shown = np.ma.masked_equal(shown, 0)
     ax.set_facecolor("black")
     image = ax.imshow(shown, cmap=colours, norm=norm, interpolation="antialiased")
-    bar = figure.colorbar(image, ax=ax, label=label, shrink=0.9, aspect=25, pad=0.015)
-    bar.outline.set_visible(False)
-    scale_bar(ax, values.shape[1], px_mm)
+    _colour_bar(figure, image, ax, label, px_mm)
+    scale_bar(ax, values.shape[1] / (1 if kind == "power_doppler" else upsample), px_mm)
     ax.set(xticks=[], yticks=[], title=_TITLES[kind] if title is None else title)
     return figure
 
@@ -135,7 +143,7 @@ def plot_tracks(
     title: str = "",
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw tracks as lines, coloured by speed [mm/s].
+    """Draw tracks as lines, coloured by speed.
 
     Parameters
     ----------
@@ -143,6 +151,8 @@ def plot_tracks(
         Track table with velocities, see `track.add_velocity`.
     shape_px : (int, int)
         Size of the frames (z, x) [px].
+    px_mm : float or None
+        As in `plot_map`.
     """
     figure, ax = _figure(ax, shape_px)
     ax.set_facecolor("black")
@@ -157,8 +167,7 @@ def plot_tracks(
         linewidths=0.7,
     )
     ax.add_collection(lines)
-    bar = figure.colorbar(lines, ax=ax, label="speed [mm/s]", shrink=0.9, aspect=25, pad=0.015)
-    bar.outline.set_visible(False)
+    _colour_bar(figure, lines, ax, "speed [mm/s]", px_mm)
     ax.set(xlim=(-0.5, shape_px[1] - 0.5), ylim=(shape_px[0] - 0.5, -0.5), aspect="equal", xticks=[], yticks=[])
     scale_bar(ax, shape_px[1], px_mm)
     ax.set_title(title)
@@ -210,6 +219,12 @@ def save(figure: Figure, path: str | os.PathLike, **how: Any) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def _colour_bar(figure: Figure, drawn: ScalarMappable, ax: Axes, label: str, px_mm: float | None) -> None:
+    label = label if px_mm is not None else label.replace("mm/s", "px/frame")
+    bar = figure.colorbar(drawn, ax=ax, label=label, shrink=0.9, aspect=25, pad=0.015)
+    bar.outline.set_visible(False)
 
 
 def _figure(ax: Axes | None, shape: tuple[int, ...]) -> tuple[Figure, Axes]:

@@ -118,10 +118,10 @@ class ResultWriter:
 
     def _write_maps(self) -> None:
         maps = self._totals.as_dict()
-        np.savez_compressed(self._part / "maps.npz", **{k: v.astype(np.float32) for k, v in maps.items()})
+        single = {kind: values.astype(np.float32) for kind, values in maps.items()}
+        np.savez_compressed(self._part / "maps.npz", **single)  # type: ignore[arg-type]
         for kind, values in maps.items():
-            fine = 1 if kind == "power_doppler" else self._cfg.render.upsample
-            figure = figures.plot_map(values, kind, px_mm=self._px_mm and self._px_mm / fine)
+            figure = figures.plot_map(values, kind, px_mm=self._px_mm, upsample=self._cfg.render.upsample)
             figures.save(figure, self._part / f"{kind}.png")
 
     def _write_settings(self) -> None:

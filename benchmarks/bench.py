@@ -1,0 +1,139 @@
+"""Speed and memory, measured on this machine and printed as a Markdown table.
+
+    make bench                      all
+    python benchmarks/bench.py ulm  one section
+    python benchmarks/bench.py --write   also put the table into benchmarks/README.md
+
+Speeds of steps are frames per CPU second of one core: best of several runs in one process, which is what a busy
+machine disturbs least. Whole processes are timed from outside, start-up included: median of several runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy import io
+
+from ulmpaper.config import METHODS
+from ulmpaper.datasets import BlockStore
+from ulmpaper.example import example_block
+from ulmpaper.localize import locate
+from ulmpaper.records import check_choice
+from ulmpaper.render import map_sums
+from ulmpaper.track import drop_short, interpolate, link
+
+README = Path(__file__).with_name("README.md")
+SHAPE = (84, 143)
+Row = tuple[str, str, str, str]
+
+
+def best_cpu_s(call: Callable[[], object], repeats: int = 5) -> float:
+    """Least CPU time of a call [s]."""
+    taken = []
+    for _ in range(repeats):
+        start = time.process_time()
+        call()
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
+def whole_process(command: list[str], repeats: int = 3) -> tuple[float, float, float]:
+    """Median wall time [s], CPU time [s] and peak memory [MB] of a command."""
+    runs = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+        runs.append((time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000))
+    wall, cpu, peak = (statistics.median(values) for values in zip(*runs, strict=True))
+    return wall, cpu, peak
+
+
+def bench_ulm() -> list[Row]:
+    """Steps of the classical chain at 84 x 143 px and 40 bubbles a frame."""
+    n_frames = 400
+    block = example_block(n_frames=n_frames, n_bubbles=40, shape_px=SHAPE, rng=np.random.default_rng(0))
+    rows = []
+    for method in METHODS:
+        speed = n_frames / best_cpu_s(lambda m=method: locate(block.frames, method=m))
+        rows.append((f"locate, {method}", f"{speed:,.0f} frames/s", ">= 1,500" if method == "radial" else "", ""))
+    bubbles = locate(block.frames)
+    scale = {"px_mm": 0.1, "frame_rate_hz": 1000.0}
+    tracks = drop_short(link(bubbles))
+    paths = interpolate(tracks, **scale)
+    speed = n_frames / best_cpu_s(lambda: interpolate(drop_short(link(bubbles)), **scale))
+    rows.append(("link + interpolate", f"{speed:,.0f} frames/s", ">= 1,500", f"{len(bubbles) / n_frames:.0f} a frame"))
+    speed = n_frames / best_cpu_s(lambda: map_sums(paths, SHAPE))
+    rows.append(("all maps", f"{speed:,.0f} frames/s", "", f"{len(paths):,} points"))
+    return rows
+
+
+def bench_process() -> list[Row]:
+    """Whole runs of the command line, and memory against the number of frames."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        block = example_block(n_frames=800, n_bubbles=40, shape_px=SHAPE, rng=np.random.default_rng(0))
+        mat = Path(folder) / "frames.mat"
+        io.savemat(mat, {"frames": np.moveaxis(block.frames, 0, 2)})
+        command = [sys.executable, "-m", "ulmpaper", "ulm"]
+        out = ["-o", f"{folder}/out"]
+        wall, cpu, peak = whole_process([*command, str(mat), *out])
+        rows.append(("800 frames, .mat to maps", f"{wall:.1f} s", "<= 4 s", f"CPU {cpu:.1f} s, peak {peak:.0f} MB"))
+        peaks = []
+        for n_frames in (2_000, 20_000):
+            path = Path(folder) / f"{n_frames}.h5"
+            with BlockStore(path, "w") as store:
+                for start in range(0, n_frames, 1000):
+                    rng = np.random.default_rng(start)
+                    store.append(example_block(n_frames=1000, n_bubbles=40, shape_px=SHAPE, rng=rng))
+            wall, cpu, peak = whole_process([*command, str(path), *out], repeats=1)
+            peaks.append(peak)
+            speed = f"{n_frames / cpu:,.0f} frames/CPU s"
+            rows.append((f"{n_frames:,} frames, .h5 to maps", f"{peak:.0f} MB", "", f"{wall:.1f} s, {speed}"))
+        rows.append(("memory, 20,000 over 2,000 frames", f"{peaks[1] / peaks[0]:.2f}", "<= 1.3", ""))
+    wall, _, peak = whole_process([sys.executable, "-c", "import ulmpaper"], repeats=5)
+    bare, _, _ = whole_process([sys.executable, "-c", ""], repeats=5)
+    rows.append(("import ulmpaper", f"{wall - bare:.3f} s", "< 0.3 s", "beyond the interpreter's own start"))
+    return rows
+
+
+SECTIONS = {"ulm": bench_ulm, "process": bench_process}
+
+
+def main() -> None:
+    """Run the sections asked for and print their tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"any of {', '.join(SECTIONS)}")
+    parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/README.md")
+    arguments = parser.parse_args()
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {dt.date.today()}"
+    print(machine, end="\n\n")
+    for name in arguments.sections or SECTIONS:
+        table = "| what | measured | asked | |\n|---|---|---|---|\n"
+        for row in SECTIONS[check_choice(name, SECTIONS, "section")]():
+            table += "| " + " | ".join(row) + " |\n"
+        print(table)
+        if arguments.write:
+            text = README.read_text(encoding="utf-8")
+            start, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
+            body = re.escape(start) + ".*?" + re.escape(end)
+            README.write_text(re.sub(body, f"{start}{machine}\n\n{table}{end}", text, flags=re.S), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
