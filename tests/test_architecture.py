@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 # A module imports only from layers below its own, never sideways.
 LAYERS = [
     {"records"},
-    {"config", "example", "filters", "flow", "model", "registry", "subpixel", "vessels"},
+    {"config", "diskfile", "example", "filters", "flow", "model", "registry", "subpixel", "vessels"},
     {"array", "datasets", "localize", "loss", "metrics", "render", "track"},
     {"phantom", "psf"},
     {"simulate"},

@@ -115,7 +115,11 @@ def fetch(
     from ulmpaper import registry
 
     if list_:
-        typer.echo(registry.registry_table(data_dir).to_string(index=False))
+        for row in registry.registry_table(data_dir).itertuples():
+            here = "fetched" if row.fetched == "yes" else "not fetched"
+            typer.echo(
+                f"{row.name:14} {row.what}\n{'':14} {row.size}; licence: {row.licence}; {here}\n{'':14} {row.address}"
+            )
         return
     wanted = [name for name, entry in registry.REGISTRY.items() if entry.small] if small else names
     if not wanted:

@@ -27,6 +27,7 @@ from ulmpaper.records import check_choice
 
 # The darkest fifth of viridis would hide slow vessels on a black ground.
 _SPEED = LinearSegmentedColormap.from_list("speed", colormaps["viridis"](np.linspace(0.2, 1, 256)))
+_SPEED = _SPEED.with_extremes(under="black")
 # Map: colour map and label of the colour bar.
 MAP_KINDS = {
     "density": (colormaps["hot"], "tracks per pixel"),
@@ -82,7 +83,7 @@ def plot_map(
     check_choice(kind, MAP_KINDS, "map")
     colours, label = MAP_KINDS[kind]
     figure, ax = _figure(ax, values.shape)
-    shown = np.asarray(values, dtype=float)
+    shown = np.asarray(values, dtype=np.float32)
     norm: Normalize
     if kind == "power_doppler":
         shown = to_db(np.sqrt(shown), floor_db=-60)
@@ -91,9 +92,11 @@ def plot_map(
         norm = PowerNorm(0.5, 0, _quantile(shown, 0.999))
     else:
         top = _quantile(np.abs(shown), _CLIP)
-        # The square root lifts slow vessels out of the dark middle of the colours.
-        norm = FuncNorm((_signed_root, _signed_square), -top, top) if kind == "direction" else Normalize(0, top)
-        shown = np.ma.masked_equal(shown, 0)
+        norm = Normalize(1e-9, top)
+        if kind == "direction":
+            # The square root lifts slow vessels out of the dark middle of the colours.
+            norm = FuncNorm((_signed_root, _signed_square), -top, top)
+            shown = np.where(shown == 0, np.float32(np.nan), shown)
     ax.set_facecolor("black")
     image = ax.imshow(shown, cmap=colours, norm=norm, interpolation="antialiased")
     _colour_bar(figure, image, ax, label, px_mm)
@@ -207,14 +210,14 @@ def save(figure: Figure, path: str | os.PathLike, **how: Any) -> Path:
     path : path-like
         Where; the suffix gives the format.
     **how
-        For matplotlib's ``savefig`` (default: 200 dots per inch, tight).
+        For matplotlib's ``savefig`` (default: 200 dots per inch).
     """
     path = Path(path)
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     # No date and no version in the file: same figure, same bytes.
     metadata: Mapping[str, None] = {"Software": None} if path.suffix == ".png" else {"CreationDate": None}
     try:
-        figure.savefig(part, **{"dpi": 200, "bbox_inches": "tight", "metadata": metadata, **how})
+        figure.savefig(part, **{"dpi": 200, "metadata": metadata, **how})
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -231,8 +234,9 @@ def _figure(ax: Axes | None, shape: tuple[int, ...]) -> tuple[Figure, Axes]:
     if ax is not None:
         return ax.get_figure(root=True), ax  # type: ignore[return-value]
     height = float(np.clip(_WIDTH_IN * 0.85 * shape[0] / shape[1], 2.5, 9))
-    figure = Figure(figsize=(_WIDTH_IN, height + 0.4), layout="constrained")
-    return figure, figure.add_subplot()
+    # Fixed margins: an automatic layout would draw everything twice.
+    figure = Figure(figsize=(_WIDTH_IN, height + 0.4))
+    return figure, figure.add_axes((0.02, 0.02, 0.96, 1 - 0.4 / (height + 0.4) - 0.02))
 
 
 def _signed_root(values: NDArray) -> NDArray:

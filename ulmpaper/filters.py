@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import linalg, signal
+from scipy import linalg
 
 from ulmpaper.records import check_frames, check_positive
 
@@ -124,6 +124,8 @@ def butter_bandpass(
     >>> bool(np.abs(butter_bandpass(slow, (50, 249), frame_rate_hz=1000)[100:300]).max() < 1e-3)
     True
     """
+    from scipy import signal  # here, because it is slow to load and often not needed
+
     frames = check_frames(iq, what="iq", allow_complex=True)
     check_positive(frame_rate_hz=frame_rate_hz, order=order)
     edges_hz = np.asarray(band_hz, dtype=float)
@@ -169,6 +171,8 @@ def envelope(rf: ArrayLike) -> NDArray[np.floating]:
     >>> np.allclose(envelope(rf), 1)
     True
     """
+    from scipy import signal
+
     frames = check_frames(rf, what="rf", allow_complex=True)
     if frames.dtype.kind == "c":
         return np.abs(frames)

@@ -22,9 +22,11 @@ import pandas as pd
 import ulmpaper
 from ulmpaper import figures
 from ulmpaper.config import Config
+from ulmpaper.diskfile import DiskFile
 from ulmpaper.pipeline import BlockResult, MapTotals
 
 _CHUNK_ROWS = 4096
+_PACKED = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
 
 class ResultWriter:
@@ -75,7 +77,8 @@ class ResultWriter:
             self._part = Path(tempfile.mkdtemp(prefix=".part-", dir=self.folder))
         except OSError as error:
             raise OSError(f"cannot write to {self.folder} ({error.strerror}): choose another folder") from error
-        self._file = h5py.File(self._part / "tables.h5", "w")
+        self._disk = DiskFile(self._part / "tables.h5", "w+")
+        self._file = h5py.File(self._disk, "w")
         return self
 
     def add(self, result: BlockResult) -> None:
@@ -89,13 +92,16 @@ class ResultWriter:
             path = self._part / f"{name}.csv"
             table.to_csv(path, mode="w" if first else "a", header=first, index=False, float_format="%.6g")
             self._n_rows[name] += len(table)
+        self._disk.check()
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             self._file.close()
+            self._disk.close()
             if kind is None:
+                self._disk.check()
                 self._write_maps()
                 self._write_settings()
                 for path in sorted(self._part.iterdir()):
@@ -110,7 +116,7 @@ class ResultWriter:
             values = table[column].to_numpy()
             if column not in group:
                 group.create_dataset(
-                    column, shape=(0,), maxshape=(None,), dtype=values.dtype, chunks=(_CHUNK_ROWS,), compression="gzip"
+                    column, shape=(0,), maxshape=(None,), dtype=values.dtype, chunks=(_CHUNK_ROWS,), **_PACKED
                 )
             data = group[column]
             data.resize(len(data) + len(values), axis=0)

@@ -1,0 +1,212 @@
+"""The command line as a user meets it: results, messages, exit codes, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import io
+
+from ulmpaper import cli
+from ulmpaper.records import Block
+from ulmpaper.results import read_table
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the command line in this process: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ulmpaper", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def npy(flow: Block, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("frames") / "flow.npy"
+    np.save(path, flow.frames)
+    return path
+
+
+def test_from_frames_to_maps(run: Run, npy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, _, err = run(
+        "ulm", npy, "-o", out, "--method", "parabola", "--set", "locate.min_score=0.25", "--set", "blocks.n_frames=40"
+    )
+    assert code == 0
+    assert "does not state its pixel pitch: 0.09856 assumed" in err
+    assert "80 frames" in err
+    assert sorted(path.name for path in out.iterdir()) == [
+        "bubbles.csv",
+        "density.png",
+        "direction.png",
+        "maps.npz",
+        "mean_velocity.png",
+        "power_doppler.png",
+        "run.json",
+        "tables.h5",
+        "tracks.csv",
+        "velocity.png",
+    ]
+    tracks = read_table(out / "tables.h5", "tracks")
+    assert tracks.columns.tolist() == ["frame", "z", "x", "score", "track", "vz", "vx"]
+    assert len(pd.read_csv(out / "tracks.csv")) == len(tracks) > 100
+    settings = json.loads((out / "run.json").read_text())
+    assert settings["config"]["locate"]["method"] == "parabola"
+    assert settings["input"] == "flow.npy"
+
+
+def test_what_the_user_says_of_the_scale_counts(run: Run, npy: Path, tmp_path: Path) -> None:
+    scale = ["--set", "acquisition.px_mm=1", "--set", "acquisition.frame_rate_hz=1"]
+    code, _, err = run("ulm", npy, "-o", tmp_path, *scale)
+    assert code == 0
+    assert "assumed" not in err
+    tracks = read_table(tmp_path / "tables.h5", "tracks")
+    assert np.hypot(tracks.vz, tracks.vx).median() < 1  # pixels per frame
+
+
+def test_matlab_file_of_every_version(run: Run, flow: Block, tmp_path: Path) -> None:
+    frames = np.moveaxis(flow.frames, 0, 2)
+    io.savemat(tmp_path / "v5.mat", {"frames": frames})
+    with h5py.File(tmp_path / "v73.mat", "w", userblock_size=512) as file:
+        file["frames"] = frames.T
+    tables = []
+    for name in ("v5.mat", "v73.mat"):
+        assert run("ulm", tmp_path / name, "-o", tmp_path / name[:-4])[0] == 0
+        tables.append(read_table(tmp_path / name[:-4] / "tables.h5", "tracks"))
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_real_kidney(run: Run, data_mirror: Path, tmp_path: Path) -> None:
+    path = data_mirror / "normal_rat_kidney_frame50.mat"
+    code, out, _ = run("info", path)
+    assert code == 0
+    assert "50 of 343 x 230 px" in out
+    code, _, _ = run(
+        "ulm", path, "-o", tmp_path, "--set", "locate.n_bubbles=300", "--set", "locate.roi_px=7",
+        "--set", "locate.max_peaks_in_roi=7", "--set", "track.min_length=5",
+    )  # fmt: skip
+    assert code == 0
+    with np.load(tmp_path / "maps.npz") as maps:
+        assert maps["density"].shape == (3430, 2300)
+    assert read_table(tmp_path / "tables.h5", "tracks").track.nunique() > 300
+
+
+def test_info_and_config_and_list(run: Run, npy: Path) -> None:
+    code, out, _ = run("info", npy)
+    assert code == 0
+    assert "80 of 48 x 60 px (z, x), float32" in out
+    code, out, _ = run("config", "--set", "track.max_gap=2")
+    assert code == 0
+    assert any(line.split()[:2] == ["track.max_gap", "2"] for line in out.splitlines())
+    code, out, _ = run("fetch", "--list")
+    assert code == 0
+    assert all(name in out for name in ("rat-kidney", "pala-insilico", "licence"))
+
+
+def test_fetch_from_the_mirror(run: Run, data_mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULMPAPER_DATA_MIRROR", str(data_mirror))
+    code, out, _ = run("fetch", "rat-kidney", "--data-dir", tmp_path)
+    assert code == 0
+    assert Path(out.split(": ", 1)[1].strip()).is_file()
+
+
+def bad_files(folder: Path) -> dict[str, Path]:
+    """Files that cannot be used, by what is wrong with them."""
+    files = {name: folder / f"{name}.npy" for name in ("nan", "two_d", "negative", "empty", "words")}
+    np.save(files["nan"], np.full((3, 9, 9), np.nan))
+    np.save(files["two_d"], np.ones((9, 9)))
+    np.save(files["negative"], -np.ones((3, 9, 9)))
+    np.save(files["empty"], np.ones((0, 9, 9)))
+    np.save(files["words"], np.array([[["a"]]]))
+    io.savemat(folder / "other.mat", {"a": np.ones((9, 9, 3)), "b": np.ones((9, 9, 4))})
+    whole = (folder / "other.mat").read_bytes()
+    (folder / "cut.mat").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.mat").write_text("not a MATLAB file")
+    (folder / "frames.xyz").write_text("?")
+    return {**files, **{p.stem: p for p in folder.iterdir()}}
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "message"),
+    [
+        ("nan", [], "NaN or infinite values, first in frame 0"),
+        ("two_d", [], "9"),
+        ("negative", [], "negative values"),
+        ("empty", [], "(0, 9, 9)"),
+        ("words", [], "words.npy"),
+        ("other", [], "a"),
+        ("other", ["--variable", "c"], "b"),
+        ("cut", [], "cut.mat"),
+        ("text", [], "text.mat"),
+        ("frames", [], ".npy"),
+        ("missing", [], "missing.npy"),
+        ("flow", ["--method", "radail"], "unknown method 'radail': did you mean 'radial'"),
+        ("flow", ["--profile", "quik"], "unknown profile 'quik': did you mean 'quick'"),
+        ("flow", ["--set", "track.max_gpa=1"], "did you mean 'track.max_gap'"),
+        ("flow", ["--set", "track.max_gap"], "--set takes KEY=VALUE"),
+        ("flow", ["--set", "track.max_gap=-1"], "max_gap must be 0 or more"),
+        ("flow", ["--set", "locate.roi_px=71"], "smaller than the window of 71 x 71"),
+        ("flow", ["--set", "filter.svd_low=90"], "components 90 to 80 cannot be kept"),
+        ("flow", ["--set", "filter.band_hz=(50,900)"], "half the frame rate (500 Hz)"),
+        ("flow", ["--jobs", "0"], "n_jobs"),
+        ("flow", ["-o", "FILE/sub"], "choose another folder"),
+    ],
+)
+def test_bad_input_is_one_clear_error(
+    run: Run, npy: Path, tmp_path: Path, file: str, arguments: list[str], message: str
+) -> None:
+    files = {**bad_files(tmp_path), "flow": npy, "missing": tmp_path / "missing.npy"}
+    out = tmp_path / "out"
+    arguments = [a.replace("FILE", str(files["nan"])) for a in arguments]
+    code, stdout, err = run("ulm", files[file], "-o", out, *arguments)
+    errors = [line for line in err.splitlines() if "assumed" not in line]
+    assert code == 2
+    assert stdout == ""
+    assert "Traceback" not in err
+    assert errors[0].startswith("ulmpaper: ")
+    assert message in "\n".join(errors)
+    assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["fetch"], ["fetch", "rat-kidny"], ["info", "nothing.mat"]])
+def test_other_commands_fail_as_clearly(run: Run, arguments: list[str]) -> None:
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert err.startswith("ulmpaper: ")
+    assert "rat-kidney" in err or "nothing.mat" in err
+
+
+def test_a_full_disk_leaves_nothing_half_written(npy: Path, tmp_path: Path) -> None:
+    def no_large_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    command = [sys.executable, "-m", "ulmpaper", "ulm", str(npy), "-o", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    ended = subprocess.run(command, preexec_fn=no_large_files, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "File too large" in ended.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_help_names_all_commands(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(name in out for name in ("ulm", "info", "fetch", "config"))
