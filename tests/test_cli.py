@@ -206,6 +206,29 @@ def test_a_full_disk_leaves_nothing_half_written(npy: Path, tmp_path: Path) -> N
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_full_disk_does_not_crash_the_block_store(tmp_path: Path) -> None:
+    script = """
+import sys, numpy as np
+from ulmpaper.records import Block
+from ulmpaper.storage import BlockStore
+try:
+    with BlockStore(sys.argv[1], "w") as store:
+        store.append(Block(np.random.default_rng(0).random((20, 30, 30), dtype=np.float32)))
+except OSError as error:
+    sys.exit(f"{error}")
+"""
+
+    def no_large_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+
+    command = [sys.executable, "-B", "-c", script, str(tmp_path / "store.h5")]
+    ended = subprocess.run(command, preexec_fn=no_large_files, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("cannot write")
+    assert "make room and start again" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_names_all_commands(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0

@@ -26,8 +26,8 @@ from ulmpaper.filters import to_db
 from ulmpaper.records import check_choice
 
 # The darkest fifth of viridis would hide slow vessels on a black ground.
-_SPEED = LinearSegmentedColormap.from_list("speed", colormaps["viridis"](np.linspace(0.2, 1, 256)))
-_SPEED = _SPEED.with_extremes(under="black")
+_BRIGHT = colormaps["viridis"](np.linspace(0.2, 1, 256))
+_SPEED = LinearSegmentedColormap.from_list("speed", _BRIGHT).with_extremes(under="black")
 # Map: colour map and label of the colour bar.
 MAP_KINDS = {
     "density": (colormaps["hot"], "tracks per pixel"),
