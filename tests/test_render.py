@@ -122,10 +122,10 @@ def test_maps_equal_palas(oracle_dir: Path, name: str, key: str) -> None:
     score, z, x, frame = oracle[f"loc_{key}"][row].T
     tracks = bubble_table(frame - 1, z - 1, x - 1, score).assign(track=number)
     maps = maps_of(interpolate(tracks, **SCALE), (84, 143), pala=True)
-    assert (maps.density != oracle[f"density_{key}"]).sum() <= 5
+    np.testing.assert_array_equal(maps.density, oracle[f"density_{key}"])
     if key == "radial":
         points = density(add_velocity(tracks, **SCALE), (84, 143), pala=True)
-        assert (points != oracle["density_points_radial"]).sum() <= 5
+        np.testing.assert_array_equal(points, oracle["density_points_radial"])
         for ours, theirs in (
             ("velocity", "vel_norm_radial"),
             ("direction", "vel_z_radial"),
@@ -133,5 +133,5 @@ def test_maps_equal_palas(oracle_dir: Path, name: str, key: str) -> None:
         ):
             expected = oracle[theirs]
             error = np.abs(getattr(maps, ours) - expected)
-            # The few pixels that single precision moves carry their speeds with them.
+            # One track's speeds are shifted where PALA's own speed map lacks a pixel of its density map.
             assert (error > 1e-5 * np.abs(expected).max()).mean() < 1e-4

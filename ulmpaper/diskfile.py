@@ -1,33 +1,68 @@
-"""A file for h5py that outlives a full disk."""
+"""HDF5 files that outlive a full disk."""
 
 from __future__ import annotations
 
 import io
+import os
 from typing import Any
 
+import h5py
 
-class DiskFile(io.FileIO):
-    """File object for ``h5py.File`` that keeps write errors to itself until it is asked.
 
-    The HDF5 library cannot undo a write that failed: closing the file afterwards crashes the interpreter. This file
-    notes the first error and drops all that follows, so that HDF5 closes in peace; `check` then raises what was
-    noted.
+class DiskFile(h5py.File):
+    """HDF5 file for writing whose errors of the disk come out of `check`, not out of every call.
+
+    The HDF5 library cannot undo a write that failed: closing the file afterwards crashes the interpreter. Here the
+    first error is noted and all later writes are dropped, so that HDF5 closes in peace.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    mode : {"w", "r+"}
+        Write anew, or change.
 
     Examples
     --------
-    >>> import tempfile, h5py
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     disk = DiskFile(f"{folder}/a.h5", "w+")
-    ...     with h5py.File(disk, "w") as file:
+    ...     with DiskFile(f"{folder}/a.h5", "w") as file:
     ...         file["a"] = [1, 2]
-    ...     disk.check()
-    ...     disk.close()
+    ...     file.check()
     """
+
+    def __init__(self, path: str | os.PathLike, mode: str) -> None:
+        self._disk = _Disk(path, {"w": "w+"}.get(mode, mode))
+        try:
+            super().__init__(self._disk, mode)
+        except BaseException:
+            self._disk.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; what went wrong before or now is said by `check`."""
+        super().close()
+        self._disk.close()
+
+    def check(self) -> None:
+        """Raise the first error of the disk, if there was one.
+
+        Raises
+        ------
+        OSError
+            The disk is full, or cannot be written for another reason.
+        """
+        error = self._disk.error
+        if error is not None:
+            raise OSError(f"cannot write {self._disk.name!s} ({error.strerror}): make room and start again") from error
+
+
+class _Disk(io.FileIO):
+    """File that notes its first error instead of raising it."""
 
     error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write all of `data`, or note why that failed."""
         view = memoryview(data).cast("B")
         done = 0
         while self.error is None and done < len(view):
@@ -38,17 +73,9 @@ class DiskFile(io.FileIO):
         return len(view)
 
     def truncate(self, size: int | None = None) -> int:
-        """Change the length of the file, or note why that failed."""
         if self.error is None:
             try:
                 return super().truncate(size)
             except OSError as error:
                 self.error = error
         return self.tell() if size is None else size
-
-    def check(self) -> None:
-        """Raise the first error, if there was one."""
-        if self.error is not None:
-            raise OSError(
-                f"cannot write {self.name!s} ({self.error.strerror}): make room and start again"
-            ) from self.error

@@ -1,7 +1,7 @@
 """Public data by name: address, checksum, licence, and `fetch`, which downloads once and checks always.
 
-Files on GitHub are pinned to a commit and a checksum. The checksums of Zenodo's files are not known to us: the one
-computed at the first download is kept beside the file, and the file is held to it from then on.
+Files on GitHub are pinned to a commit and a checksum. Those of Zenodo's files are not known: the checksum computed at
+the first download is kept beside the file, and the file is held to it from then on.
 """
 
 from __future__ import annotations
@@ -158,8 +158,7 @@ def fetch(
     progress : bool
         Show a progress bar.
     notify : callable, optional
-        Takes messages on files whose checksum is not known beforehand: the size before the download, the checksum
-        after it; by default they go to standard error.
+        Takes messages (standard error by default) on files without known checksum: size before, checksum after.
 
     Returns
     -------
@@ -168,10 +167,8 @@ def fetch(
 
     Raises
     ------
-    ValueError
-        Unknown name, or a file that differs from its checksum.
-    OSError
-        No connection, no permission to write, or a full disk.
+    ValueError, OSError
+        Unknown name or wrong checksum; no connection, no permission to write, or a full disk.
     """
     data = REGISTRY[check_choice(name, REGISTRY, "data set")]
     by_name = {file.name: file for file in data.files}
@@ -207,13 +204,12 @@ def unpack(path: str | Path) -> Path:
     ValueError
         Not a zip archive, or a damaged one.
     OSError
-        No such file, no permission to write, or a full disk.
+        No such file, or the folder cannot be written.
     """
-    path = Path(path)
-    folder, part = path.with_suffix(""), _part(path)
+    folder, part = Path(path).with_suffix(""), _part(Path(path))
     if folder.is_dir():
         return folder
-    if not path.is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}: fetch it first")
     try:
         with _plain_errors(folder), zipfile.ZipFile(path) as archive:
@@ -251,8 +247,7 @@ def _obtain(file: RemoteFile, target: Path, size: str, progress: bool, notify: C
         else:
             if file.sha256 is None:
                 notify(f"{file.name}: {size}; from {file.url} to {target}")
-            with warnings.catch_warnings():  # in notebooks without ipywidgets, of its progress bar
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):  # about its progress bar, in notebooks without ipywidgets
                 import pooch
             with _plain_errors(target, file.url):
                 pooch.HTTPDownloader(progressbar=progress, chunk_size=1 << 18)(file.url, str(part), None)

@@ -122,10 +122,10 @@ def map_index(position_px: ArrayLike, *, upsample: int = 10, pala: bool = False)
     >>> map_index([-0.5, 0.0, 0.04, 0.1]).tolist(), map_index([-0.5, 0.0, 0.04, 0.1], pala=True).tolist()
     ([0, 5, 5, 6], [4, 9, 9, 10])
     """
-    position = np.asarray(position_px, dtype=float)
-    if pala:  # 1-based pixels, rounded half up in single precision
-        return np.floor(((position + 1) * upsample).astype(np.float32) + np.float32(0.5)).astype(np.intp) - 1
-    return np.floor((position + 0.5) * upsample).astype(np.intp)
+    if pala:  # 1-based pixels, rounded half up; PALA's positions are single precision from the start
+        position = np.asarray(position_px, dtype=np.float32)
+        return np.floor((position + 1) * np.float32(upsample) + np.float32(0.5)).astype(np.intp) - 1
+    return np.floor((np.asarray(position_px, dtype=float) + 0.5) * upsample).astype(np.intp)
 
 
 def map_sums(paths: pd.DataFrame, shape_px: tuple[int, int], *, upsample: int = 10, pala: bool = False) -> MapSums:

@@ -77,8 +77,7 @@ class ResultWriter:
             self._part = Path(tempfile.mkdtemp(prefix=".part-", dir=self.folder))
         except OSError as error:
             raise OSError(f"cannot write to {self.folder} ({error.strerror}): choose another folder") from error
-        self._disk = DiskFile(self._part / "tables.h5", "w+")
-        self._file = h5py.File(self._disk, "w")
+        self._file = DiskFile(self._part / "tables.h5", "w")
         return self
 
     def add(self, result: BlockResult) -> None:
@@ -92,16 +91,15 @@ class ResultWriter:
             path = self._part / f"{name}.csv"
             table.to_csv(path, mode="w" if first else "a", header=first, index=False, float_format="%.6g")
             self._n_rows[name] += len(table)
-        self._disk.check()
+        self._file.check()
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             self._file.close()
-            self._disk.close()
             if kind is None:
-                self._disk.check()
+                self._file.check()
                 self._write_maps()
                 self._write_settings()
                 for path in sorted(self._part.iterdir()):
