@@ -13,22 +13,35 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 __all__ = [
+    "array",
+    "bank",
+    "clutter",
     "config",
     "datasets",
     "diskfile",
     "example",
     "figures",
     "filters",
+    "flow",
     "localize",
     "metrics",
+    "phantom",
     "pipeline",
     "player",
+    "psf",
+    "quality",
     "records",
     "registry",
     "render",
     "results",
+    "segment",
+    "simulate",
+    "storage",
     "subpixel",
+    "synthesis",
     "track",
+    "tubes",
+    "vessels",
 ]
 
 
