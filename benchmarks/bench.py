@@ -26,12 +26,12 @@ from pathlib import Path
 import numpy as np
 from scipy import io
 
-from ulmpaper.config import METHODS
 from ulmpaper.datasets import BlockStore
 from ulmpaper.example import example_block
 from ulmpaper.localize import locate
 from ulmpaper.records import check_choice
 from ulmpaper.render import map_sums
+from ulmpaper.settings import METHODS
 from ulmpaper.track import drop_short, interpolate, link
 
 README = Path(__file__).with_name("README.md")

@@ -15,8 +15,20 @@ ROOT = PACKAGE.parent
 # A module imports only from layers below its own, never sideways.
 LAYERS = [
     {"records"},
-    {"array", "bank", "clutter", "config", "diskfile", "example", "filters", "flow", "registry", "subpixel", "tubes"},
-    {"localize", "metrics", "psf", "quality", "render", "segment", "storage", "synthesis", "track", "vessels"},
+    {"array", "bank", "clutter", "diskfile", "example", "filters", "flow", "registry", "settings", "subpixel", "tubes"},
+    {
+        "config",
+        "localize",
+        "metrics",
+        "psf",
+        "quality",
+        "render",
+        "segment",
+        "storage",
+        "synthesis",
+        "track",
+        "vessels",
+    },
     {"datasets", "phantom", "simulate"},
     {"figures", "pipeline", "player"},
     {"results"},

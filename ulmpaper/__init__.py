@@ -35,6 +35,7 @@ __all__ = [
     "render",
     "results",
     "segment",
+    "settings",
     "simulate",
     "storage",
     "subpixel",

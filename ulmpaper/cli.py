@@ -43,11 +43,12 @@ def ulm(
     """
     from tqdm import tqdm
 
-    from ulmpaper.config import METHODS, load_config
+    from ulmpaper.config import load_config
     from ulmpaper.datasets import open_frames
     from ulmpaper.pipeline import ulm_blocks
     from ulmpaper.records import check_choice
     from ulmpaper.results import ResultWriter
+    from ulmpaper.settings import METHODS
 
     settings = _parse_overrides(overrides)
     if method is not None:
