@@ -1,0 +1,87 @@
+"""Execute the notebooks, stage the pages and build the book; each step only where something has changed.
+
+    python book/tools/build_book.py PROFILE
+
+The book ends up in build/out/_build/html and reads from there, without a server or a network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock
+from provenance import list_hash, tree_hash
+from run_notebooks import ROOT, run_notebooks
+from stage_book import stage
+
+from ulmpaper.config import PROFILES
+
+
+def build_book(root: Path, profile: str, *, build: str = "build") -> Path | None:
+    """Bring the book up to date and return its first page; None where a notebook or Sphinx reports a problem."""
+    (root / build).mkdir(parents=True, exist_ok=True)
+    with FileLock(root / build / "lock"):  # two builds at once would write into each other's files
+        runs = run_notebooks(root, profile, build=build)
+        if any(run.status in ("failed", "waits") for run in runs):
+            return None
+        return run_sphinx(root, stage(root, profile, build=build), root / build / "out")
+
+
+def run_sphinx(root: Path, staged: Path, out: Path) -> Path | None:
+    """Build `staged` into `out` unless `out` was made from the same files by the same programs.
+
+    The old book stays until the new one is complete, and nothing of the old one is left in the new one.
+    """
+    page, stamp = Path("_build", "html", "index.html"), "made_from"
+    key = list_hash([tree_hash(staged), tree_hash(root / "ulmpaper"), tree_hash(Path(__file__).parent), installed()])
+    if (out / page).is_file() and (out / stamp).is_file() and (out / stamp).read_text() == key:
+        return out / page
+    new = out.with_name("out.new")
+    shutil.rmtree(new, ignore_errors=True)
+    made = subprocess.run(sphinx_command(staged, new), cwd=root, stdout=subprocess.PIPE, text=True, check=False)
+    if made.returncode:
+        print(made.stdout)
+        return None
+    (new / stamp).write_text(key)
+    shutil.rmtree(out, ignore_errors=True)
+    new.rename(out)
+    return out / page
+
+
+def sphinx_command(staged: Path, out: Path) -> list[str]:
+    """Jupyter Book of this very interpreter, whatever stands first on PATH; every warning is an error."""
+    call = "from jupyter_book.cli.main import main; main()"
+    options = ["--path-output", str(out), "--all", "--quiet", "-W", "-n", "--keep-going"]
+    return [sys.executable, "-c", call, "build", str(staged), *options]
+
+
+def installed() -> list[tuple[str, str]]:
+    """Name and version of every package: Sphinx has too many that matter to list them by hand."""
+    return sorted((dist.name, dist.version) for dist in importlib.metadata.distributions())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Execute the notebooks and build the book.")
+    parser.add_argument("profile", choices=list(PROFILES))
+    parser.add_argument("--build", default="build", help="folder for all that is made (default: build)")
+    args = parser.parse_args(argv)
+    try:
+        page = build_book(ROOT, args.profile, build=args.build)
+    except ValueError as error:
+        parser.error(str(error))
+    if page is None:
+        print("The book was not built: see above.", file=sys.stderr)
+        return 1
+    print(os.path.relpath(page))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

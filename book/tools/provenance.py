@@ -1,0 +1,69 @@
+"""Where results come from: hashes of files, versions, the machine, the revision."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of one file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_hash(folder: Path) -> str:
+    """SHA-256 of the names and contents of all files in `folder`, byte code left out."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return list_hash((p.relative_to(folder).as_posix(), file_hash(p)) for p in files)
+
+
+def list_hash(parts: Iterable[object]) -> str:
+    """SHA-256 of the printed form of `parts`."""
+    return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Python (minor) and the packages that ulmpaper stands on."""
+    required = (line for line in importlib.metadata.requires("ulmpaper") or [] if "extra ==" not in line)
+    names = sorted(re.split(r"[^\w.-]", line)[0] for line in required)
+    python = ".".join(map(str, sys.version_info[:2]))
+    return {"python": python} | {name: importlib.metadata.version(name) for name in names}
+
+
+@functools.cache
+def device() -> str:
+    """What the notebooks run on, in words."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    cpu = next(named, platform.processor() or platform.machine())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = ""
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        gpus = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+    return ", ".join([*gpus.splitlines(), f"{cpu} ({cores} cores)"])
+
+
+def commit(root: Path) -> str:
+    """Short hash of the revision in `root`, and whether files differ from it."""
+    if not shutil.which("git"):
+        return "not known"
+    head, changes = (
+        subprocess.run(["git", "-C", str(root), *call], capture_output=True, text=True, check=False)
+        for call in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain"])
+    )
+    if head.returncode:
+        return "not known"
+    return head.stdout.strip() + (" with changes" if changes.stdout.strip() else "")

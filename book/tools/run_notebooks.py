@@ -1,0 +1,296 @@
+"""Execute the notebooks of a profile, each only when something it depends on has changed.
+
+    python book/tools/run_notebooks.py PROFILE [NAME ...]
+
+`notebooks/profiles.yml` gives the order, what each notebook needs and its parameters. The executed notebook,
+`build/nb/PROFILE/NAME.ipynb`, carries the key it was made with: a hash of its code, its parameters, the package's
+files, the versions of the packages it stands on, its input files and the keys of the notebooks it needs. Prose and
+captions are not in the key: staging takes them from the source, so a corrected sentence costs no execution.
+
+Notebooks run in the root of the repository, so `data` and `outputs` mean the same folders here as in
+`papermill notebooks/NAME.ipynb out.ipynb -p profile smoke` called from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import datetime as dt
+import importlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from provenance import commit, device, file_hash, list_hash, tree_hash, versions
+
+from ulmpaper.config import PROFILES, load_config
+from ulmpaper.records import check_choice
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One notebook of the plan with its parameters for the profile."""
+
+    name: str
+    source: Path
+    needs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    defaults: dict[str, Any]
+    parameters: dict[str, Any]
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The parameters that differ from those written in the notebook."""
+        return {name: value for name, value in self.parameters.items() if self.defaults[name] != value}
+
+    @property
+    def results(self) -> Path:
+        """Folder, relative to the root, where the notebook writes results.json and pictures for other pages."""
+        profile = self.parameters["profile"]
+        digest = load_config(profile, self.parameters["overrides"]).digest()
+        return Path(self.parameters["out_dir"]) / f"{profile}-{digest}" / self.name
+
+
+@dataclass(frozen=True)
+class Run:
+    """What became of one notebook: it `ran`, is `unchanged`, `failed`, or `waits` for one that failed."""
+
+    name: str
+    status: str
+    seconds: float = 0.0
+    detail: str = ""
+
+
+class NotebookError(Exception):
+    """A notebook did not run to its end; the message is fit for the terminal."""
+
+
+# --- the plan ----------------------------------------------------------------------------------------------------
+
+
+def read_profiles(root: Path) -> dict[str, Any]:
+    """The content of `notebooks/profiles.yml`."""
+    return yaml.safe_load((root / "notebooks" / "profiles.yml").read_text(encoding="utf-8"))
+
+
+def read_plan(root: Path, profile: str, *, build: str = "build") -> list[Notebook]:
+    """Notebooks in order, with the parameters of `profile`.
+
+    Where another folder than the usual `build` is made, results go there too and leave the usual `outputs` alone.
+    """
+    check_choice(profile, PROFILES, "profile")
+    plan: list[Notebook] = []
+    for name, entry in read_profiles(root)["notebooks"].items():
+        for key in entry:
+            check_choice(key, ("needs", "inputs", "parameters"), f"key of notebook {name}")
+        for key in entry.get("parameters", {}):
+            check_choice(key, PROFILES, f"profile of notebook {name}")
+        source = root / "notebooks" / f"{name}.ipynb"
+        if not source.is_file():
+            raise ValueError(f"profiles.yml names {name!r} but notebooks/{name}.ipynb is missing: run `make sync`")
+        for needed in entry.get("needs", []):
+            check_choice(needed, [n.name for n in plan], f"notebook before {name}, which needs it,")
+        defaults = default_parameters(nbformat.read(source, 4))
+        wanted = {"profile": profile, **(entry.get("parameters", {}).get(profile) or {})}
+        if build != "build":
+            wanted["out_dir"] = f"{build}/outputs"
+        for parameter in wanted:
+            check_choice(parameter, defaults, f"parameter of notebook {name}")
+        needs, inputs = (tuple(entry.get(key, [])) for key in ("needs", "inputs"))
+        plan.append(Notebook(name, source, needs, inputs, defaults, defaults | wanted))
+    return plan
+
+
+def default_parameters(notebook: nbformat.NotebookNode) -> dict[str, Any]:
+    """Names and values assigned in the cell tagged `parameters`."""
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ValueError(f"a notebook needs one cell tagged `parameters`, this one has {len(cells)}")
+    return {
+        line.targets[0].id: ast.literal_eval(line.value)
+        for line in ast.parse(cells[0].source).body
+        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
+    }
+
+
+def with_needs(plan: Sequence[Notebook], names: Sequence[str]) -> list[Notebook]:
+    """The notebooks called `names` and those they need, in order; all of them where no name is given."""
+    known = [notebook.name for notebook in plan]
+    wanted = {check_choice(name, known, "notebook") for name in names} or set(known)
+    for notebook in reversed(plan):
+        if notebook.name in wanted:
+            wanted |= set(notebook.needs)
+    return [notebook for notebook in plan if notebook.name in wanted]
+
+
+# --- the key -----------------------------------------------------------------------------------------------------
+
+
+def content_key(notebook: Notebook, root: Path, package: str, upstream: Mapping[str, str]) -> str:
+    """Hash of everything the outputs of `notebook` depend on; `package` is the hash of the package's files."""
+    cells = [
+        (cell.source, sorted(cell.metadata.get("tags", [])))
+        for cell in nbformat.read(notebook.source, 4).cells
+        if cell.cell_type == "code"
+    ]
+    parameters = sorted(notebook.parameters.items())
+    needed = [upstream[name] for name in notebook.needs]
+    return list_hash([*cells, *parameters, package, versions(), input_hashes(notebook, root), *needed])
+
+
+def input_hashes(notebook: Notebook, root: Path) -> dict[str, dict[str, str]]:
+    """Hashes of the declared input files; of the places they may lie in, the first that has them counts."""
+    places = [notebook.parameters["data_dir"], *map(os.environ.get, ("ULMPAPER_DATA_DIR", "ULMPAPER_DATA_MIRROR"))]
+    folders = [root / place for place in places if place]
+    return {pattern: _first_matches(folders, pattern) for pattern in notebook.inputs}
+
+
+def _first_matches(folders: Sequence[Path], pattern: str) -> dict[str, str]:
+    for folder in folders:
+        if matches := sorted(p for p in folder.rglob(pattern) if p.is_file()):
+            return {p.name: file_hash(p) for p in matches}
+    return {}
+
+
+def read_record(executed: Path) -> dict[str, Any] | None:
+    """What the runner noted in an executed notebook; None where there is none."""
+    return nbformat.read(executed, 4).metadata.get("ulmpaper") if executed.is_file() else None
+
+
+def is_current(record: Mapping[str, Any], key: str, root: Path) -> bool:
+    """Whether an executed notebook was made with `key` and what it wrote is still there, untouched."""
+    results = root / record["results"] / "results.json"
+    return record["key"] == key and results.is_file() and file_hash(results) == record["results_sha256"]
+
+
+# --- execution ---------------------------------------------------------------------------------------------------
+
+
+def run_notebooks(root: Path, profile: str, names: Sequence[str] = (), *, build: str = "build") -> list[Run]:
+    """Bring the executed notebooks of a profile up to date, one line each on the terminal."""
+    folder = root / build / "nb" / profile
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = with_needs(read_plan(root, profile, build=build), names)
+    package = tree_hash(root / "ulmpaper")
+    timeout_s = read_profiles(root).get("cell_timeout_s", {}).get(profile)
+    width = max(len(notebook.name) for notebook in plan)
+    keys: dict[str, str] = {}
+    runs = []
+    for notebook in plan:
+        target = folder / f"{notebook.name}.ipynb"
+        if missing := [name for name in notebook.needs if name not in keys]:
+            run = Run(notebook.name, "waits", detail=f"for {', '.join(missing)}")
+        else:
+            key = content_key(notebook, root, package, keys)
+            made = read_record(target)
+            if made and is_current(made, key, root):
+                run = Run(notebook.name, "unchanged", detail=f"ran on {made['finished'][:10]} in {made['seconds']} s")
+            else:
+                run = _execute(notebook, root, target, key, timeout_s)
+            if run.status != "failed":
+                keys[notebook.name] = key
+        print(f"{notebook.name:<{width}}  {run.status:<9}  {run.seconds:6.1f} s  {run.detail}".rstrip(), flush=True)
+        runs.append(run)
+    return runs
+
+
+def _execute(notebook: Notebook, root: Path, target: Path, key: str, timeout_s: float | None) -> Run:
+    # papermill saves after every cell and when one fails: under a name that nothing reads.
+    attempt = target.with_suffix(".unfinished.ipynb")
+    started = time.time()
+    try:
+        executed = _papermill(notebook, root, attempt, timeout_s)
+        results = root / notebook.results / "results.json"
+        if not results.is_file() or results.stat().st_mtime < started:
+            raise NotebookError(f"it ran to its end, but wrote no {notebook.results / 'results.json'}")
+    except NotebookError as error:
+        return Run(notebook.name, "failed", time.time() - started, f"{error}\n    as far as it came: {attempt}")
+    seconds = time.time() - started
+    executed.metadata["ulmpaper"] = {
+        "key": key,
+        "parameters": notebook.changed,
+        "profile": notebook.parameters["profile"],
+        "source": notebook.parameters["source"],
+        "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "slowest": _slowest_cell(executed),
+        "device": device(),
+        "commit": commit(root),
+        "versions": versions(),
+        "results": notebook.results.as_posix(),
+        "results_sha256": file_hash(results),
+    }
+    nbformat.write(_without_traces(executed), attempt)
+    attempt.replace(target)
+    return Run(notebook.name, "ran", seconds)
+
+
+def _papermill(notebook: Notebook, root: Path, target: Path, timeout_s: float | None) -> nbformat.NotebookNode:
+    # Slow to import, and not needed where nothing has changed.
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    # Else the first notebook on a fresh machine shows that matplotlib is making its list of fonts.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    importlib.import_module("matplotlib.font_manager")
+    try:
+        return papermill.execute_notebook(
+            notebook.source,
+            target.resolve(),
+            parameters=notebook.changed,
+            cwd=root,
+            kernel_name="python3",
+            progress_bar=False,
+            execution_timeout=timeout_s,
+            # Else the kernel logs that its sockets on this machine are not encrypted, and how it was stopped.
+            extra_arguments=["--log-level=CRITICAL"],
+        )
+    except papermill.PapermillExecutionError as error:
+        code = "\n".join(f"    | {line}" for line in error.source.splitlines())
+        raise NotebookError(f"in cell [{error.exec_count}]\n{code}\n    {error.ename}: {error.evalue}") from None
+    except (CellTimeoutError, DeadKernelError) as error:
+        raise NotebookError(str(error)) from None
+
+
+def _slowest_cell(executed: nbformat.NotebookNode) -> dict[str, Any]:
+    timed = [(c.metadata.papermill.duration or 0.0, c.execution_count) for c in executed.cells if c.cell_type == "code"]
+    seconds, number = max(timed)
+    return {"cell": number, "seconds": round(seconds, 1)}
+
+
+def _without_traces(executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Drop what papermill and the kernel noted, for it holds paths of this machine; say who set the parameters."""
+    del executed.metadata["papermill"]
+    comment = f"# set by the profile {executed.metadata.ulmpaper.profile!r}"
+    for cell in executed.cells:
+        for trace in ("papermill", "execution"):
+            cell.metadata.pop(trace, None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = cell.source.replace("# Parameters", comment, 1)
+    return executed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Execute the notebooks of a profile where something has changed.")
+    parser.add_argument("profile", choices=list(PROFILES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these notebooks and those they need")
+    parser.add_argument("--build", default="build", help="folder for all that is made (default: build)")
+    args = parser.parse_args(argv)
+    try:
+        runs = run_notebooks(ROOT, args.profile, args.names, build=args.build)
+    except ValueError as error:
+        parser.error(str(error))
+    return int(any(run.status in ("failed", "waits") for run in runs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

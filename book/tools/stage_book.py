@@ -1,0 +1,253 @@
+"""Put together the folder that Sphinx builds: the pages of `book/`, the executed notebooks, the generated pages.
+
+build/book/                 from
+*.md, static/, ...          book/, with the generated tables of api.md and data.md
+_toc.yml                    book/_toc.yml, with a page for each module of the package under `api`
+notebooks/NAME.ipynb        prose of notebooks/NAME.ipynb, outputs of build/nb/PROFILE/NAME.ipynb
+results.json                results.json of every notebook, under its name without the number
+figures/*.png, *.svg        pictures that notebooks wrote beside their results.json
+assumptions.md, runs.md     the settings of all profiles; how each notebook was run
+api/MODULE.md               one page for each module that exists
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import yaml
+from run_notebooks import Notebook, read_plan
+
+from ulmpaper import config, registry
+
+
+def stage(root: Path, profile: str, *, build: str = "build") -> Path:
+    """Write the staged folder anew and return it."""
+    plan = read_plan(root, profile, build=build)
+    executed = {n.name: nbformat.read(root / build / "nb" / profile / f"{n.name}.ipynb", 4) for n in plan}
+    records = {name: notebook.metadata["ulmpaper"] for name, notebook in executed.items()}
+    staged = root / build / "book"
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.copytree(root / "book", staged, ignore=shutil.ignore_patterns("tools", "__pycache__"))
+    for folder in ("notebooks", "figures", "api"):
+        (staged / folder).mkdir(exist_ok=True)
+    for notebook in plan:
+        page = with_outputs(nbformat.read(notebook.source, 4), executed[notebook.name])
+        nbformat.write(page, staged / "notebooks" / f"{notebook.name}.ipynb")
+    results = {short(n.name): json.loads((root / n.results / "results.json").read_text(encoding="utf-8")) for n in plan}
+    (staged / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    for picture in pictures(root, plan):
+        shutil.copyfile(picture, staged / "figures" / picture.name)
+    modules = list_modules(root / "ulmpaper")
+    for module in modules:
+        (staged / "api" / f"{module}.md").write_text(api_page(module), encoding="utf-8")
+    rows = [(f"[{module}](api/{module}.md)", line) for module, line in modules.items()]
+    fill(staged / "api.md", "<!-- modules -->", markdown_table(["Module", "Purpose"], rows))
+    fill(staged / "data.md", "<!-- data sets -->", data_table())
+    toc = yaml.safe_load((staged / "_toc.yml").read_text(encoding="utf-8"))
+    (staged / "_toc.yml").write_text(yaml.safe_dump(with_api(toc, modules), sort_keys=False), encoding="utf-8")
+    (staged / "assumptions.md").write_text(assumptions_page(), encoding="utf-8")
+    (staged / "runs.md").write_text(runs_page(profile, records), encoding="utf-8")
+    return staged
+
+
+def fill(page: Path, mark: str, text: str) -> None:
+    """Put generated text in the place of `mark`."""
+    before, found, after = page.read_text(encoding="utf-8").partition(mark)
+    if not found:
+        raise ValueError(f"{page.name} lacks the line {mark}")
+    page.write_text(before + text + after, encoding="utf-8")
+
+
+def short(name: str) -> str:
+    """Name of a notebook without its number, as the text uses it: `{{ r.classical_ulm.n_tracks }}`."""
+    return name.partition("_")[2]
+
+
+def pictures(root: Path, plan: Iterable[Notebook]) -> list[Path]:
+    """Pictures that the notebooks wrote for other pages; two of one name would hide each other."""
+    found = [p for n in plan for p in sorted((root / n.results).iterdir()) if p.suffix in (".png", ".svg")]
+    names = [picture.name for picture in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two notebooks write a picture called {', '.join(sorted(twice))}: rename one")
+    return found
+
+
+# --- notebooks ---------------------------------------------------------------------------------------------------
+
+
+def with_outputs(source: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The source as it is now with the outputs of its execution and a line that says what made them."""
+    twins = iter(cell for cell in executed.cells if cell.cell_type == "code")
+    cells = []
+    for cell in source.cells:
+        cells.append(cell)
+        if cell.cell_type != "code":
+            continue
+        twin = next(twins)
+        cell.outputs, cell.execution_count = twin.outputs, twin.execution_count
+        if "parameters" in cell.metadata.get("tags", []) and executed.metadata.ulmpaper.parameters:
+            cells.append(next(twins))
+    title, _, rest = cells[0].source.partition("\n")
+    cells[0].source = f"{title}\n\n{byline(executed.metadata.ulmpaper)}\n{rest}"
+    source.cells = cells
+    source.metadata["language_info"] = executed.metadata.language_info
+    return source
+
+
+def byline(record: Mapping[str, Any]) -> str:
+    """One line of HTML: what made the outputs of a page."""
+    return (
+        f'<p class="provenance">Profile <strong>{record["profile"]}</strong>, source {record["source"]}. '
+        f"Run on {record['finished'][:10]} in {in_words(record['seconds'])} on {record['device']}, "
+        f"revision {record['commit']}.</p>"
+    )
+
+
+def in_words(seconds: float) -> str:
+    """A duration as a reader says it."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+# --- generated pages ---------------------------------------------------------------------------------------------
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, style: str = "") -> str:
+    """A Markdown table, with a class of static/ulm.css where `style` is given; bars in cells are escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    table = "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return f":::{{table}}\n:class: {style}\n\n{table}\n:::" if style else table
+
+
+def runs_page(profile: str, records: Mapping[str, Mapping[str, Any]]) -> str:
+    """How each notebook of this book was executed."""
+    runs = markdown_table(
+        ["Notebook", "Finished (UTC)", "Time", "Slowest cell", "Parameters", "Revision", "Machine"],
+        [
+            (
+                f"[{name}](notebooks/{name}.ipynb)",
+                record["finished"][:16].replace("T", " "),
+                in_words(record["seconds"]),
+                f"[{record['slowest']['cell']}], {in_words(record['slowest']['seconds'])}",
+                ", ".join(f"`{key} = {value!r}`" for key, value in record["parameters"].items()) or "as written",
+                record["commit"],
+                record["device"],
+            )
+            for name, record in records.items()
+        ],
+    )
+    versions = sorted({item for record in records.values() for item in record["versions"].items()})
+    total = in_words(sum(record["seconds"] for record in records.values()))
+    return f"""# How this book was run
+
+Every number and every figure of this edition was made with the profile **{profile}**. All its notebooks
+({len(records)}) ran to their end, in {total} together. A notebook runs again only when its code or parameters, the
+package, a package below it, its data or a notebook it needs has changed; so dates and revisions may differ.
+
+{runs}
+
+## Versions
+
+{markdown_table(["Package", "Version"], versions)}
+"""
+
+
+def assumptions_page() -> str:
+    """Every setting with its source, and where the shorter profiles leave the paper's values."""
+    tables = {profile: config.config_table(config.load_config(profile)) for profile in config.PROFILES}
+    paper = tables.pop("paper")
+    shorter = [
+        ", ".join(f"{profile}: {table.value[row]}" for profile, table in tables.items() if table.value[row] != value)
+        for row, value in paper.value.items()
+    ]
+    paper = paper.assign(shorter=shorter)
+    counts = paper.source.str.partition(" ")[0].value_counts()
+    return f"""# Assumptions
+
+A result rests on every value below. This page is made from the package's own settings
+({{py:func}}`ulmpaper.config.load_config`), so nothing that was assumed is left out. *From* says who chose a value: the
+paper, PALA, or this project where both are silent. Of {len(paper)} settings, {counts["paper"]} are the paper's,
+{counts["PALA"]} PALA's and {counts["ours"]} ours.
+
+*Value* is that of the profile *paper*; the next column says where *quick* and *smoke* differ from it. Any value can be
+replaced in a notebook, for example by `overrides = {{"track.max_gap": 1}}`.
+
+{"".join(_sections(paper))}"""
+
+
+def _sections(table: pd.DataFrame) -> Iterator[str]:
+    names = table.setting.str.rpartition(".")
+    for section in names[0].unique():
+        rows = [
+            (f"`{name}`", _with_unit(row.value, row.unit), row.shorter, row.source, row.meaning)
+            for name, row in zip(names[2][names[0] == section], table[names[0] == section].itertuples(), strict=True)
+        ]
+        header = ["Setting", "Value", "Shorter profiles", "From", "Meaning"]
+        title = f"`{section}`" if section else "The run as a whole"
+        yield f"## {title}\n\n{markdown_table(header, rows, style='ulm-settings')}\n\n"
+
+
+def _with_unit(value: str, unit: str) -> str:
+    return value if value == "none" or unit == "-" else f"{value} {unit}"
+
+
+def data_table() -> str:
+    """What `ulmpaper fetch` knows."""
+    sets = registry.REGISTRY
+    rows = [(f"`{name}`", d.what, f"{d.size}; {_link(d.address)}", d.licence) for name, d in sets.items()]
+    table = markdown_table(["Name", "What it is", "Size; source", "Licence"], rows, style="ulm-data")
+    return f"{table}\n\n`--small` fetches {', '.join(f'`{name}`' for name, d in sets.items() if d.small)}."
+
+
+def _link(address: str) -> str:
+    return f"[{address.removeprefix('https://github.com/').removeprefix('https://doi.org/')}]({address})"
+
+
+def list_modules(package: Path) -> dict[str, str]:
+    """First line of each module's docstring, from the lowest layer up; the command line is no module to import."""
+    files = {path.stem: path for path in package.glob("*.py") if path.stem not in ("__init__", "__main__", "cli")}
+    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in files.items()}
+    uses = {name: _imported(tree) & set(files) for name, tree in trees.items()}
+
+    def height(name: str) -> int:
+        return 1 + max(map(height, uses[name]), default=0)
+
+    order = sorted(files, key=lambda name: (height(name), name))
+    return {name: (ast.get_docstring(trees[name]) or "").partition("\n")[0] for name in order}
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """Modules of the package that a module imports."""
+    lines = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    whole = {alias.name for line in lines if line.module == "ulmpaper" for alias in line.names}
+    return whole | {line.module.partition(".")[2] for line in lines if (line.module or "").startswith("ulmpaper.")}
+
+
+def api_page(module: str) -> str:
+    """Reference page of one module: what is defined there, and nothing it only passes on."""
+    return f"""# {module}
+
+```{{eval-rst}}
+.. automodule:: ulmpaper.{module}
+   :members:
+   :ignore-module-all:
+   :member-order: bysource
+```
+"""
+
+
+def with_api(toc: dict[str, Any], modules: Iterable[str]) -> dict[str, Any]:
+    """The table of contents with the modules' pages below `api`."""
+    for part in toc["parts"]:
+        for chapter in part["chapters"]:
+            if chapter["file"] == "api":
+                chapter["sections"] = [{"file": f"api/{module}"} for module in modules]
+    return toc

@@ -1,0 +1,275 @@
+"""The staged pages and the built book."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+import nbformat
+import pytest
+from _book import BUILD, ROOT, build_book, built_book, pages, stage_book
+from _book import run_notebooks as runner
+from bs4 import BeautifulSoup, Tag
+
+from ulmpaper import config, registry
+
+STAGED = ROOT / BUILD / "book"
+NOTEBOOKS = list(runner.read_profiles(ROOT)["notebooks"])
+
+
+@functools.cache
+def soup(page: Path) -> BeautifulSoup:
+    return BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+
+
+class Tags(HTMLParser):
+    """All tags of a page with their attributes: ten times faster than a tree, and there are many pages of code."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+@functools.cache
+def tags(page: Path) -> list[tuple[str, dict[str, str | None]]]:
+    return Tags(page).found
+
+
+@functools.cache
+def anchors(page: Path) -> set[str | None]:
+    return {attributes.get("id") for _, attributes in tags(page)}
+
+
+def articles() -> dict[str, Tag]:
+    """The text of every page but the listings of code."""
+    own = [page for page in pages() if "_modules" not in page.parts]
+    found = {page.name: soup(page).find("article") for page in own}
+    return {name: article for name, article in found.items() if article is not None}
+
+
+# --- staging -----------------------------------------------------------------------------------------------------
+
+
+def executed_notebook() -> tuple[nbformat.NotebookNode, nbformat.NotebookNode]:
+    """A source whose prose has changed, and its execution with an injected cell."""
+    v4 = nbformat.v4
+    head = v4.new_code_cell("profile = 'quick'", metadata={"tags": ["parameters"]})
+    source = v4.new_notebook(cells=[v4.new_markdown_cell("# Title\n\nNew words."), head, v4.new_code_cell("1 + 1")])
+    output = v4.new_output("execute_result", {"text/plain": "2"}, execution_count=3)
+    executed = v4.new_notebook(
+        cells=[
+            v4.new_markdown_cell("# Title\n\nOld words."),
+            v4.new_code_cell("profile = 'quick'", execution_count=1, metadata={"tags": ["parameters"]}),
+            v4.new_code_cell("profile = 'smoke'", execution_count=2, metadata={"tags": ["injected-parameters"]}),
+            v4.new_code_cell("1 + 1", execution_count=3, outputs=[output]),
+        ]
+    )
+    executed.metadata["language_info"] = {"name": "python"}
+    executed.metadata["ulmpaper"] = {
+        "profile": "smoke",
+        "parameters": {"profile": "smoke"},
+        "source": "simulated",
+        "finished": "2026-01-02T03:04:05+00:00",
+        "seconds": 130.0,
+        "device": "a slow computer (1 cores)",
+        "commit": "abc1234",
+    }
+    return source, executed
+
+
+def test_staged_notebook_joins_new_prose_and_outputs() -> None:
+    page = stage_book.with_outputs(*executed_notebook())
+    assert [cell.get("execution_count") for cell in page.cells] == [None, 1, 2, 3]
+    assert page.cells[3].outputs[0].data["text/plain"] == "2"
+    title, _, byline, *_, words = page.cells[0].source.splitlines()
+    assert (title, words) == ("# Title", "New words.")
+    assert re.search("smoke.*simulated.*2026-01-02 in 2 min on a slow computer.*abc1234", byline)
+    assert "ulmpaper" not in page.metadata
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.04, "0.0 s"), (99.9, "99.9 s"), (130, "2 min"), (9000, "2.5 h")])
+def test_durations_are_read_easily(seconds: float, words: str) -> None:
+    assert stage_book.in_words(seconds) == words
+
+
+def test_tables_keep_bars_in_their_cells() -> None:
+    table = stage_book.markdown_table(["a", "b"], [("x|y", 1)])
+    assert table == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
+
+
+def test_assumptions_show_every_setting_with_its_source() -> None:
+    page = stage_book.assumptions_page()
+    paper = config.config_table(config.load_config("paper"))
+    for row in paper.itertuples():
+        name = row.setting.rpartition(".")[2]
+        assert re.search(rf"\| `{name}` \| {re.escape(row.value)}.*{re.escape(row.source)} \|", page), row.setting
+    quick = config.load_config("quick")
+    assert f"quick: {quick.example.n_frames}" in page
+
+
+def test_modules_come_after_those_they_use() -> None:
+    order = list(stage_book.list_modules(ROOT / "ulmpaper"))
+    assert order.index("records") < order.index("localize") < order.index("pipeline")
+    assert not {"__init__", "__main__", "cli"} & set(order)
+
+
+def test_page_without_its_mark_is_named(tmp_path: Path) -> None:
+    page = tmp_path / "data.md"
+    page.write_text("# Data\n")
+    with pytest.raises(ValueError, match=r"data\.md lacks the line <!-- data sets -->"):
+        stage_book.fill(page, "<!-- data sets -->", "a table")
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
+    first = runner.read_plan(ROOT, "smoke")[0]
+    plan = [first, runner.Notebook("99_other", first.source, (), (), first.defaults, first.parameters)]
+    for notebook in plan:
+        folder = tmp_path / notebook.results
+        folder.mkdir(parents=True)
+        (folder / "home.png").touch()
+    with pytest.raises(ValueError, match=r"two notebooks write a picture called home\.png"):
+        stage_book.pictures(tmp_path, plan)
+
+
+# --- building ----------------------------------------------------------------------------------------------------
+
+
+def test_sphinx_runs_once_and_its_warnings_are_errors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    staged, out = tmp_path / "book", tmp_path / "out"
+    staged.mkdir()
+    (tmp_path / "ulmpaper").mkdir()
+    (staged / "_config.yml").write_text("title: A book\n")
+    (staged / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    (staged / "index.md").write_text("# A book\n\nAll is well.\n")
+    page = build_book.run_sphinx(tmp_path, staged, out)
+    assert page is not None
+    before = page.stat()
+    assert build_book.run_sphinx(tmp_path, staged, out) == page
+    assert page.stat() == before, "nothing has changed, so nothing is built"
+    (staged / "index.md").write_text("# A book\n\n[nowhere](missing.md)\n")
+    assert build_book.run_sphinx(tmp_path, staged, out) is None
+    assert page.stat() == before, "the last good book stays"
+    assert not (tmp_path / "out.new" / "made_from").exists()
+    assert "missing.md" in capfd.readouterr().err
+
+
+def test_sphinx_is_that_of_this_interpreter() -> None:
+    assert build_book.sphinx_command(Path("a"), Path("b"))[0] == sys.executable
+
+
+# --- the book in smoke -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.notebook
+def test_every_link_leads_somewhere() -> None:
+    broken = []
+    for page in pages():
+        links = {attributes.get(name) for _, attributes in tags(page) for name in ("href", "src")} - {None, "#"}
+        for link in links:
+            address, anchor = urldefrag(link)
+            if re.match("[a-z]+:", address):
+                continue
+            target = page.parent / unquote(address.partition("?")[0]) if address else page
+            target = Path(os.path.normpath(target))
+            if not target.exists() or (anchor and target.suffix == ".html" and unquote(anchor) not in anchors(target)):
+                broken.append((page.name, link))
+    assert broken == []
+
+
+@pytest.mark.notebook
+def test_nothing_is_loaded_from_elsewhere() -> None:
+    foreign = []
+    for page in pages():
+        loaded = [a["src"] for _, a in tags(page) if a.get("src")]
+        loaded += [a["href"] for tag, a in tags(page) if tag == "link" and a["rel"] != "canonical"]
+        foreign += [(page.name, address) for address in loaded if re.match("(https?:)?//", address)]
+        foreign += [(page.name, "thebe")] * ("thebe_selector" in page.read_text(encoding="utf-8"))
+    assert foreign == []
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_page_shows_its_figures_and_what_made_them(name: str) -> None:
+    html = built_book()
+    page = soup(html / "notebooks" / f"{name}.html")
+    staged = nbformat.read(STAGED / "notebooks" / f"{name}.ipynb", 4)
+    named = [c.metadata.mystnb.figure.name for c in staged.cells if "figure" in c.metadata.get("mystnb", {})]
+    shown = [figure.get("id") for figure in page.select("article figure")]
+    assert shown == named
+    assert all(image.get("alt") for image in page.select("article figure img")), "every figure has words for it"
+    byline = page.select_one("article p.provenance").get_text()
+    assert re.fullmatch(
+        r"Profile smoke, source \w+\. Run on \d{4}-\d\d-\d\d in [\d.]+ \w+ on .+, revision .+\.", byline
+    )
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_buttons_lead_to_the_notebook_in_the_repository(name: str) -> None:
+    links = [a.get("href") or "" for tag, a in tags(built_book() / "notebooks" / f"{name}.html") if tag == "a"]
+    for host in ("mybinder.org", "colab.research.google.com"):
+        assert [link for link in links if host in link and link.endswith(f"/notebooks/{name}.ipynb")], host
+
+
+@pytest.mark.notebook
+def test_home_page_shows_the_picture_and_numbers_of_a_notebook() -> None:
+    html = built_book()
+    figure = soup(html / "index.html").select_one("article figure#fig-home")
+    results = json.loads((STAGED / "results.json").read_text(encoding="utf-8"))
+    assert f"Paths of {results['classical_ulm']['n_tracks']} bubbles" in figure.get_text()
+    assert (html / figure.img["src"]).stat().st_size > 1000
+
+
+@pytest.mark.notebook
+def test_data_page_lists_what_can_be_fetched() -> None:
+    rows = soup(built_book() / "data.html").select("article table.ulm-data tbody tr")
+    assert [row.td.get_text() for row in rows] == list(registry.REGISTRY)
+
+
+@pytest.mark.notebook
+def test_reference_documents_every_public_function() -> None:
+    html = built_book()
+    for module in stage_book.list_modules(ROOT / "ulmpaper"):
+        source = (ROOT / "ulmpaper" / f"{module}.py").read_text(encoding="utf-8")
+        public = set(re.findall(r"^(?:def|class) ([a-zA-Z]\w*)", source, re.M))
+        assert {f"ulmpaper.{module}.{name}" for name in public} <= anchors(html / "api" / f"{module}.html")
+
+
+@pytest.mark.notebook
+def test_pages_hold_no_leftovers() -> None:
+    """No role, substitution or fence that was not understood, and nothing ugly in an output."""
+    left = []
+    for name, article in articles().items():
+        words = [text for text in article.find_all(string=True) if not text.find_parent(["pre", "code"])]
+        left += [(name, text) for text in words if re.search(r"\{[a-z:]+\}`|\{\{|:::|\[\?\]", text)]
+        outputs = " ".join(block.get_text() for block in article.select("div.cell_output"))
+        left += [(name, what) for what in ("Traceback", "Warning:", "<Figure size") if what in outputs]
+    assert left == []
+
+
+@pytest.mark.notebook
+def test_no_path_of_this_machine_is_published() -> None:
+    html = built_book()
+    private = [str(ROOT), str(Path.home()) + "/", "/tmp/", sys.prefix]
+    texts = [p for p in html.rglob("*") if p.suffix in {".html", ".ipynb", ".md", ".json", ".js", ".txt"}]
+    own = [p for p in texts if "_static" not in p.relative_to(html).parts]
+    assert len(own) > 20
+    assert [(p.name, path) for p in own for path in private if path in p.read_text(encoding="utf-8")] == []
+
+
+@pytest.mark.notebook
+def test_runs_page_names_every_notebook_and_its_profile() -> None:
+    text = articles()["runs.html"].get_text()
+    assert "profile smoke" in text
+    assert all(name in text for name in NOTEBOOKS)
+    assert "numpy" in text

@@ -1,0 +1,299 @@
+"""The notebooks' contract, and the runner that executes them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+import yaml
+from _book import BUILD, ROOT, built_book
+from _book import run_notebooks as runner
+from jupytext.compare import compare_notebooks
+
+from ulmpaper.config import PROFILES, load_config
+
+NAMES = list(runner.read_profiles(ROOT)["notebooks"])
+PARAMETERS = {"profile": "quick", "overrides": {}, "source": "simulated", "data_dir": "data", "out_dir": "outputs"}
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
+
+
+def cells(name: str, kind: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in read(name).cells if cell.cell_type == kind]
+
+
+# --- every notebook ----------------------------------------------------------------------------------------------
+
+
+def test_profiles_and_contents_name_every_notebook_in_order() -> None:
+    texts = sorted(path.stem for path in (ROOT / "notebooks").glob("*.md"))
+    assert texts == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == NAMES
+    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    chapters = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    assert [c.removeprefix("notebooks/") for c in chapters if c.startswith("notebooks/")] == NAMES
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profiles_set_parameters_that_exist(profile: str) -> None:
+    for notebook in runner.read_plan(ROOT, profile):
+        assert notebook.parameters["profile"] == profile
+        load_config(profile, notebook.parameters["overrides"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_text_and_notebook_are_one(name: str) -> None:
+    text = jupytext.read(ROOT / "notebooks" / f"{name}.md")
+    compare_notebooks(read(name), text, fmt="md:myst")  # raises at the first difference
+    assert len(read(name).cells) == len(text.cells)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_outputs_are_committed(name: str) -> None:
+    assert [(cell.outputs, cell.execution_count) for cell in cells(name, "code") if cell.outputs] == []
+    assert {cell.execution_count for cell in cells(name, "code")} == {None}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_first_code_cell_holds_the_parameters(name: str) -> None:
+    first = cells(name, "code")[0]
+    assert first.metadata.tags == ["parameters"]
+    assert list(runner.default_parameters(read(name)).items()) == list(PARAMETERS.items())
+    assert all(" # " in line for line in first.source.splitlines()), "each parameter has a comment"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_are_short_and_define_nothing(name: str) -> None:
+    for cell in cells(name, "code"):
+        assert len(cell.source.splitlines()) <= 12, f"longer than 12 lines:\n{cell.source}"
+        kinds = {type(node) for node in ast.walk(ast.parse(cell.source))}
+        assert not kinds & {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef}, (
+            f"belongs in the package:\n{cell.source}"
+        )
+
+
+MYST = {
+    "a role": r"\{[a-zA-Z][\w:+.-]*\}`",
+    "a directive": r"^\s*(`{3,}|:{3,}|~{3,})\s*\{",
+    "a colon fence": r"^\s*:{3,}",
+    "a substitution": r"\{\{",
+    "a target": r"^\([\w:.-]+\)=\s*$",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_text_is_plain_markdown(name: str) -> None:
+    """Else Colab and Jupyter would show the markup."""
+    for cell in cells(name, "markdown"):
+        found = [what for what, pattern in MYST.items() if re.search(pattern, cell.source, re.M)]
+        assert not found, f"{found} in:\n{cell.source}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_begins_with_its_title(name: str) -> None:
+    titles = [line for cell in cells(name, "markdown") for line in cell.source.splitlines() if re.match("# ", line)]
+    assert len(titles) == 1
+    assert read(name).cells[0].source.startswith(titles[0])
+
+
+@pytest.mark.notebook
+def test_all_notebooks_run_in_smoke() -> None:
+    built_book()
+    for notebook in runner.read_plan(ROOT, "smoke", build=BUILD):
+        executed = nbformat.read(ROOT / BUILD / "nb" / "smoke" / f"{notebook.name}.ipynb", 4)
+        code = [cell for cell in executed.cells if cell.cell_type == "code"]
+        assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+        assert isinstance(json.loads((ROOT / notebook.results / "results.json").read_text()), dict)
+
+
+# --- the runner, on a project of two tiny notebooks ---------------------------------------------------------------
+
+DIGEST = load_config("smoke").digest()
+HEAD = "\n".join(f"{name} = {value!r}" for name, value in PARAMETERS.items())
+WRITE = """\
+import json, pathlib
+out = pathlib.Path(out_dir) / f"{{profile}}-{digest}" / "{name}"
+out.mkdir(parents=True, exist_ok=True)
+(out / "results.json").write_text(json.dumps({{"value": {value}}}))"""
+
+
+def write_notebook(root: Path, name: str, value: str, *, prose: str = "Text.") -> None:
+    body = WRITE.format(digest=DIGEST, name=name, value=value)
+    v4 = nbformat.v4
+    made = v4.new_notebook(
+        cells=[
+            v4.new_markdown_cell(f"# {name}\n\n{prose}", id="title"),
+            v4.new_code_cell(HEAD, metadata={"tags": ["parameters"]}, id="head"),
+            v4.new_code_cell(body, id="body"),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    nbformat.write(made, root / "notebooks" / f"{name}.ipynb")
+
+
+def write_profiles(root: Path, **of_second: object) -> None:
+    second = {"needs": ["01_first"], "inputs": ["numbers.txt"], **of_second}
+    notebooks = {"01_first": {}, "02_second": second}
+    text = yaml.safe_dump({"cell_timeout_s": {"smoke": 60}, "notebooks": notebooks}, sort_keys=False)
+    (root / "notebooks" / "profiles.yml").write_text(text)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for folder in ("notebooks", "data", "ulmpaper"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "data" / "numbers.txt").write_text("1 2 3")
+    (tmp_path / "ulmpaper" / "module.py").write_text("answer = 42\n")
+    write_notebook(tmp_path, "01_first", "1")
+    write_notebook(tmp_path, "02_second", "2")
+    write_profiles(tmp_path)
+    return tmp_path
+
+
+def statuses(root: Path, *names: str) -> list[str]:
+    return [run.status for run in runner.run_notebooks(root, "smoke", names)]
+
+
+def keys(root: Path) -> list[str]:
+    """Keys of both notebooks as the runner would compute them now."""
+    made: dict[str, str] = {}
+    for notebook in runner.read_plan(root, "smoke"):
+        made[notebook.name] = runner.content_key(notebook, root, runner.tree_hash(root / "ulmpaper"), made)
+    return list(made.values())
+
+
+def test_key_changes_with_what_outputs_depend_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed() -> list[bool]:
+        nonlocal before
+        now = keys(project)
+        was, before = before, now
+        return [a != b for a, b in zip(was, now, strict=True)]
+
+    before = keys(project)
+    assert changed() == [False, False]
+    write_notebook(project, "01_first", "1", prose="Other words.")
+    assert changed() == [False, False], "prose is staged anew, not run anew"
+    write_notebook(project, "01_first", "10")
+    assert changed() == [True, True], "what is needed counts"
+    write_notebook(project, "02_second", "20")
+    assert changed() == [False, True]
+    (project / "data" / "numbers.txt").write_text("4 5 6")
+    assert changed() == [False, True]
+    write_profiles(project, parameters={"smoke": {"source": "pala"}})
+    assert changed() == [False, True]
+    (project / "ulmpaper" / "module.py").write_text("answer = 43\n")
+    assert changed() == [True, True]
+    monkeypatch.setattr(runner, "versions", lambda: {"numpy": "0.1"})
+    assert changed() == [True, True]
+
+
+def test_input_counts_the_same_wherever_it_lies(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys(project)
+    mirror = project / "mirror"
+    mirror.mkdir()
+    shutil.move(project / "data" / "numbers.txt", mirror)
+    assert keys(project)[1] != before[1], "nothing is assumed where the variable is not set"
+    monkeypatch.setenv("ULMPAPER_DATA_MIRROR", str(mirror))
+    assert keys(project) == before
+
+
+@pytest.mark.notebook
+def test_notebooks_run_once_until_something_changes(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert statuses(project) == ["ran", "ran"]
+    assert statuses(project) == ["unchanged", "unchanged"]
+    results = project / "outputs" / f"smoke-{DIGEST}" / "02_second" / "results.json"
+    results.unlink()
+    assert statuses(project) == ["unchanged", "ran"]
+    assert json.loads(results.read_text()) == {"value": 2}
+    printed = capfd.readouterr()
+    assert printed.err == "", "kernel and papermill are silent"
+    assert re.search(r"^02_second +ran +\d+\.\d s$", printed.out, re.M)
+
+
+@pytest.mark.notebook
+def test_executed_notebook_says_what_made_it_and_no_more(project: Path) -> None:
+    assert statuses(project, "01_first") == ["ran"]
+    executed = project / "build" / "nb" / "smoke" / "01_first.ipynb"
+    record = runner.read_record(executed)
+    assert record is not None
+    assert (record["profile"], record["source"]) == ("smoke", "simulated")
+    assert record["parameters"] == {"profile": "smoke"}
+    assert record["versions"]["numpy"]
+    assert record["slowest"]["cell"] in (1, 2, 3)
+    assert str(project) not in executed.read_text()
+    assert "papermill" not in executed.read_text()
+
+
+@pytest.mark.notebook
+def test_failing_notebook_leaves_the_old_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert statuses(project) == ["ran", "ran"]
+    executed = project / "build" / "nb" / "smoke" / "01_first.ipynb"
+    before = executed.read_bytes()
+    write_notebook(project, "01_first", "1 / 0")
+    assert statuses(project) == ["failed", "waits"]
+    assert executed.read_bytes() == before
+    said = capsys.readouterr().out
+    assert "ZeroDivisionError: division by zero" in said
+    assert "in cell [3]" in said
+    assert '| (out / "results.json")' in said
+    write_notebook(project, "01_first", "1")
+    assert statuses(project) == ["unchanged", "unchanged"]
+
+
+@pytest.mark.notebook
+def test_notebook_without_results_fails(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_notebook(project, "01_first", "1")
+    notebook = nbformat.read(project / "notebooks" / "01_first.ipynb", 4)
+    notebook.cells[2].source = "out_dir"
+    nbformat.write(notebook, project / "notebooks" / "01_first.ipynb")
+    assert statuses(project, "01_first") == ["failed"]
+    assert "wrote no outputs/smoke-" in capsys.readouterr().out
+
+
+def test_needed_notebooks_run_too(project: Path) -> None:
+    plan = runner.read_plan(project, "smoke")
+    assert [n.name for n in runner.with_needs(plan, ["02_second"])] == ["01_first", "02_second"]
+    assert [n.name for n in runner.with_needs(plan, ["01_first"])] == ["01_first"]
+
+
+@pytest.mark.parametrize(
+    ("of_second", "message"),
+    [
+        ({"parameters": {"smoke": {"overides": {}}}}, "'overides': did you mean 'overrides'"),
+        ({"needs": ["03_third"]}, "unknown notebook before 02_second"),
+        ({"parameter": {}}, "did you mean 'parameters'"),
+        ({"parameters": {"fast": {}}}, "unknown profile of notebook 02_second 'fast'"),
+    ],
+)
+def test_slips_in_profiles_are_named(project: Path, of_second: dict, message: str) -> None:
+    write_profiles(project, **of_second)
+    with pytest.raises(ValueError, match=message):
+        runner.read_plan(project, "smoke")
+
+
+def test_unknown_names_are_named(project: Path) -> None:
+    with pytest.raises(ValueError, match="did you mean '02_second'"):
+        statuses(project, "02_secnd")
+    (project / "notebooks" / "02_second.ipynb").unlink()
+    with pytest.raises(ValueError, match="make sync"):
+        runner.read_plan(project, "smoke")
+
+
+def test_another_build_folder_keeps_its_results_apart(project: Path) -> None:
+    usual, apart = runner.read_plan(project, "smoke"), runner.read_plan(project, "smoke", build="elsewhere")
+    assert usual[0].results == Path("outputs") / f"smoke-{DIGEST}" / "01_first"
+    assert apart[0].results == Path("elsewhere") / usual[0].results
+
+
+def test_command_line_fails_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        runner.main(["smoke", "no_such_notebook"])
+    assert stopped.value.code == 2
+    assert "unknown notebook 'no_such_notebook'" in capsys.readouterr().err
