@@ -27,8 +27,10 @@ book: setup ## execute the notebooks (PROFILE=smoke|quick|paper) and build the b
 notebooks: setup ## execute the notebooks only
 	@$(BIN)/python book/tools/run_notebooks.py $(PROFILE)
 
-sync: setup ## after editing notebooks/*.md: update the paired .ipynb
+sync: setup ## after editing notebooks/*.md: update and format the paired .ipynb
 	@$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.md
+	@$(BIN)/ruff format --quiet notebooks
+	@$(BIN)/jupytext --quiet --to md:myst notebooks/*.ipynb
 
 test: setup ## the default test suite
 	@$(BIN)/python -m pytest
