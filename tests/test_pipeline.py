@@ -168,3 +168,21 @@ def test_a_scheduler_that_does_not_answer_is_one_clear_error(monkeypatch: pytest
 def test_maps_of_nothing_are_an_error() -> None:
     with pytest.raises(ValueError, match="no block"):
         MapTotals(CFG).as_dict()
+
+
+@pytest.mark.parametrize(("name", "n_bubbles"), [("flow", 40), ("dense", 90)])
+def test_frames_to_map_equals_pala(oracle_dir: Path, name: str, n_bubbles: int) -> None:
+    with np.load(oracle_dir / f"{name}.npz") as file:
+        frames = (file["frames_lo"].astype(np.uint16) | (file["frames_hi"].astype(np.uint16) << 8)).astype(float)
+        rows, theirs = file["loc_radial"], file["track_radial"]
+        knots, density_map = file["interp_radial_knots"], file["density_radial"]
+    settings = {"pala": True, "acquisition.px_mm": 1, "acquisition.frame_rate_hz": 1000, "locate.n_bubbles": n_bubbles}
+    result = ulm(frames, load_config("paper", settings), method="radial")
+    expected = rows[theirs[:, 1]][:, [3, 1, 2]] - 1
+    ours = result.tracks[["frame", "z", "x"]].to_numpy()
+    assert ours.shape == expected.shape
+    assert np.mean(np.abs(ours - expected).max(axis=1) < 1e-6) > 0.995
+    path = interpolate(result.tracks, px_mm=1, frame_rate_hz=1000)
+    at_frames = path[path.groupby("track").cumcount() % 25 == 0][["z", "x", "vz", "vx"]].to_numpy()
+    assert (np.abs(at_frames - knots[:, 1:5]) <= [0.01, 0.01, 1, 1]).all()
+    assert (result.maps["density"] != density_map).sum() <= 5

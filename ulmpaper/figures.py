@@ -185,8 +185,7 @@ def scale_bar(ax: Axes, width_px: float, px_mm: float | None) -> None:
     length = max(s for s in (step, 2 * step, 5 * step) if s <= target * (1 + 1e-9))
     text = f"{length:g} {unit}" if length >= 0.1 or unit == "px" else f"{length * 1000:g} µm"
     share = length / size / width_px
-    box = ax.get_position()
-    height = 0.012 * max(1.0, box.width / max(box.height, 1e-6))
+    height = 0.008 / ax.get_data_ratio()
     ax.add_patch(Rectangle((0.97 - share, 0.04), share, height, color="white", transform=ax.transAxes, zorder=5))
     ax.text(
         0.97 - share / 2,
