@@ -7,7 +7,6 @@ the field), ``viridis`` for speed, ``berlin`` (dark in the middle) for speed up 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -214,9 +213,11 @@ def save(figure: Figure, path: str | os.PathLike, **how: Any) -> Path:
     path = Path(path)
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     # No date and no version in the file: same figure, same bytes.
-    metadata: Mapping[str, None] = {"Software": None} if path.suffix == ".png" else {"CreationDate": None}
+    settings: dict[str, Any] = {"dpi": 200, "metadata": {"CreationDate": None}}
+    if path.suffix == ".png":
+        settings |= {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}}
     try:
-        figure.savefig(part, **{"dpi": 200, "metadata": metadata, **how})
+        figure.savefig(part, **{**settings, **how})
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
 
 Windows = NDArray[np.float64]
 Shifts = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -198,6 +197,8 @@ def spline_peak(windows: Windows, pala: bool = False) -> Shifts:
     PALA spreads its ``10 k`` points over the ``k - 1`` spans between the outermost pixels but reads them as 0.1 px
     apart, which stretches every shift by 1.225 (for k = 5); ``pala=True`` repeats that.
     """
+    from scipy.interpolate import CubicSpline  # here, because it is slow to load
+
     size = windows.shape[1]
     half = size // 2
     points = np.linspace(-half, half, _ENLARGE * size)
