@@ -23,16 +23,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import joblib
 import numpy as np
 from scipy import io
 
+from ulmpaper.config import load_config
 from ulmpaper.datasets import BlockStore
 from ulmpaper.example import example_block
+from ulmpaper.flow import displacement_maps
 from ulmpaper.localize import locate
-from ulmpaper.records import check_choice
+from ulmpaper.phantom import phantom_block
+from ulmpaper.records import Block, check_choice
 from ulmpaper.render import map_sums
+from ulmpaper.scenes import cam_scene, invivo_block, invivo_scene, psf_bank
+from ulmpaper.segment import segment_vessels
 from ulmpaper.settings import METHODS
+from ulmpaper.simulate import simulate_block
 from ulmpaper.track import drop_short, interpolate, link
+from ulmpaper.vessels import grow_vessels
 
 README = Path(__file__).with_name("README.md")
 SHAPE = (84, 143)
@@ -112,7 +120,46 @@ def bench_process() -> list[Row]:
     return rows
 
 
-SECTIONS = {"ulm": bench_ulm, "process": bench_process}
+def bench_simulate() -> list[Row]:
+    """What training and test data cost. Where two processes work, each measures its own CPU time."""
+    cfg, n_frames = load_config("paper"), 500
+    scene, bank = cam_scene(cfg, 0), psf_bank(cfg)
+
+    def speed_of(call: Callable[[], object], n_frames: int, n_processes: int) -> float:
+        times = joblib.Parallel(n_jobs=n_processes)(joblib.delayed(best_cpu_s)(call) for _ in range(n_processes))
+        return sum(n_frames / taken for taken in times)
+
+    def block() -> Block:
+        rng = np.random.default_rng(0)
+        return simulate_block(scene.mask, scene.maps, bank, n_frames=n_frames, n_bubbles=60, rng=rng)
+
+    rows = []
+    for n_processes, words, asked in ((1, "one process", ""), (2, "two processes", ">= 1,500")):
+        speed = f"{speed_of(block, n_frames, n_processes):,.0f} frames/s"
+        rows.append((f"simulate_block, {words}", speed, asked, "250 x 250 px, 60 bubbles a frame"))
+    scale = {"px_mm": cfg.acquisition.px_mm, "frame_rate_hz": cfg.acquisition.frame_rate_hz}
+    taken = best_cpu_s(lambda: displacement_maps(scene.mask, **scale))
+    rows.append(("displacement maps", f"{taken:.2f} s", "<= 0.5 s", "250 x 250 px"))
+    taken = best_cpu_s(lambda: segment_vessels(grow_vessels(rng=np.random.default_rng(0))))
+    rows.append(("picture of a CAM and its mask", f"{taken:.2f} s", "<= 5 s", "512 x 512 px"))
+    speed = f"{speed_of(lambda: phantom_block(1, n_frames=10), 10, 2):.1f} frames/s"
+    rows.append(("flow phantom, two processes", speed, ">= 8", "PyMUST, 84 x 143 px, 3 tilts, 45 bubbles"))
+    brain, brain_cfg = invivo_scene(cfg), load_config("paper", {"invivo.n_frames": 200})
+    speed = f"{200 / best_cpu_s(lambda: invivo_block(brain_cfg, 0, brain)):,.0f} frames/s"
+    rows.append(("invivo_block", speed, "", "78 x 118 px, tissue and noise"))
+    peaks = []
+    with tempfile.TemporaryDirectory() as folder:
+        for n_frames in (800, 4000):
+            command = [sys.executable, "-m", "ulmpaper", "simulate", "cam", "-o", f"{folder}/{n_frames}.h5"]
+            wall, cpu, peak = whole_process([*command, "--set", f"cam.n_frames={n_frames}"], repeats=1)
+            peaks.append(peak)
+            speed = f"{n_frames / cpu:,.0f} frames/CPU s"
+            rows.append((f"{n_frames:,} frames, settings to .h5", f"{peak:.0f} MB", "", f"{wall:.1f} s, {speed}"))
+    rows.append(("memory, 4,000 over 800 frames", f"{peaks[1] / peaks[0]:.2f}", "<= 1.3", ""))
+    return rows
+
+
+SECTIONS = {"ulm": bench_ulm, "process": bench_process, "simulate": bench_simulate}
 
 
 def main() -> None:

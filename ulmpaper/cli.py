@@ -79,6 +79,36 @@ def ulm(
 
 
 @app.command()
+def simulate(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="cam, phantom or invivo.", show_default=False)],
+    out: Annotated[str, typer.Option("-o", "--out", help="File (.h5); for phantom a folder.", show_default=False)],
+    split: Annotated[str | None, typer.Option(help="Of cam: train, validation or test.", show_default="test")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where invivo looks for a real map.", show_default="data")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    overrides: _Overrides = None,
+    jobs: Annotated[
+        int | None, typer.Option("-j", "--jobs", help="Processes, but for cam.", show_default="of the profile")
+    ] = None,
+) -> None:
+    """Simulate frames with their true bubbles, to train and to test on.
+
+    cam: the paper's simulator. phantom: tubes imaged by other physics, in PALA's files. invivo: a brain under moving
+    tissue. A run that was interrupted goes on where it stopped.
+    """
+    from ulmpaper.config import load_config
+    from ulmpaper.generate import generate
+
+    cfg = load_config(profile, _parse_overrides(overrides))
+    n_jobs = cfg.blocks.n_jobs if jobs is None else jobs
+    n_frames = generate(kind, out, cfg, split=split, data_dir=data_dir, n_jobs=n_jobs, progress=sys.stderr.isatty())
+    _say(f"{n_frames} frames with their true bubbles -> {out}")
+    if kind == "invivo":
+        _say("tissue hides the bubbles: run ulm with --set filter.svd_low=10")
+
+
+@app.command()
 def info(
     file: Annotated[Path, typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)],
     variable: Annotated[str | None, typer.Option(help="Name of the array in the file.")] = None,
@@ -107,6 +137,7 @@ def fetch(
     names: Annotated[list[str] | None, typer.Argument(help="What to fetch; see --list.", show_default=False)] = None,
     list_: Annotated[bool, typer.Option("--list", help="List what can be fetched.")] = False,
     small: Annotated[bool, typer.Option("--small", help="Fetch everything small.")] = False,
+    files: Annotated[list[str] | None, typer.Option("--file", help="Only this file of the set; repeatable.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder for the data.", show_default="data")] = None,
 ) -> None:
     """Fetch real data by name, checked and kept for the next time.
@@ -117,7 +148,7 @@ def fetch(
 
     if list_:
         for row in registry.registry_table(data_dir).itertuples():
-            here = "fetched" if row.fetched == "yes" else "not fetched"
+            here = {"yes": "fetched", "no": "not fetched"}.get(str(row.fetched), f"{row.fetched} fetched")
             typer.echo(
                 f"{row.name:14} {row.what}\n{'':14} {row.size}; licence: {row.licence}; {here}\n{'':14} {row.address}"
             )
@@ -126,7 +157,7 @@ def fetch(
     if not wanted:
         raise ValueError(f"nothing to fetch: name one of {', '.join(registry.REGISTRY)}, or --small, or --list")
     for name in wanted:
-        typer.echo(f"{name}: {registry.fetch(name, data_dir)}")
+        typer.echo(f"{name}: {registry.fetch(name, data_dir, files=files)}")
 
 
 @app.command()

@@ -79,6 +79,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "phantom.n_frames": 12,
         "invivo.n_blocks": 1,
         "invivo.n_frames": 60,
+        "invivo.upsample": 2,
     },
     "quick": {
         "example.n_frames": 800,

@@ -52,6 +52,8 @@ def _type_name(hint: Any) -> str:
 
 
 def _check_limits(value: Any, name: str, limits: Mapping[str, Any]) -> None:
+    if limits.get("ascending") and value[0] > value[1]:
+        raise ValueError(f"{name} must be two numbers, the lower one first, not {value}")
     for v in value if isinstance(value, tuple) else (value,):
         if v is None:
             continue
@@ -63,12 +65,14 @@ def _check_limits(value: Any, name: str, limits: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be above {limits['above']}, not {v}")
         if "low" in limits and not v >= limits["low"]:
             raise ValueError(f"{name} must be {limits['low']} or more, not {v}")
+        if "high" in limits and not v <= limits["high"]:
+            raise ValueError(f"{name} must be {limits['high']} or less, not {v}")
         if limits.get("odd") and v % 2 == 0:
             raise ValueError(f"{name} must be odd, not {v}")
 
 
 def setting(default: Any, meaning: str, *, unit: str = "-", source: str, **check: Any) -> Any:
-    """Field of a section; `check` may hold ``low`` (least value), ``above``, ``odd`` and ``choices``."""
+    """Field of a section; `check` may hold ``low``, ``high``, ``above``, ``odd``, ``ascending`` and ``choices``."""
     return field(default=default, metadata={"meaning": meaning, "unit": unit, "source": source, **check})
 
 
@@ -157,18 +161,27 @@ class Cam(Checked):
     """The paper's simulator: bubbles in the vessels of CAM-like pictures, drawn with extracted PSFs."""
 
     shape_px: tuple[int, int] = setting((250, 250), "size of a frame (z, x)", unit="px", source="paper §II-E", low=64)
-    n_frames: int = setting(20_000, "frames of the test set", unit="frames", source="paper §III", low=1)
-    sequence_frames: int = setting(500, "frames simulated in one go", unit="frames", source="ours", low=1)
+    n_frames: int = setting(
+        20_000, "frames of the training set, and of the test set", unit="frames", source="paper §II-E", low=1
+    )
+    sequence_frames: int = setting(
+        800, "frames simulated in one go, as many as ULM takes for a block", unit="frames", source="ours", low=1
+    )
     picture_px: int = setting(512, "side of a picture, of which frames show a part", unit="px", source="ours", low=64)
-    n_pictures: int = setting(4, "pictures that sequences take in turn", source="paper §II-E", low=1)
+    n_pictures: int = setting(
+        4, "pictures that training sequences take in turn", source="paper §II-E", low=1, high=1000
+    )
+    n_test_pictures: int = setting(
+        1, "other pictures for the test set, and others again for validation", source="ours", low=1, high=1000
+    )
     max_speed_mm_s: float = setting(
         5.0, "speed in the middle of the widest vessel", unit="mm/s", source="paper §II-D", above=0
     )
     n_bubbles: tuple[int, int] = setting(
-        (20, 100), "bubbles alive in a frame, drawn for each sequence", source="ours", low=0
+        (20, 100), "bubbles alive in a frame, drawn for each sequence", source="ours", low=0, ascending=True
     )
     ratio_db: tuple[float, float] = setting(
-        (20.0, 30.0), "bubbles over background, drawn likewise", unit="dB", source="ours"
+        (20.0, 30.0), "bubbles over background, drawn likewise", unit="dB", source="ours", ascending=True
     )
     mean_life: float = setting(400.0, "frames until a bubble is replaced", unit="frames", source="ours", above=0)
     psf: str = setting(
@@ -178,7 +191,7 @@ class Cam(Checked):
         0.0, "motion across the image plane; 0 is none", unit="1/frame", source="paper §II-D", low=0
     )
     memory: float = setting(
-        1.0, "correlation of the background over a frame; 1 is constant", source="paper §II-D", above=0
+        1.0, "correlation of the background over a frame; 1 is constant", source="paper §II-D", low=0, high=1
     )
 
 
@@ -198,9 +211,11 @@ class Invivo(Checked):
     n_blocks: int = setting(250, "blocks", source="paper §III-B", low=1)
     n_frames: int = setting(800, "frames of a block", unit="frames", source="PALA", low=16)
     shape_px: tuple[int, int] = setting((78, 118), "size of a frame (z, x)", unit="px", source="PALA", low=64)
+    upsample: int = setting(5, "pixels of the vessels' mask per frame pixel and side", source="ours", low=1)
     n_bubbles: int = setting(60, "bubbles alive in a frame", source="ours", low=0)
     max_speed_mm_s: float = setting(
         30.0, "speed in the middle of the widest vessel", unit="mm/s", source="ours", above=0
     )
     tissue_db: float = setting(30.0, "tissue over bubbles", unit="dB", source="ours")
-    motion_px: float = setting(0.3, "breathing, up and down", unit="px", source="ours", low=0)
+    noise_db: float = setting(25.0, "bubbles over noise, new in each frame", unit="dB", source="ours")
+    motion_px: float = setting(0.3, "breathing of the tissue, up and down", unit="px", source="ours", above=0)

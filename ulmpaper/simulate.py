@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from ulmpaper.bank import PsfBank
+from ulmpaper.bank import PsfBank, linear_array_psf, resample
 from ulmpaper.clutter import cut_speckle
 from ulmpaper.records import Block, bubble_table, check_bubbles, check_choice, check_positive
 from ulmpaper.synthesis import background, synthesize
@@ -230,7 +230,8 @@ def simulate_block(
     if ratio_db is not None:
         ratio = rng.uniform(*np.broadcast_to(ratio_db, 2))
         if speckle is None:
-            speckle = background((n_z, n_x) if memory == 1 else (2 * n_z, 2 * n_x), rng=rng)
+            probe = resample(linear_array_psf(), px_wavelengths=bank.px_wavelengths)
+            speckle = background((n_z, n_x) if memory == 1 else (2 * n_z, 2 * n_x), rng=rng, bank=probe)
         behind = cut_speckle(speckle, (n_z, n_x), 1 if memory == 1 else n_frames, memory=memory, rng=rng)
         behind *= MEAN_AMPLITUDE * 10 ** (-ratio / 20)
     frames = synthesize(

@@ -1,13 +1,11 @@
-"""Arrays in files: what a MAT, HDF5 or NumPy file holds, slices of it, and the HDF5 store of blocks.
-
-`datasets` says what the arrays mean; only it and programs that keep their own blocks need this module.
-"""
+"""Arrays in files: what a MAT, HDF5 or NumPy file holds, slices of it, and the HDF5 store of blocks."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -48,10 +46,8 @@ def list_arrays(path: Path) -> tuple[str, dict[str, ArrayInfo]]:
 
     Raises
     ------
-    ValueError
-        Another kind of file, or a damaged one.
-    OSError
-        No such file.
+    ValueError, OSError
+        Another kind of file, or a damaged one; no such file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is a folder, give a file" if path.is_dir() else f"there is no file {path}")
@@ -61,8 +57,7 @@ def list_arrays(path: Path) -> tuple[str, dict[str, ArrayInfo]]:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             return "NumPy", {"array": ArrayInfo(array.shape, "tzx")} if array.dtype.kind in "iufc" else {}
         if not h5py.is_hdf5(path):
-            known = [(name, shape) for name, shape, kind in whosmat(path) if kind in _MATLAB_NUMBERS]
-            return "MAT v5", {name: ArrayInfo(shape, "zxt") for name, shape in known}
+            return "MAT v5", {n: ArrayInfo(shape, "zxt") for n, shape, kind in whosmat(path) if kind in _MATLAB_NUMBERS}
         with h5py.File(path) as file:
             if file.attrs.get("format") == _FORMAT:
                 size = file["frames"].shape[1:] if "frames" in file else (0, 0)
@@ -109,13 +104,13 @@ class BlockStore:
     mode : {"r", "w", "a"}
         Read; write anew, under another name until the store is closed without an error; or go on where the last
         complete block ends, so that a run that was interrupted can be taken up again.
+    about : mapping, optional
+        What else a new store keeps: text, numbers and lists of them, read back as `about`.
 
     Raises
     ------
-    ValueError
-        Unknown mode, or a file that is not a sound block store.
-    OSError
-        No such file or folder.
+    ValueError, OSError
+        Unknown mode, or a file that is not a sound block store; no such file or folder.
 
     Notes
     -----
@@ -133,17 +128,17 @@ class BlockStore:
     (5, (2, 8, 8), 1000.0)
     """
 
-    def __init__(self, path: str | Path, mode: str = "r") -> None:
+    def __init__(self, path: str | Path, mode: str = "r", about: Mapping[str, Any] | None = None) -> None:
         self.path = Path(path)
         check_choice(mode, ("r", "w", "a"), "mode")
         if mode == "a" and not self.path.exists():
-            BlockStore(path, "w").close()
+            BlockStore(path, "w", about).close()
         self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part") if mode == "w" else None
         if self._part:
             if not self.path.parent.is_dir():
                 raise FileNotFoundError(f"there is no folder {self.path.parent}: make it first")
             self._file = DiskFile(self._part, "w")
-            self._file.attrs.update({"format": _FORMAT, "complete": 0})
+            self._file.attrs.update({"format": _FORMAT, "complete": 0, "about": json.dumps(about or {})})
             return
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no file {self.path}")
@@ -192,6 +187,11 @@ class BlockStore:
     def source(self) -> str:
         """What the frames are, in the words of the first block."""
         return str(self._file.attrs.get("source", "empty block store"))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the store was told when it was made."""
+        return json.loads(self._file.attrs.get("about", "{}"))
 
     @property
     def has_truth(self) -> bool:

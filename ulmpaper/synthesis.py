@@ -12,7 +12,9 @@ common carrier :math:`e^{i 4 \\pi z / \\lambda}` drops out of the modulus.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,17 @@ _COLUMNS = ("frame", "z", "x", "score", "psf", "phase")
 _CHUNK_BUBBLES = 1024
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # memory is the limit: more are no faster, and far slower where cores are busy
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+@_one_thread()
 def synthesize(
     bubbles: pd.DataFrame,
     bank: PsfBank,
@@ -48,10 +61,8 @@ def synthesize(
         outside the picture are drawn as far as they reach into it.
     bank : PsfBank
         Their PSFs.
-    shape_px : (int, int)
-        Size of a frame (z, x) [px].
-    n_frames : int
-        Number of frames.
+    shape_px, n_frames : (int, int), int
+        Size of a frame (z, x) [px], and number of frames.
     background : array_like (Z, X) or (T, Z, X), optional
         Complex amplitude added to each frame.
     iq : bool
@@ -133,10 +144,8 @@ def background(
         Source of positions and amplitudes.
     bank : PsfBank, optional
         PSFs, each scatterer takes one; by default `linear_array_psf`.
-    density : float
-        Scatterers per pixel.
-    device : str
-        See `synthesize`.
+    density, device : float, str
+        Scatterers per pixel; see `synthesize`.
 
     Returns
     -------

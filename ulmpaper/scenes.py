@@ -1,0 +1,296 @@
+"""From settings to data: vessels, blocks of frames and whole data sets of three kinds.
+
+``cam`` is the paper's simulator, ``phantom`` the test by other physics, ``invivo`` a stand-in for a living brain. Each
+picture and each block draws its random numbers from the seed, its kind and its own number: it can be made alone, in
+any order and in any process, and comes out the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from skimage.transform import resize_local_mean
+
+from ulmpaper import registry
+from ulmpaper.array import WAVELENGTH_MM
+from ulmpaper.bank import SHIPPED_BANK, PsfBank, linear_array_psf, read_bank, resample
+from ulmpaper.clutter import cut_speckle, tissue_clutter
+from ulmpaper.config import Config
+from ulmpaper.flow import displacement_maps
+from ulmpaper.phantom import phantom_block
+from ulmpaper.records import Block, check_choice
+from ulmpaper.segment import segment_vessels, vessels_from_density_map
+from ulmpaper.simulate import MEAN_AMPLITUDE, advect, simulate_block
+from ulmpaper.synthesis import background, synthesize
+from ulmpaper.vessels import grow_network, lumen_mask, photograph
+
+# Number of the first picture of each split; the settings allow at most a thousand pictures in each.
+SPLITS = {"train": 0, "validation": 1000, "test": 2000}
+_BANKS = {"bmode": "psf_bank.npz", "iq": "psf_bank_iq.npz"}
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Vessels and the flow in them, on a grid as fine as that of the frames or finer.
+
+    Parameters
+    ----------
+    picture : ndarray (Z, X) float32
+        The photograph or map that shows them, 0 to 1.
+    lumen : ndarray (Z, X) bool or None
+        Inside of the vessels; None where the truth is not known.
+    mask : ndarray (Z, X) bool
+        Inside of the vessels as segmented from the picture: here bubbles flow.
+    maps : ndarray (2, Z, X) float32
+        Steps along z and x [frame px/frame].
+    upsample : int
+        Pixels of this grid for one of the frames, along each axis.
+    source : str
+        What it is, in words fit for a figure's title.
+    """
+
+    picture: NDArray[np.float32]
+    lumen: NDArray[np.bool_] | None
+    mask: NDArray[np.bool_]
+    maps: NDArray[np.float32]
+    upsample: int
+    source: str
+
+    def __post_init__(self) -> None:
+        for array in (self.picture, self.lumen, self.mask, self.maps):
+            if array is not None:
+                array.setflags(write=False)  # for scenes are kept and shared
+
+
+def psf_bank(cfg: Config, kind: str | None = None) -> PsfBank:
+    """Read the PSFs that come with the package, on the pixels of the settings.
+
+    Parameters
+    ----------
+    cfg : Config
+        Settings; the pixel is ``cfg.acquisition.px_mm``.
+    kind : {"bmode", "iq"}, optional
+        Envelopes cut from B-mode, or PSFs with their phase cut from IQ; by default ``cfg.cam.psf``.
+    """
+    name = _BANKS[check_choice(cfg.cam.psf if kind is None else kind, _BANKS, "kind of PSF")]
+    return _bank(name, round(cfg.acquisition.px_mm / WAVELENGTH_MM, 9))
+
+
+def cam_pictures(cfg: Config, split: str) -> range:
+    """Numbers of the pictures that the sequences of a split take in turn.
+
+    Parameters
+    ----------
+    cfg : Config
+        Settings.
+    split : {"train", "validation", "test"}
+        They share no picture. The paper does not say whether its test pictures are others than the training ones.
+
+    Examples
+    --------
+    >>> from ulmpaper.config import load_config
+    >>> [cam_pictures(load_config("paper"), split) for split in SPLITS]
+    [range(0, 4), range(1000, 1001), range(2000, 2001)]
+    """
+    first = SPLITS[check_choice(split, SPLITS, "split")]
+    return range(first, first + (cfg.cam.n_pictures if split == "train" else cfg.cam.n_test_pictures))
+
+
+@functools.lru_cache(maxsize=16)
+def cam_scene(cfg: Config, number: int) -> Scene:
+    """Grow a CAM-like picture, cut a part out of it, segment that and let blood flow (Fig. 2a-d).
+
+    Parameters
+    ----------
+    cfg : Config
+        Settings, section ``cam``.
+    number : int
+        Number of the picture, see `cam_pictures`.
+
+    Raises
+    ------
+    ValueError
+        Frames larger than the picture.
+    """
+    rng, side = _rng(cfg, "cam picture", number), cfg.cam.picture_px
+    if max(cfg.cam.shape_px) > side:
+        raise ValueError(
+            f"frames of {cfg.cam.shape_px} px do not fit into a picture of {side} x {side} px: "
+            "raise cam.picture_px or lower cam.shape_px"
+        )
+    network = grow_network((side, side), rng=rng)
+    part = tuple(slice(start, start + n) for n in cfg.cam.shape_px for start in [int(rng.integers(side - n + 1))])
+    picture, lumen = photograph(network, rng=rng)[part], lumen_mask(network)[part]
+    mask = segment_vessels(picture)
+    maps = displacement_maps(mask, **_scale(cfg), max_speed_mm_s=cfg.cam.max_speed_mm_s, rng=rng)
+    return Scene(picture, lumen, mask, maps, 1, f"CAM-like picture {number}, grown")
+
+
+def cam_block(cfg: Config, split: str, number: int, *, device: str = "cpu") -> Block:
+    """Simulate a sequence of ``cfg.cam.sequence_frames`` frames as the paper does (section II-D).
+
+    Parameters
+    ----------
+    cfg : Config
+        Settings, section ``cam``.
+    split : {"train", "validation", "test"}
+        Whose pictures and random numbers.
+    number : int
+        Number of the sequence, from 0 without end.
+    device : str
+        Where torch draws the frames: ``cpu`` or ``cuda``.
+
+    Returns
+    -------
+    Block
+        B-mode (T, Z, X) float32 with the table of `simulate.advect`, whose bubbles are numbered for each sequence.
+    """
+    pictures, cam = cam_pictures(cfg, split), cfg.cam
+    scene = cam_scene(cfg, pictures[number % len(pictures)])
+    names = ("n_bubbles", "ratio_db", "mean_life", "cross_speed", "memory")
+    block = simulate_block(
+        scene.mask,
+        scene.maps,
+        psf_bank(cfg),
+        n_frames=cam.sequence_frames,
+        rng=_rng(cfg, f"cam {split}", number),
+        device=device,
+        **{name: getattr(cam, name) for name in names},
+        **_scale(cfg),
+    )
+    return dataclasses.replace(block, source=f"CAM simulation, {split} set")
+
+
+def cam_blocks(cfg: Config, split: str = "test", *, first: int = 0) -> Iterator[Block]:
+    """Yield the sequences of a split from number `first` on, ``cfg.cam.n_frames`` in all; the last is cut to fit."""
+    size, total = cfg.cam.sequence_frames, cfg.cam.n_frames
+    for number in range(first, -(-total // size)):
+        yield _cut(cam_block(cfg, split, number), total - number * size)
+
+
+def phantom_blocks(
+    cfg: Config, *, cache_dir: str | Path | None, n_jobs: int = 1, first: int = 0, progress: bool = False
+) -> Iterator[Block]:
+    """Yield the sequences of the phantom but the `first` ones; see `phantom.phantom_block`, which counts from 1."""
+    options: dict[str, Any] = {"n_jobs": n_jobs, "cache_dir": cache_dir, "progress": progress}
+    n_frames, n_bubbles = cfg.phantom.n_frames, cfg.phantom.n_bubbles
+    for number in range(first + 1, cfg.phantom.n_sequences + 1):
+        yield phantom_block(number, n_frames=n_frames, n_bubbles=n_bubbles, seed=cfg.seed, **options)
+
+
+def invivo_scene(cfg: Config, data_dir: str | Path | None = None) -> Scene:
+    """Lay out the vessels of a brain, finer than the frames by ``cfg.invivo.upsample``.
+
+    PALA's maps of a rat's brain give course, direction and speed where they have been fetched to `data_dir` or lie in
+    the mirror, see `registry.fetch`; nothing is downloaded here. Else vessels are grown; `source` tells which.
+    """
+    px, rng = cfg.invivo.upsample, _rng(cfg, "invivo vessels", 0)
+    shape = (px * cfg.invivo.shape_px[0], px * cfg.invivo.shape_px[1])
+    flow = {**_scale(cfg), "max_speed_mm_s": cfg.invivo.max_speed_mm_s}
+    if _at_hand("rat-brain-map", data_dir):
+        folder = registry.fetch("rat-brain-map", data_dir)
+        names = [folder / f"PALA_InVivoRatBrain_example_{kind}.tif" for kind in ("MatOut", "MatOut_zdir", "VelMorm")]
+        density, direction, speed = (np.asarray(Image.open(name)) for name in names)
+        mask, maps = vessels_from_density_map(density, direction, speed, shape_px=shape, **flow)
+        picture = resize_local_mean(density.max(axis=2), shape, preserve_range=True).astype(np.float32) / 255
+        return Scene(picture, None, mask, maps, px, "PALA's map of a rat's brain")
+    network = grow_network(shape, rng=rng)
+    picture = photograph(network, rng=rng)
+    mask = segment_vessels(picture)
+    maps = displacement_maps(mask, **flow, rng=rng)
+    return Scene(picture, lumen_mask(network), mask, maps, px, "grown vessels")
+
+
+def invivo_block(cfg: Config, number: int, scene: Scene) -> Block:
+    """Simulate a block of IQ in which tissue hides the bubbles.
+
+    Parameters
+    ----------
+    cfg : Config
+        Settings, section ``invivo``.
+    number, scene : int, Scene
+        Number of the block, from 0 without end; vessels made by `invivo_scene`.
+
+    Returns
+    -------
+    Block
+        Bubbles, noise and tissue (T, Z, X) complex64, with the true bubbles.
+
+    Notes
+    -----
+    The tissue breathes, the vessels in it stand still. `filters.svd_filter` from component 10 on brings the bubbles
+    back: of 60 in PALA's map radial symmetry then finds 70 % within half a pixel, and 75 % where there is no tissue
+    at all. From component 5 on and with PALA's band of 50 to 250 Hz, which slow bubbles do not pass, it finds 63 %.
+    """
+    invivo, rng, bank = cfg.invivo, _rng(cfg, "invivo block", number), psf_bank(cfg, "iq")
+    n_frames, (n_z, n_x), px = invivo.n_frames, invivo.shape_px, scene.upsample
+    life: dict[str, Any] = {"n_bubbles": invivo.n_bubbles, "n_psf": len(bank)}
+    with warnings.catch_warnings(action="ignore"):  # of steps over a pixel, which `invivo_scene` has judged
+        bubbles = advect(scene.mask, px * scene.maps, n_frames=n_frames, rng=rng, **life)
+    bubbles = bubbles.assign(**{axis: (bubbles[axis] + 0.5) / px - 0.5 for axis in ("z", "x")})
+    probe = resample(linear_array_psf(), px_wavelengths=bank.px_wavelengths)
+    noise = cut_speckle(background((2 * n_z, 2 * n_x), rng=rng, bank=probe), (n_z, n_x), n_frames, memory=0, rng=rng)
+    bubbles_db = 20 * math.log10(MEAN_AMPLITUDE)
+    noise *= 10 ** ((bubbles_db - invivo.noise_db) / 20)
+    frames = tissue_clutter(
+        (n_z, n_x),
+        n_frames,
+        rng=rng,
+        frame_rate_hz=cfg.acquisition.frame_rate_hz,
+        level_db=bubbles_db + invivo.tissue_db,
+        motion_px=invivo.motion_px,
+        px_wavelengths=bank.px_wavelengths,
+    )
+    frames += synthesize(bubbles, bank, (n_z, n_x), n_frames=n_frames, background=noise, iq=True).numpy()
+    return Block(frames, bubbles, **_scale(cfg), source=f"in vivo simulation, {scene.source}")
+
+
+def invivo_blocks(cfg: Config, scene: Scene, *, first: int = 0, n_jobs: int = 1) -> Iterator[Block]:
+    """Yield blocks of the in vivo simulation from number `first` on, ``cfg.invivo.n_blocks`` in all.
+
+    Each of `n_jobs` processes makes a block at a time; the blocks do not depend on it.
+    """
+    n_jobs = joblib.effective_n_jobs(n_jobs)
+    for start in range(first, cfg.invivo.n_blocks, n_jobs):  # so that no more blocks than these are in memory
+        numbers = range(start, min(start + n_jobs, cfg.invivo.n_blocks))
+        tasks = (joblib.delayed(invivo_block)(cfg, number, scene) for number in numbers)
+        yield from joblib.Parallel(n_jobs=n_jobs, max_nbytes=None)(tasks)
+
+
+@functools.lru_cache(maxsize=4)
+def _bank(name: str, px_wavelengths: float) -> PsfBank:
+    return resample(read_bank(SHIPPED_BANK.with_name(name)), px_wavelengths=px_wavelengths)
+
+
+def _scale(cfg: Config) -> dict[str, Any]:
+    return {"px_mm": cfg.acquisition.px_mm, "frame_rate_hz": cfg.acquisition.frame_rate_hz}
+
+
+def _rng(cfg: Config, what: str, number: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence([cfg.seed, zlib.crc32(what.encode()), number]))
+
+
+def _at_hand(name: str, data_dir: str | Path | None) -> bool:
+    """Whether a data set can be fetched without the network."""
+    table, mirror = registry.registry_table(data_dir), Path(os.environ.get("ULMPAPER_DATA_MIRROR") or os.devnull)
+    fetched = bool((table["fetched"][table["name"] == name] == "yes").all())
+    return fetched or all((mirror / file.name).is_file() for file in registry.REGISTRY[name].files)
+
+
+def _cut(block: Block, n_frames: int) -> Block:
+    """A block of `n_frames` at most."""
+    bubbles = None if block.bubbles is None else block.bubbles[block.bubbles["frame"] < n_frames]
+    return dataclasses.replace(block, frames=block.frames[:n_frames], bubbles=bubbles)
