@@ -30,8 +30,8 @@ LAYERS = [
         "vessels",
     },
     {"datasets", "phantom", "simulate"},
-    {"figures", "pipeline", "player"},
-    {"results"},
+    {"figures", "pipeline", "player", "scenes"},
+    {"figure2", "generate", "results"},
     {"cli"},
     {"__main__"},
 ]

@@ -215,10 +215,17 @@ def write_pala(
     setup = _pala_setup(len(frames), len(positions), block.frame_rate_hz or FRAME_RATE_HZ, acquisition)
     beside = {name: setup[name] for name in ("Media", "P", "Resource", "Trans", "TX")}
     content = {"IQ": np.moveaxis(frames, 0, -1), "ListPos": positions, **beside}
-    _write(path, functools.partial(savemat, mdict=content, oned_as="row"))
+    _write(path, functools.partial(_save_mat, content=content))
     setup["P"]["Nrepeat"] = len(list(path.parent.glob("PALA_InSilicoFlow_IQ*.mat")))
-    _write(folder / "PALA_InSilicoFlow_sequence.mat", functools.partial(savemat, mdict=setup, oned_as="row"))
+    _write(folder / "PALA_InSilicoFlow_sequence.mat", functools.partial(_save_mat, content=setup))
     return path
+
+
+def _save_mat(file: BinaryIO, content: dict[str, Any]) -> None:
+    savemat(file, content, oned_as="row")
+    # The text at the start of the file would carry the time: same data, same bytes.
+    file.seek(0)
+    file.write(b"MATLAB 5.0 MAT-file, written by ulmpaper".ljust(116))
 
 
 def _list_pos(bubbles: pd.DataFrame, n_frames: int, acquisition: Acquisition) -> NDArray[np.float64]:
