@@ -165,8 +165,8 @@ def plot_steps(
     """
     limit = step_limit(steps) if limit_px is None else limit_px
     shown = np.where(mask, steps, np.nan)
-    # Colours are mixed, not values: those of up and down would cancel.
-    image = ax.imshow(shown, cmap=_STEPS, vmin=-limit, vmax=limit, interpolation_stage="rgba")
+    # Not smoothed: thin vessels would go grey.
+    image = ax.imshow(shown, cmap=_STEPS, vmin=-limit, vmax=limit, interpolation="nearest")
     _finish(ax, shown.shape, px_mm, title)
     bar = _colour_bar(ax, image, "px/frame", extend="both").ax
     factor = px_mm * frame_rate_hz

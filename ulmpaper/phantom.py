@@ -1,7 +1,8 @@
 """Flow phantom: bubbles in known tubes, imaged by `ulmpaper.array`, in the layout of PALA's in silico data.
 
 The tubes resemble those of PALA (Heiles et al. 2022), whose course and speeds are not published as numbers. The
-simulator has nothing in common with the one that makes the training data, so the phantom tests what was learnt.
+frames are simulated by physics, those for training drawn with patches, so the phantom tests what was learnt. (The
+shipped patches were cut from frames of the same array simulator, in other tissue: the banks share that with it.)
 """
 
 from __future__ import annotations
