@@ -15,10 +15,24 @@ ROOT = PACKAGE.parent
 # A module imports only from layers below its own, never sideways.
 LAYERS = [
     {"records"},
-    {"array", "bank", "clutter", "diskfile", "example", "filters", "flow", "registry", "settings", "subpixel", "tubes"},
+    {
+        "array",
+        "bank",
+        "clutter",
+        "diskfile",
+        "example",
+        "filters",
+        "flow",
+        "model",
+        "registry",
+        "settings",
+        "subpixel",
+        "tubes",
+    },
     {
         "config",
         "localize",
+        "loss",
         "metrics",
         "psf",
         "quality",
@@ -26,6 +40,7 @@ LAYERS = [
         "segment",
         "storage",
         "synthesis",
+        "targets",
         "track",
         "vessels",
     },
@@ -35,7 +50,7 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
-MAY_IMPORT_TORCH = {"simulate", "synthesis"}
+MAY_IMPORT_TORCH = {"loss", "model", "simulate", "synthesis", "targets"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 
