@@ -232,8 +232,8 @@ def invivo_block(cfg: Config, number: int, scene: Scene) -> Block:
     Notes
     -----
     The tissue breathes, the vessels in it stand still. `filters.svd_filter` from component 10 on brings the bubbles
-    back: of 60 in PALA's map radial symmetry then finds 70 % within half a pixel, and 75 % where there is no tissue
-    at all. From component 5 on and with PALA's band of 50 to 250 Hz, which slow bubbles do not pass, it finds 63 %.
+    back, nearly as many as where there is no tissue at all. PALA's band of 50 to 250 Hz costs some: slow bubbles do
+    not pass it.
     """
     invivo, rng, bank = cfg.invivo, _rng(cfg, "invivo block", number), psf_bank(cfg, "iq")
     n_frames, (n_z, n_x), px = invivo.n_frames, invivo.shape_px, scene.upsample
