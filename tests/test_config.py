@@ -73,5 +73,5 @@ def test_settings_cannot_be_changed_afterwards() -> None:
 def test_every_setting_states_unit_source_and_meaning() -> None:
     table = config_table(load_config())
     assert (table[["unit", "source", "meaning"]].map(len) > 0).all(axis=None)
-    assert table["source"].str.match(r"(paper §|PALA|ours)").all()
+    assert table["source"].str.match(r"(paper §|PALA|mSPCN|ours)").all()
     assert json.dumps(dataclasses.asdict(load_config()))

@@ -15,20 +15,24 @@ from typing import Any
 
 import pandas as pd
 
+from ulmpaper.checked import Checked, setting
 from ulmpaper.records import check_choice
 from ulmpaper.settings import (
     Acquisition,
     Blocks,
     Cam,
-    Checked,
+    Compute,
+    Count,
     Example,
     Filter,
     Invivo,
     Locate,
+    Ml3d,
+    Mspcn,
     Phantom,
     Render,
     Track,
-    setting,
+    Train,
 )
 
 
@@ -46,6 +50,11 @@ class Config(Checked):
     cam: Cam = field(default_factory=Cam)
     phantom: Phantom = field(default_factory=Phantom)
     invivo: Invivo = field(default_factory=Invivo)
+    ml3d: Ml3d = field(default_factory=Ml3d)
+    count: Count = field(default_factory=Count)
+    mspcn: Mspcn = field(default_factory=Mspcn)
+    train: Train = field(default_factory=Train)
+    compute: Compute = field(default_factory=Compute)
     seed: int = setting(2024, "root of every random number", source="ours", low=0)
     pala: bool = setting(
         False, "repeat PALA's own rules, defects included, instead of the corrected ones", source="ours"

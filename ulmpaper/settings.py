@@ -5,88 +5,14 @@
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import math
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from ulmpaper.records import check_choice
+from ulmpaper.checked import Checked, setting
 
 METHODS = ("none", "weighted", "radial", "gaussian", "parabola", "cubic", "lanczos", "spline")
-
-
-def _coerce(value: Any, hint: Any, name: str) -> Any:
-    """`value` as the type `hint` asks for; strings from the command line are read as Python literals."""
-    error = ValueError(f"{name} takes {_type_name(hint)}, not {value!r}")
-    if isinstance(value, str) and hint is not str:
-        try:
-            value = ast.literal_eval(value.capitalize() if value.lower() in ("true", "false", "none") else value)
-        except (ValueError, SyntaxError):
-            raise error from None
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        hint = next(a for a in typing.get_args(hint) if a is not type(None))
-    if typing.get_origin(hint) is tuple:
-        args = typing.get_args(hint)
-        if isinstance(value, tuple | list) and len(value) == len(args):
-            return tuple(_coerce(v, a, name) for v, a in zip(value, args, strict=True))
-    elif hint is float and type(value) is int:
-        return float(value)
-    elif type(value) is hint:
-        return value
-    raise error
-
-
-def _type_name(hint: Any) -> str:
-    if isinstance(hint, types.UnionType):
-        return " or ".join(_type_name(a) for a in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        return f"{len(typing.get_args(hint))} values ({', '.join(_type_name(a) for a in typing.get_args(hint))})"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return names.get(hint, "none")
-
-
-def _check_limits(value: Any, name: str, limits: Mapping[str, Any]) -> None:
-    if limits.get("ascending") and value[0] > value[1]:
-        raise ValueError(f"{name} must be two numbers, the lower one first, not {value}")
-    for v in value if isinstance(value, tuple) else (value,):
-        if v is None:
-            continue
-        if isinstance(v, float) and not math.isfinite(v):
-            raise ValueError(f"{name} must be finite, not {v}")
-        if "choices" in limits:
-            check_choice(v, limits["choices"], name)
-        if "above" in limits and not v > limits["above"]:
-            raise ValueError(f"{name} must be above {limits['above']}, not {v}")
-        if "low" in limits and not v >= limits["low"]:
-            raise ValueError(f"{name} must be {limits['low']} or more, not {v}")
-        if "high" in limits and not v <= limits["high"]:
-            raise ValueError(f"{name} must be {limits['high']} or less, not {v}")
-        if limits.get("odd") and v % 2 == 0:
-            raise ValueError(f"{name} must be odd, not {v}")
-
-
-def setting(default: Any, meaning: str, *, unit: str = "-", source: str, **check: Any) -> Any:
-    """Field of a section; `check` may hold ``low``, ``high``, ``above``, ``odd``, ``ascending`` and ``choices``."""
-    return field(default=default, metadata={"meaning": meaning, "unit": unit, "source": source, **check})
-
-
-class Checked:
-    """Section that checks each of its fields against its type and the limits in its metadata."""
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            if not f.metadata:  # a section, checked by itself
-                continue
-            value = _coerce(getattr(self, f.name), hints[f.name], f.name)
-            object.__setattr__(self, f.name, value)
-            _check_limits(value, f.name, f.metadata)
+NETWORKS = ("ml3d", "mspcn")
+DECAYS = ("none", "cosine", "halfway")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -114,7 +40,7 @@ class Filter(Checked):
 class Locate(Checked):
     """Detection and sub-pixel localization."""
 
-    method: str = setting("radial", "sub-pixel method", source="paper §III", choices=METHODS)
+    method: str = setting("radial", "sub-pixel method, or network", source="paper §III", choices=METHODS + NETWORKS)
     n_bubbles: int = setting(40, "strongest peaks kept in a frame", source="PALA", low=1)
     min_score: float = setting(0.0, "peaks must be above this value of the frame", source="ours", low=0)
     roi_px: int = setting(5, "side of the square window, odd", unit="px", source="PALA", low=3, odd=True)
@@ -219,3 +145,98 @@ class Invivo(Checked):
     tissue_db: float = setting(30.0, "tissue over bubbles", unit="dB", source="ours")
     noise_db: float = setting(25.0, "bubbles over noise, new in each frame", unit="dB", source="ours")
     motion_px: float = setting(0.3, "breathing of the tissue, up and down", unit="px", source="ours", above=0)
+
+
+@dataclass(frozen=True)
+class Fitted(Checked):
+    """What each network has in its training, with the paper's values."""
+
+    epochs: int = setting(200, "epochs", source="paper §II-E", low=1)
+    steps: int = setting(200, "steps of an epoch; here all 20,000 frames once", source="paper §II-E", low=1)
+    batch: int = setting(10, "windows, or single frames, of a step", source="paper §II-E", low=1)
+    accumulate: int = setting(1, "parts in which a batch goes through the network", source="ours", low=1)
+    crop_px: int | None = setting(
+        None, "side of the part cut out of a frame; None takes all of it", unit="px", source="paper §II-E", low=16
+    )
+    learning_rate: float = setting(1e-3, "step size of Adam", source="paper §II-E", above=0)
+    warmup: float = setting(0.0, "share of the steps in which the step size grows", source="ours", low=0, high=1)
+    decay: str = setting(
+        "none", "how it falls then: not, as a cosine to 0, or times 0.1 halfway", source="ours", choices=DECAYS
+    )
+    clip: float = setting(1.0, "largest norm of the gradient", source="ours", above=0)
+    weights: str | None = setting(None, "file of weights to use; None takes those shipped", source="ours")
+
+
+@dataclass(frozen=True)
+class Ml3d(Fitted):
+    """3DML-ResNet: its size, training and use."""
+
+    features: int = setting(96, "channels of the hidden layers", source="paper §II-A", low=1)
+    blocks: int = setting(10, "residual blocks", source="paper §II-A", low=1)
+    temporal_kernel: int = setting(3, "frames under a convolution, odd", source="paper §II-A", low=1, odd=True)
+    output: str = setting("sigmoid", "last layer", source="ours", choices=("sigmoid", "linear"))
+    window: int = setting(10, "frames that go through the network together", source="paper §II-E", low=1)
+    stride: int = setting(1, "frames from one window to the next", unit="frames", source="paper §II-A", low=1)
+    sigma_px: float = setting(1.0, "blur of the detection loss", unit="px", source="ours", low=0)
+    masked: bool = setting(True, "offset loss at true bubbles only", source="ours")
+    suppress: bool = setting(True, "only peaks of p are bubbles", source="ours")
+
+
+@dataclass(frozen=True)
+class Count(Fitted):
+    """The network that counts bubbles: its size, training and use."""
+
+    features: int = setting(16, "channels of the first layer", source="ours", low=1)
+    n_max: int | None = setting(60, "largest number told of a tile; None is a regression", source="ours", low=1)
+    tile_px: int = setting(64, "side of the tiles in which frames are counted", unit="px", source="ours", low=16)
+
+
+@dataclass(frozen=True)
+class Mspcn(Fitted):
+    """mSPCN, to which the paper compares: its size, training and use."""
+
+    epochs: int = setting(60, "epochs", source="mSPCN", low=1)
+    batch: int = setting(4, "single frames of a step", source="mSPCN", low=1)
+    decay: str = setting("halfway", "how the step size falls", source="mSPCN", choices=DECAYS)
+    upsample: int = setting(4, "fine pixels per pixel and side", source="mSPCN", low=1)
+    sparsity: float = setting(1.0, "weight of the sparsity loss", source="mSPCN", low=0)
+    threshold: float | None = setting(
+        None, "smallest peak that is a bubble; None takes the best on validation data", source="ours", above=0
+    )
+
+
+@dataclass(frozen=True)
+class Train(Checked):
+    """What the trainings of all networks share. The paper's simulator is in section ``cam``."""
+
+    psf: str = setting(
+        "bmode",
+        "PSFs from B-mode, IQ, or a sequence from either",
+        source="paper §II-D",
+        choices=("bmode", "iq", "both"),
+    )
+    stretch: tuple[float, float] = setting(
+        (1.0, 1.0), "factor that widens the PSFs, drawn for each sequence", source="ours", above=0, ascending=True
+    )
+    gain: tuple[float, float] = setting(
+        (1.0, 1.0), "factor on each normalized window, drawn", source="ours", above=0, ascending=True
+    )
+    crops: int = setting(1, "parts cut out of each simulated sequence", source="ours", low=1)
+    precision: str = setting(
+        "auto", "of the network; auto is bfloat16 where the processor has it", source="ours", choices=PRECISIONS
+    )
+    validation_frames: int = setting(200, "frames scored after each epoch", unit="frames", source="ours", low=1)
+
+
+@dataclass(frozen=True)
+class Compute(Checked):
+    """Where and how networks run."""
+
+    device: str = setting("auto", "processor; auto is CUDA where there is one", source="ours")
+    precision: str = setting("float32", "of a trained network in use", source="ours", choices=PRECISIONS)
+    compile: bool = setting(False, "let torch compile the networks", source="ours")
+    batch: int = setting(4, "windows or frames that go through a network together", source="ours", low=1)
+    tile_px: int | None = setting(
+        None, "side of the parts in which large frames are looked at; None takes all", unit="px", source="ours", low=32
+    )
+    workers: int = setting(1, "processes that simulate ahead of a training", source="ours", low=0)
