@@ -30,6 +30,7 @@ LAYERS = [
         "tubes",
     },
     {
+        "crb",
         "localize",
         "loss",
         "metrics",
@@ -43,14 +44,32 @@ LAYERS = [
         "targets",
         "track",
         "vessels",
+        "weights",
     },
-    {"config", "datasets", "phantom", "simulate"},
+    {"config", "datasets", "domain", "phantom", "predict", "processes", "runs", "simulate"},
+    {"infer"},
     {"figures", "pipeline", "player", "scenes"},
-    {"figure2", "generate", "results"},
+    {"figure1", "figure2", "generate", "results", "windows"},
+    {"recipes"},
+    {"train"},
     {"cli"},
     {"__main__"},
 ]
-MAY_IMPORT_TORCH = {"loss", "model", "simulate", "synthesis", "targets"}
+MAY_IMPORT_TORCH = {
+    "infer",
+    "loss",
+    "model",
+    "predict",
+    "processes",
+    "recipes",
+    "runs",
+    "simulate",
+    "synthesis",
+    "targets",
+    "train",
+    "weights",
+    "windows",
+}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 from scipy import ndimage as ndi
 
+from ulmpaper import simulate
 from ulmpaper.flow import displacement_maps, drop_small
 
 # With 1 mm pixels and 1 frame per second, steps are speeds; the fastest moves one pixel per frame.
@@ -218,6 +219,23 @@ def test_measured_direction_and_speed_overrule_the_shape(tubes: np.ndarray) -> N
     assert np.hypot(*maps)[upright] == pytest.approx(0.25)
     undecided = displacement_maps(upright, **UNIT, downward=np.zeros(upright.shape))
     assert np.array_equal(undecided, displacement_maps(upright, **UNIT))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_bubbles_end_where_measured_directions_meet(sign: int) -> None:
+    mask = np.zeros((60, 40), dtype=bool)
+    mask[:, 10:19] = True
+    down = sign * np.where(np.arange(60) < 30, 1.0, -1.0)[:, None] * np.ones(40)
+    maps = displacement_maps(mask, **{**UNIT, "max_speed_mm_s": 0.3}, downward=down, speed_share=np.ones(mask.shape))
+    moves = np.hypot(*maps) > 0
+    assert (moves == (mask & ~np.isin(np.arange(60), (29, 30))[:, None])).all()
+    assert (np.sign(maps[0]) == down)[moves].all()
+    table = simulate.advect(mask, maps, n_frames=500, n_bubbles=30, mean_life=1e9, rng=np.random.default_rng(0))
+    steps = table.sort_values(["bubble", "frame"]).groupby("bubble")[["z", "x"]].diff().dropna()
+    assert np.hypot(steps.z, steps.x).min() > 0.07, "half a step at a wall, a quarter in a corner; none stands still"
+    assert table.groupby("bubble").size().max() < 30 / 0.15, "all reach the end"
+    rows, _ = np.histogram(table.z, [2, 9, 16, 23] if sign > 0 else [5, 12, 19, 26])
+    assert rows.max() < 8 * rows.min(), "they do not pile up"
 
 
 def test_steps_over_a_pixel_are_warned_of(tubes: np.ndarray) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.io import loadmat
+from scipy.spatial import cKDTree
 
 from ulmpaper import array, datasets, phantom
 from ulmpaper.array import PALA_ACQUISITION, Acquisition
+from ulmpaper.config import load_config
 from ulmpaper.localize import locate
 from ulmpaper.metrics import match_bubbles
 from ulmpaper.phantom import phantom_block, phantom_bubbles, phantom_geometry, true_map, write_pala
@@ -94,6 +96,29 @@ def test_bubbles_stay_evenly_spread(rng: np.random.Generator) -> None:
     for share in (index / index.max(), (offset + 0.9) / 1.8):
         distance = np.abs(np.sort(share) - np.linspace(0, 1, len(share))).max()
         assert distance < 1.63 / np.sqrt(len(share)), "Kolmogorov-Smirnov, 1 %"
+
+
+def test_all_tubes_hold_as_many_bubbles_per_length_where_they_end(rng: np.random.Generator) -> None:
+    tubes = phantom_geometry()
+    frame, z, x, *_, tube = flow(tubes, n_frames=200, n_bubbles=5000, rng=rng)
+    for now in (0, 199):
+        there = frame == now
+        ends = [np.hypot(z[there] - t.z[-1], x[there] - t.x[-1])[tube[there] == k] for k, t in enumerate(tubes)]
+        counts = np.array([(distance < 6).sum() for distance in ends])
+        assert counts.mean() > 20
+        assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 38.9, "chi-square, 21 degrees, 1 %"
+
+
+def test_quick_sequences_visit_every_tube() -> None:
+    """Points on the axis with a bubble in the tube or within half a pixel."""
+    cfg = load_config("quick")
+    sizes = {"n_frames": cfg.phantom.n_frames, "n_bubbles": cfg.phantom.n_bubbles}
+    streams = [np.random.default_rng([cfg.seed, number + 1]) for number in range(cfg.phantom.n_sequences)]
+    seen = cKDTree(np.concatenate([phantom_bubbles(**sizes, rng=rng)[["z", "x"]] for rng in streams]))
+    points = [np.stack(PALA_ACQUISITION.to_px(tube.z, tube.x), axis=1) for tube in phantom_geometry()]
+    visited = [seen.query(axis)[0] <= tube.radius + 0.5 for tube, axis in zip(phantom_geometry(), points, strict=True)]
+    assert min(map(np.mean, visited)) > 0.9
+    assert np.mean(np.concatenate(visited)) > 0.99
 
 
 def test_the_first_frames_do_not_depend_on_how_many_follow(table: pd.DataFrame) -> None:

@@ -19,6 +19,7 @@ from ulmpaper.localize import locate
 from ulmpaper.metrics import detection_scores, match_bubbles
 from ulmpaper.psf import psf_width
 from ulmpaper.records import Block
+from ulmpaper.simulate import advect
 
 smoke = functools.partial(load_config, "smoke")
 # Blocks of as many frames as the clutter filter needs, where vessels are grown.
@@ -238,6 +239,14 @@ class TestInvivo:
         assert mirrored.lumen is None
         assert mirrored.picture.max() > 0.5
         assert mirrored.picture[mirrored.mask].mean() > 2 * mirrored.picture[~mirrored.mask].mean()
+        # Where its directions meet, vessels end; bubbles neither stand still there nor pile up.
+        px = mirrored.upsample
+        bubbles = advect(mirrored.mask, px * mirrored.maps, n_frames=400, n_bubbles=200, rng=np.random.default_rng(0))
+        steps = bubbles.sort_values(["bubble", "frame"]).groupby("bubble")[["z", "x"]].diff().dropna() / px
+        assert (np.hypot(steps["z"], steps["x"]) < 0.01).mean() < 0.01
+        pixels = np.unique(np.rint(bubbles[["z", "x"]].to_numpy()), axis=0, return_counts=True)[1]
+        busiest = np.sort(pixels)[-mirrored.mask.sum() // 100 :]
+        assert busiest.sum() < 0.15 * len(bubbles)
         monkeypatch.delenv("ULMPAPER_DATA_MIRROR")
         np.testing.assert_array_equal(scenes.invivo_scene(cfg, tmp_path).maps, mirrored.maps)
 

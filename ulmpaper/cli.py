@@ -30,7 +30,9 @@ _Overrides = Annotated[
 def ulm(
     file: Annotated[Path, typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for tables and maps.", show_default=False)],
-    method: Annotated[str | None, typer.Option(help="Localization method.", show_default="of the profile")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Localization method, or ml3d or mspcn.", show_default="of the profile")
+    ] = None,
     variable: Annotated[str | None, typer.Option(help="Name of the array in the file.")] = None,
     profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
     overrides: _Overrides = None,
@@ -48,11 +50,11 @@ def ulm(
     from ulmpaper.pipeline import ulm_blocks
     from ulmpaper.records import check_choice
     from ulmpaper.results import ResultWriter
-    from ulmpaper.settings import METHODS
+    from ulmpaper.settings import METHODS, NETWORKS
 
     settings = _parse_overrides(overrides)
     if method is not None:
-        settings["locate.method"] = check_choice(method, METHODS, "method")
+        settings["locate.method"] = check_choice(method, METHODS + NETWORKS, "method")
     cfg = load_config(profile, settings)
     source = open_frames(file, variable)
     scale = {}
@@ -65,14 +67,22 @@ def ulm(
     cfg = dataclasses.replace(cfg, acquisition=dataclasses.replace(cfg.acquisition, **scale))
     blocks = (dataclasses.replace(block, **scale) for block in source.blocks(cfg.blocks.n_frames))
     n_blocks = -(-source.n_frames // cfg.blocks.n_frames)
-    about = {"input": file.name, "variable": source.variable, "source": source.source}
+    about: dict = {"input": file.name, "variable": source.variable, "source": source.source}
+    if cfg.locate.method in NETWORKS:
+        from ulmpaper.infer import check_run
+
+        about["weights"] = check_run(source.n_frames, cfg)
     with ResultWriter(out, cfg, px_mm=cfg.acquisition.px_mm, about=about) as writer:
         results = ulm_blocks(blocks, cfg, n_jobs=jobs, scheduler=scheduler)
         n_bubbles = n_tracks = 0
+        notes: list[str] = []
         for result in tqdm(results, total=n_blocks, unit="block", delay=2, disable=None):
             writer.add(result)
             n_bubbles += len(result.bubbles)
             n_tracks += result.tracks["track"].nunique()
+            notes += result.notes
+    for note in notes[:1]:  # the other blocks say the same with slightly other figures
+        _say(f"warning: {note}")
     _say(f"{source.n_frames} frames, {n_bubbles} bubbles, {n_tracks} tracks -> {out}")
     if n_tracks == 0:
         _say("no track was long enough: see locate.n_bubbles, track.max_distance_px and track.min_length (--set)")

@@ -61,7 +61,7 @@ def displacement_maps(
     Returns
     -------
     ndarray (2, Z, X) float32
-        Steps along z and x [px/frame], zero outside the mask.
+        Steps along z and x [px/frame], zero outside the mask and where measured directions meet.
 
     Raises
     ------
@@ -87,6 +87,8 @@ def displacement_maps(
 
     A ring or a disc has no ends: it is fed at the pixel farthest from its centroid and drained at the pixel farthest
     from that. `downward` turns the flow round wherever it contradicts the measurement, by a vote over a few pixels.
+    Where blood then runs towards blood, or away from it, it must come from outside the picture's plane or go there:
+    two pixels between the two are left without flow, so that `simulate.advect` lets bubbles end there.
 
     Examples
     --------
@@ -114,7 +116,9 @@ def displacement_maps(
     bed = _bed(pieces)
     direction = _direction(bed, rng)
     if down is not None:
-        direction = np.where(_smooth_inside(down * direction[0], pieces, _VOTE_PX) < 0, -direction, direction)
+        turned = _smooth_inside(down * direction[0], pieces, _VOTE_PX) < 0
+        seam = ndi.binary_dilation(turned, _EIGHT) & ndi.binary_dilation(pieces & ~turned, _EIGHT)
+        direction = np.where(seam, 0, np.where(turned, -direction, direction))
     if share is None:
         share = bed.radius / bed.radius[pieces].max() * (1 - (1 - np.minimum(bed.wall / bed.radius, 1)) ** 2)
     return (step_px * share * direction).astype(np.float32)

@@ -198,10 +198,15 @@ class CountNet(nn.Module):
 
     def counts(self, outputs: Tensor) -> Tensor:
         """Read the numbers (B,) int64 off `outputs`: of logits the expectation, in whole bubbles."""
-        if self.n_max is None:
-            return outputs[:, 0].round().clamp(min=0).long()
-        numbers = torch.arange(self.n_max + 1, device=outputs.device)
-        return (outputs.float().softmax(dim=1) * numbers).sum(dim=1).round().long()
+        return self.expected(outputs).round().long()
+
+    @staticmethod
+    def expected(outputs: Tensor) -> Tensor:
+        """Read the expected numbers (B,) float32 off `outputs`, 0 or more."""
+        if outputs.shape[1] == 1:
+            return outputs[:, 0].float().clamp(min=0)
+        numbers = torch.arange(outputs.shape[1], device=outputs.device)
+        return (outputs.float().softmax(dim=1) * numbers).sum(dim=1)
 
 
 class MSPCN(nn.Module):

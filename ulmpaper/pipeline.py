@@ -1,13 +1,14 @@
 """The ULM chain as one pure function of a block, and the same over many blocks in parallel.
 
 Filter, detect and localize, link, drop short tracks, interpolate, render: settings come from a `config.Config`,
-blocks from anywhere. Nothing here reads or writes files.
+blocks from anywhere. Nothing here reads or writes files, but for the weights where a network localizes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ulmpaper import filters, localize, render, track
 from ulmpaper.config import Config
-from ulmpaper.records import Block, check_frames
+from ulmpaper.records import Block, check_choice, check_frames
+from ulmpaper.settings import METHODS, NETWORKS
 
 _CONNECT_TIMEOUT_S = 10
 
@@ -46,13 +48,14 @@ class UlmResult:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What `ulm_blocks` yields for each block: its tables, and sums that `MapTotals` adds up."""
+    """What `ulm_blocks` yields for each block: its tables, sums that `MapTotals` adds up, and warnings."""
 
     bubbles: pd.DataFrame
     tracks: pd.DataFrame
     sums: render.MapSums
     power: NDArray
     n_frames: int
+    notes: tuple[str, ...] = ()
 
 
 class MapTotals:
@@ -96,12 +99,17 @@ def ulm(frames: ArrayLike | Block, cfg: Config, *, method: str | None = None) ->
     cfg : Config
         Settings, see `config.load_config`.
     method : str, optional
-        Localization method instead of ``cfg.locate.method``.
+        Localization method, or network, instead of ``cfg.locate.method``.
 
     Raises
     ------
     TypeError, ValueError
-        What the steps raise: see `records.check_frames`, `filters`, `localize.locate`.
+        What the steps raise: see `records.check_frames`, `filters`, `localize.locate`, `infer.locate_ml3d`.
+
+    Notes
+    -----
+    Networks take ``cfg.locate.min_score`` only: ``ml3d`` counts bubbles, ``mspcn`` has a threshold; see `infer.locate`.
+    They warn where frames are unlike those that they were trained on.
 
     Examples
     --------
@@ -115,6 +123,8 @@ def ulm(frames: ArrayLike | Block, cfg: Config, *, method: str | None = None) ->
     result = _run_block(frames, cfg, method)
     totals = MapTotals(cfg)
     totals.add(result)
+    for note in result.notes:
+        warnings.warn(note, stacklevel=2)
     return UlmResult(result.bubbles, result.tracks, totals.as_dict())
 
 
@@ -129,7 +139,7 @@ def ulm_blocks(
     """Run the chain on each block, in parallel, and yield results in the order of the blocks.
 
     Blocks are filtered and tracked apart, as in PALA. Frames and tracks are numbered on through the blocks. Only
-    a few blocks are in memory at a time.
+    a few blocks are in memory at a time. Warnings of `ulm` are here the ``notes`` of the results.
 
     Parameters
     ----------
@@ -189,10 +199,14 @@ def ulm_many(
     59
     """
     totals, bubbles, tracks = MapTotals(cfg), [], []
+    notes: list[str] = []
     for result in ulm_blocks(blocks, cfg, method=method, n_jobs=n_jobs, scheduler=scheduler):
         totals.add(result)
         bubbles.append(result.bubbles)
         tracks.append(result.tracks)
+        notes += result.notes
+    for note in notes[:1]:  # the other blocks say the same with slightly other figures
+        warnings.warn(note, stacklevel=2)
     maps = totals.as_dict()
     return UlmResult(pd.concat(bubbles, ignore_index=True), pd.concat(tracks, ignore_index=True), maps)
 
@@ -204,9 +218,7 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: str | None) -> Bl
         frames = frames.frames
     filtered = _filter(check_frames(frames, allow_complex=True), cfg, frame_rate_hz)
     amplitude = np.abs(filtered) if filtered.dtype.kind == "c" or _filters(cfg) else filtered
-    bubbles = localize.locate(
-        amplitude, **{**dataclasses.asdict(cfg.locate), "method": method or cfg.locate.method}, pala=cfg.pala
-    )
+    bubbles, notes = _locate(amplitude, cfg, method or cfg.locate.method)
     t = cfg.track
     linked = track.link(bubbles, max_distance_px=t.max_distance_px, max_gap=t.max_gap)
     kept = track.drop_short(linked, t.min_length)
@@ -227,7 +239,20 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: str | None) -> Bl
         sums=render.map_sums(paths, shape_px, upsample=upsample, pala=cfg.pala),
         power=render.power_doppler(filtered),
         n_frames=len(amplitude),
+        notes=notes,
     )
+
+
+def _locate(amplitude: NDArray, cfg: Config, method: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Bubbles, and in what the frames are unlike those that a network was trained on."""
+    if check_choice(method, METHODS + NETWORKS, "method") in METHODS:
+        settings = {**dataclasses.asdict(cfg.locate), "method": method}
+        return localize.locate(amplitude, **settings, pala=cfg.pala), ()
+    from ulmpaper import infer  # here, since torch takes seconds to load
+
+    notes: list[str] = []
+    bubbles = infer.locate(amplitude, cfg, method=method, warn=notes.append)
+    return bubbles, tuple(notes)
 
 
 def _filters(cfg: Config) -> bool:

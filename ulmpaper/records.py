@@ -45,6 +45,19 @@ class Block:
     frame_rate_hz: float | None = None
     source: str = "unknown source"
 
+    @property
+    def truth(self) -> pd.DataFrame:
+        """The true bubbles.
+
+        Raises
+        ------
+        ValueError
+            They are not known.
+        """
+        if self.bubbles is None:
+            raise ValueError(f"{self.source} comes without true bubbles: train and score on data that have them")
+        return self.bubbles
+
 
 def check_choice(value: str, allowed: Iterable[str], what: str) -> str:
     """Return `value` if it is one of `allowed`.

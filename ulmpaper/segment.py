@@ -133,7 +133,7 @@ def vessels_from_density_map(
     -------
     mask : ndarray (Z, X) bool
     maps : ndarray (2, Z, X) float32
-        Steps along z and x [px/frame], zero outside the mask.
+        Steps along z and x [px/frame], zero outside the mask and where measured directions meet.
 
     Raises
     ------

@@ -104,7 +104,7 @@ class Cam(Checked):
         5.0, "speed in the middle of the widest vessel", unit="mm/s", source="paper §II-D", above=0
     )
     n_bubbles: tuple[int, int] = setting(
-        (20, 100), "bubbles alive in a frame, drawn for each sequence", source="ours", low=0, ascending=True
+        (20, 200), "bubbles alive in a frame, drawn for each sequence", source="ours", low=0, ascending=True
     )
     ratio_db: tuple[float, float] = setting(
         (20.0, 30.0), "bubbles over background, drawn likewise", unit="dB", source="ours", ascending=True
@@ -187,7 +187,7 @@ class Count(Fitted):
     """The network that counts bubbles: its size, training and use."""
 
     features: int = setting(16, "channels of the first layer", source="ours", low=1)
-    n_max: int | None = setting(60, "largest number told of a tile; None is a regression", source="ours", low=1)
+    n_max: int | None = setting(100, "largest number told of a tile; None is a regression", source="ours", low=1)
     tile_px: int = setting(64, "side of the tiles in which frames are counted", unit="px", source="ours", low=16)
 
 
@@ -220,6 +220,9 @@ class Train(Checked):
     )
     gain: tuple[float, float] = setting(
         (1.0, 1.0), "factor on each normalized window, drawn", source="ours", above=0, ascending=True
+    )
+    still: float = setting(
+        1.0, "share of sequences with a constant background; in others it changes", source="paper §II-D", low=0, high=1
     )
     crops: int = setting(1, "parts cut out of each simulated sequence", source="ours", low=1)
     precision: str = setting(

@@ -21,7 +21,7 @@ from ulmpaper.synthesis import background, synthesize
 
 MEAN_AMPLITUDE = 0.75  # of the bubbles, whatever the distribution
 _LOG_SPREAD = 0.35
-_STUCK_PX = 1e-4  # slower bubbles are replaced [px/frame]
+_STILL_PX = 1e-4  # slower pixels have no flow [px/frame]
 
 
 def advect(
@@ -69,9 +69,9 @@ def advect(
 
     Notes
     -----
-    A bubble that leaves the mask, gets stuck or dies is replaced in the next frame, at a place drawn uniformly from
-    where the mask has flow. Steady flow free of divergence keeps the density uniform, but for the inlets: none drift
-    in from outside, so they are sparse over the length covered in a life (20 px at 5 mm/s and 1 kHz).
+    A bubble that dies, leaves the mask or comes to a pixel without flow is replaced in the next frame, at a place drawn
+    uniformly from where the mask has flow. Steady flow free of divergence keeps the density uniform, but for inlets:
+    none drift in from outside, so they are sparse over the length covered in a life (20 px at 5 mm/s and 1 kHz).
 
     Examples
     --------
@@ -83,7 +83,8 @@ def advect(
     mask, maps = _check_scene(mask, maps)
     check_positive(n_frames=n_frames, n_psf=n_psf, mean_life=mean_life)
     check_choice(amplitude, ("uniform", "lognormal"), "amplitude")
-    vessels = np.argwhere(mask & (np.hypot(*maps) >= _STUCK_PX))
+    flows = mask & (np.hypot(*maps) >= _STILL_PX)
+    vessels = np.argwhere(flows)
     low, high = np.broadcast_to(n_bubbles, 2)
     if not 0 <= low <= high <= len(vessels):
         raise ValueError(
@@ -100,12 +101,11 @@ def advect(
         name[gone] = np.arange(n_names, n_names + n_new)
         n_names += n_new
         places[frame], names[frame] = at, name
-        step = np.stack([ndimage.map_coordinates(m, at.T, order=1, mode="nearest") for m in maps], axis=1)
-        at += step
+        at += np.stack([ndimage.map_coordinates(m, at.T, order=1, mode="nearest") for m in maps], axis=1)
         pixel = np.rint(at).astype(int)
         outside = ((pixel < 0) | (pixel >= mask.shape)).any(axis=1)
         pixel[outside] = 0
-        gone = outside | ~mask[pixel[:, 0], pixel[:, 1]] | (np.hypot(*step.T) < _STUCK_PX)
+        gone = outside | ~flows[pixel[:, 0], pixel[:, 1]]
         gone |= rng.random(n) < 1 / mean_life
     if amplitude == "uniform":
         peaks = rng.uniform(0.5, 1.0, n_names)

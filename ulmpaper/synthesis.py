@@ -234,7 +234,7 @@ def _root_(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def _pixel_tables(bank: PsfBank, device: torch.device) -> torch.Tensor:
     """Values of each PSF on whole pixels, one row for each of the (q + 1)^2 sub-pixel places; see `_splats`."""
     q, side = bank.oversample, 2 * bank.half_px + 1

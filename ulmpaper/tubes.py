@@ -28,8 +28,6 @@ class Tube:
         Points of its axis, 0.1 wavelengths apart along the flow [wavelengths].
     radius, speed : ndarray (n,)
         Radius [wavelengths] and speed on the axis [wavelengths/frame] in these points.
-    inflow : float
-        Bubbles that enter, relative to the other tubes.
     """
 
     name: str
@@ -37,7 +35,11 @@ class Tube:
     x: NDArray[np.float64]
     radius: NDArray[np.float64]
     speed: NDArray[np.float64]
-    inflow: float
+
+    @property
+    def inflow(self) -> float:
+        """Bubbles that enter, relative to the other tubes: so many that all hold as many per length where they end."""
+        return float(self.speed[-1])
 
     @functools.cached_property
     def clock(self) -> NDArray[np.float64]:
@@ -105,9 +107,9 @@ def flow(tubes: list[Tube], *, n_frames: int, n_bubbles: int, rng: np.random.Gen
 
     Notes
     -----
-    v = speed (1 - offset**2), the offset from the axis in radii being kept for life. The first bubbles are evenly
-    spread over the tubes. One that is washed out is replaced by one that enters, in proportion to the flow; one that
-    dissolves is replaced by one anywhere. So they stay evenly spread.
+    v = speed (1 - offset**2), the offset from the axis in radii being kept for life. The first bubbles are spread as
+    a steady flow would hold them, more of them where it is slow. One that is washed out is replaced by one that enters,
+    in proportion to `Tube.inflow`; one that dissolves is replaced by one anywhere. So they stay spread as they are.
     """
     stories = [_life_story(tubes, n_frames, stream) for stream in rng.spawn(n_bubbles)]
     for slot, story in enumerate(stories):
@@ -146,9 +148,7 @@ def _entry_offset(rng: np.random.Generator) -> float:
     return float(np.interp(rng.uniform(passed[0], passed[-1]), passed, offset))
 
 
-def _tube(
-    name: str, z: NDArray, x: NDArray, *, radius: ArrayLike, speed: ArrayLike, inflow: float | None = None
-) -> Tube:
+def _tube(name: str, z: NDArray, x: NDArray, *, radius: ArrayLike, speed: ArrayLike) -> Tube:
     """Tube along the curve (z, x); radius and speed are given once, at both ends, or at each point of the curve."""
     length = np.append(0, np.cumsum(np.hypot(np.diff(z), np.diff(x))))
     at = np.arange(0, length[-1], STEP)
@@ -158,13 +158,14 @@ def _tube(
         places = length if len(known) == len(length) else np.linspace(0, length[-1], len(known))
         return np.interp(at, places, known)
 
-    v = along(speed)
-    # By default tubes hold as many bubbles per length, so that the narrow ones are seen as well.
-    return Tube(name, along(z), along(x), along(radius), v, float(v[0]) if inflow is None else inflow)
+    return Tube(name, along(z), along(x), along(radius), along(speed))
 
 
 def _tree() -> list[Tube]:
-    """The eight ways from the root of a tree to its leaves; flow is conserved at each fork."""
+    """The eight ways from the root of a tree to its leaves; flow is conserved at each fork.
+
+    Each way takes an eighth of the bubbles, so the root holds four times as many per length as each leaf.
+    """
     lengths, forks, fine = np.array([14, 9, 7, 6]), np.deg2rad([24, 18, 14]), 50
     shrink = np.repeat(2.0 ** (-np.arange(4) / 3), lengths * fine)
     ways = []
@@ -175,5 +176,5 @@ def _tree() -> list[Tube]:
         z, x, r, v = (
             ndimage.uniform_filter1d(w, 2 * fine, mode="nearest") for w in (z, x, 1.2 * shrink, 0.25 * shrink)
         )
-        ways.append(_tube("tree", z, x, radius=r, speed=v, inflow=0.25 / 8))
+        ways.append(_tube("tree", z, x, radius=r, speed=v))
     return ways

@@ -1,0 +1,87 @@
+"""Frames held against those of a training: what is measured, what is said, and when nothing is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ulmpaper.bank import gaussian_bank
+from ulmpaper.domain import bubble_width, difference
+from ulmpaper.psf import psf_width
+
+DOMAIN = {"fwhm_z_px": [1.5, 2.5], "fwhm_x_px": [2.0, 4.0], "bubbles_per_px": [0.0005, 0.003], "px_wavelengths": 1.0}
+SHAPE = (84, 120)
+
+
+def spots(width_z: float, width_x: float, *, n_frames: int = 12, noise: float = 0.01) -> np.ndarray:
+    """Bubbles 20 px apart, of known full width at half maximum, each somewhere between pixels; 20 to a frame."""
+    rng = np.random.default_rng(0)
+    z, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    frames = noise * rng.random((n_frames, *SHAPE))
+    for frame in frames:
+        for row in range(12, 84, 20):
+            for column in range(12, 108, 20):
+                at_z, at_x = row + rng.uniform(-0.5, 0.5), column + rng.uniform(-0.5, 0.5)
+                frame += np.exp(-4 * np.log(2) * (((z - at_z) / width_z) ** 2 + ((x - at_x) / width_x) ** 2))
+    return frames
+
+
+@settings(deadline=None, max_examples=8)
+@given(width_z=st.floats(1.5, 4), width_x=st.floats(1.5, 4))
+def test_known_widths_are_measured(width_z: float, width_x: float) -> None:
+    assert bubble_width(spots(width_z, width_x, n_frames=3)) == pytest.approx((width_z, width_x), rel=0.08)
+
+
+def test_a_bank_has_the_width_that_its_frames_show() -> None:
+    bank = gaussian_bank(0.8, 1.2)
+    width_z, width_x = psf_width(bank.table, bank.oversample)[0]
+    assert bubble_width(spots(width_z, width_x)) == pytest.approx((width_z, width_x), rel=0.08)
+
+
+def test_few_frames_are_looked_at() -> None:
+    frames = spots(2, 3, n_frames=12)
+    long = np.zeros((12 * 9 - 8, *SHAPE))
+    long[::9] = frames
+    assert bubble_width(long) == bubble_width(frames)
+
+
+def test_where_no_bubble_stands_alone_nothing_is_said_of_widths(rng: np.random.Generator) -> None:
+    crowd = rng.random((3, *SHAPE))
+    assert bubble_width(crowd) is None
+    assert bubble_width(np.zeros((3, *SHAPE))) is None
+    assert difference(crowd, 10, {"domain": DOMAIN}) is None
+
+
+@pytest.mark.parametrize(
+    ("widths", "count", "said", "resample"),
+    [
+        ((2, 3), 20, [], False),
+        ((2.6, 3), 20, [], False),  # a tenth is granted
+        ((3.5, 3), 20, ["3.5 px width of a bubble in depth (1.5 to 2.5)"], True),
+        ((2, 1.5), 20, ["1.5 px width across (2 to 4)"], True),
+        ((2, 3), 60, ["0.006 bubbles per pixel (0.0005 to 0.003)"], False),
+        ((2, 3), 2, ["0.0002 bubbles per pixel (0.0005 to 0.003)"], False),
+        ((3.5, 1.5), 60, ["px width of a bubble in depth", "px width across", "bubbles per pixel"], True),
+    ],
+)
+def test_what_is_outside_is_said_with_figures(
+    widths: tuple[float, float], count: int, said: list[str], resample: bool
+) -> None:
+    text = difference(spots(*widths), np.full(12, count), {"domain": DOMAIN})
+    if not said:
+        assert text is None
+        return
+    assert text.startswith("the frames are unlike those of the training: ")
+    assert all(part in text for part in said)
+    assert text.count("(") == len(said) + 1
+    assert ("resample them to 1 wavelengths per pixel" in text) == resample
+    assert "\n" not in text
+
+
+def test_without_a_domain_nothing_is_said() -> None:
+    frames = spots(5, 5, n_frames=1)
+    assert difference(frames, 500, {}) is None
+    assert difference(frames, 500, {"domain": {"px_wavelengths": 1.0}}) is None
+    assert "width of a bubble in depth" in difference(frames, 500, {"domain": {"fwhm_z_px": [1, 2]}})

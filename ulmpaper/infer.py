@@ -1,0 +1,291 @@
+"""Bubbles found by trained networks, as the same table that `ulmpaper.localize.locate` gives.
+
+Weights come from a file, from the package, or as a network in memory. What they were trained with comes with them: the
+length of a window, the size of the tiles in which bubbles are counted, the threshold of a heat map.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from ulmpaper.config import Config
+from ulmpaper.domain import difference
+from ulmpaper.predict import predict_counts, predict_heatmaps, predict_maps
+from ulmpaper.records import bubble_table, check_choice, check_frames
+from ulmpaper.settings import NETWORKS
+from ulmpaper.targets import decode_heatmap, decode_offsets
+from ulmpaper.weights import read_network, resolve_device, shipped_weights
+
+Weights = nn.Module | str | os.PathLike | None
+_WINDOW, _TILE_PX = 10, 64  # where weights do not tell
+_WARN = functools.partial(warnings.warn, stacklevel=2)  # names the line that calls `locate_...`
+
+
+def trained(recipe: str, weights: Weights = None) -> tuple[nn.Module, dict[str, Any]]:
+    """Get a trained network and what is known of its training.
+
+    Parameters
+    ----------
+    recipe : {"ml3d", "count", "mspcn"}
+        Which network.
+    weights : path-like or Module, optional
+        File of weights; by default those that come with the package. A network in memory comes back as it is.
+
+    Returns
+    -------
+    net : Module
+        The network. Whoever asks for the same file gets the same one: copy it before you change it.
+    about : dict
+        What its file tells; empty for a network in memory.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        See `ulmpaper.weights.read_network` and `ulmpaper.weights.shipped_weights`.
+    """
+    if isinstance(weights, nn.Module):
+        return weights, {}
+    path = Path(shipped_weights(recipe) if weights is None else weights)
+    changed = path.stat().st_mtime_ns if path.exists() else 0
+    return _read(recipe, path, changed)
+
+
+def locate_ml3d(
+    frames: ArrayLike,
+    *,
+    net: Weights = None,
+    count_net: Weights = None,
+    n_bubbles: ArrayLike | None = None,
+    window: int | None = None,
+    stride: int = 1,
+    suppress: bool = True,
+    count_tile_px: int | None = None,
+    batch: int = 4,
+    tile_px: int | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    warn: Callable[[str], object] = _WARN,
+) -> pd.DataFrame:
+    """Detect and localize bubbles by 3DML-ResNet, as many as the counting network tells.
+
+    Parameters
+    ----------
+    frames : array_like (T, Z, X)
+        B-mode amplitude, 0 or more.
+    net, count_net : path-like or Module, optional
+        Weights of the two networks, see `trained`.
+    n_bubbles : int or array_like (T,) of int, optional
+        Bubbles in each frame, instead of what the counting network tells.
+    window : int, optional
+        Frames that go through the network together, at most T; by default as in the training, or 10.
+    stride, batch, tile_px, device, precision
+        See `ulmpaper.predict.predict_maps`.
+    suppress : bool
+        See `ulmpaper.targets.decode_offsets`.
+    count_tile_px : int, optional
+        See `ulmpaper.predict.predict_counts`; by default as in the training, or 64.
+    warn : callable
+        Is told, in a sentence, in what the frames differ from those of the training, where they do.
+
+    Returns
+    -------
+    DataFrame
+        Bubble table in pixels; ``score`` is the probability. By frame, then from the most probable bubble down. A
+        frame of zeros has no bubble.
+
+    Raises
+    ------
+    TypeError, ValueError, FileNotFoundError, MemoryError
+        See `trained`, `ulmpaper.predict.predict_maps` and `ulmpaper.targets.decode_offsets`.
+
+    Notes
+    -----
+    Paper, sections II-A and II-B.
+
+    Examples
+    --------
+    >>> from ulmpaper.model import ML3DResNet
+    >>> locate_ml3d(np.ones((10, 16, 16)), net=ML3DResNet(4, 1), n_bubbles=2).columns.tolist()
+    ['frame', 'z', 'x', 'score']
+    """
+    frames = check_frames(frames)
+    lit = np.asarray(frames.any(axis=(1, 2)))
+    if not lit.any():
+        return bubble_table([], [], [], [])
+    network, about = trained("ml3d", net)
+    window = about.get("window", _WINDOW) if window is None else window
+    use: dict[str, Any] = {"batch": batch, "device": device}
+    maps = predict_maps(network, frames, window=window, stride=stride, tile_px=tile_px, precision=precision, **use)
+    if n_bubbles is None:
+        counter, about_counter = trained("count", count_net)
+        side = about_counter.get("tile_px", _TILE_PX) if count_tile_px is None else count_tile_px
+        n_bubbles = np.rint(predict_counts(counter, frames, tile_px=side, **use))
+    counts = np.where(lit, _per_frame(n_bubbles, len(frames)), 0)
+    if text := difference(frames, counts, about):
+        warn(text)
+    return _numbered(
+        (first, decode_offsets(chunk, counts[first : first + chunk.shape[1]], suppress=suppress))
+        for first, chunk in maps
+    )
+
+
+def locate_mspcn(
+    frames: ArrayLike,
+    *,
+    net: Weights = None,
+    threshold: float | None = None,
+    n_bubbles: ArrayLike | None = None,
+    batch: int = 4,
+    tile_px: int | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    warn: Callable[[str], object] = _WARN,
+) -> pd.DataFrame:
+    """Detect and localize bubbles by mSPCN, frame by frame.
+
+    Parameters
+    ----------
+    frames, batch, tile_px, device, precision, warn
+        As in `locate_ml3d`; `batch` counts frames.
+    net : path-like or Module, optional
+        Weights, see `trained`.
+    threshold : float, optional
+        Smallest peak of the heat map that is a bubble; by default, and without `n_bubbles`, the best on the
+        validation data of the training.
+    n_bubbles : int or array_like (T,) of int, optional
+        Most bubbles in each frame.
+
+    Returns
+    -------
+    DataFrame
+        Bubble table in pixels; ``score`` is the peak of the heat map. By frame, then from the highest peak down. A
+        frame of zeros has no bubble.
+
+    Raises
+    ------
+    TypeError, ValueError, FileNotFoundError, MemoryError
+        See `trained`, `ulmpaper.predict.predict_heatmaps` and `ulmpaper.targets.decode_heatmap`.
+
+    Notes
+    -----
+    Liu et al., IEEE Trans. Med. Imaging 39 (2020) 3064, with the target of `ulmpaper.targets.encode_heatmap`. The
+    authors' own weights put bubbles elsewhere, see `ulmpaper.model.MSPCN`.
+
+    Examples
+    --------
+    >>> from ulmpaper.model import MSPCN
+    >>> locate_mspcn(np.ones((3, 16, 16)), net=MSPCN(2), n_bubbles=2).columns.tolist()
+    ['frame', 'z', 'x', 'score']
+    """
+    frames = check_frames(frames)
+    lit = np.asarray(frames.any(axis=(1, 2)))
+    if not lit.any():
+        return bubble_table([], [], [], [])
+    network, about = trained("mspcn", net)
+    if threshold is None and n_bubbles is None:
+        threshold = about.get("threshold")
+    most = None if n_bubbles is None else _per_frame(n_bubbles, len(frames))
+    parts = []
+    for first, heat in predict_heatmaps(
+        network, frames, batch=batch, tile_px=tile_px, device=device, precision=precision
+    ):
+        counts = None if most is None else most[first : first + len(heat)]
+        u = heat.shape[-1] // frames.shape[2]
+        parts.append((first, decode_heatmap(heat, u, threshold=threshold, counts=counts)))
+    bubbles = _numbered(parts)
+    bubbles = bubbles[lit[bubbles["frame"]]].reset_index(drop=True)
+    found = np.bincount(bubbles["frame"], minlength=len(frames))
+    if text := difference(frames, found, about):
+        warn(text)
+    return bubbles
+
+
+def locate(
+    frames: ArrayLike, cfg: Config, *, method: str = "ml3d", warn: Callable[[str], object] = _WARN
+) -> pd.DataFrame:
+    """Detect and localize bubbles by the network and the settings of a configuration.
+
+    Parameters
+    ----------
+    frames, warn
+        As in `locate_ml3d`.
+    cfg : Config
+        Of ``ml3d``, ``count`` and ``mspcn`` the files of weights count, and what concerns their use; how a network was
+        made and trained is told by its weights, so ``ml3d.window`` and ``count.tile_px`` have no say here.
+    method : {"ml3d", "mspcn"}
+        The network.
+
+    Returns
+    -------
+    DataFrame
+        Bubble table of bubbles whose score is above ``cfg.locate.min_score``.
+    """
+    c = cfg.compute
+    use: dict[str, Any] = {"batch": c.batch, "tile_px": c.tile_px, "device": c.device, "precision": c.precision}
+    if check_choice(method, NETWORKS, "network") == "ml3d":
+        use |= {"stride": cfg.ml3d.stride, "suppress": cfg.ml3d.suppress}
+        bubbles = locate_ml3d(frames, net=cfg.ml3d.weights, count_net=cfg.count.weights, warn=warn, **use)
+    else:
+        bubbles = locate_mspcn(frames, net=cfg.mspcn.weights, threshold=cfg.mspcn.threshold, warn=warn, **use)
+    return bubbles[bubbles["score"] > cfg.locate.min_score].reset_index(drop=True)
+
+
+def check_run(n_frames: int, cfg: Config) -> dict[str, str]:
+    """Check before hours of work that the network of the settings can do it.
+
+    Parameters
+    ----------
+    n_frames : int
+        Frames of the sequence, cut into blocks of ``cfg.blocks.n_frames``.
+    cfg : Config
+        Settings; ``cfg.locate.method`` is a network.
+
+    Returns
+    -------
+    dict
+        Networks in use, with the digests of their training's settings.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No weights, or no such device; the last block is shorter than the window of ``ml3d``.
+    """
+    resolve_device(cfg.compute.device)
+    names = {"ml3d": ("ml3d", "count"), "mspcn": ("mspcn",)}[cfg.locate.method]
+    about = {name: trained(name, getattr(cfg, name).weights)[1] for name in names}
+    window = about.get("ml3d", {"window": 1}).get("window", _WINDOW)
+    n_whole, last = divmod(n_frames, cfg.blocks.n_frames)
+    if 0 < last < window:
+        remedy = f"set blocks.n_frames to {-(-n_frames // n_whole)}" if n_whole else "give more frames"
+        raise ValueError(f"the last block has {last} of {n_frames} frames, the network's window {window}: {remedy}")
+    return {name: about[name].get("digest", "unknown") for name in names}
+
+
+@functools.lru_cache(maxsize=4)
+def _read(recipe: str, path: Path, changed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """Network of a file that was last changed at `changed`."""
+    return read_network(path, recipe=recipe)
+
+
+def _per_frame(n_bubbles: ArrayLike, n_frames: int) -> NDArray:
+    if np.shape(n_bubbles) not in ((), (n_frames,)):
+        raise ValueError(
+            f"n_bubbles must be one number, or one for each of {n_frames} frames, not {np.shape(n_bubbles)}"
+        )
+    return np.broadcast_to(n_bubbles, n_frames)
+
+
+def _numbered(parts: Iterable[tuple[int, pd.DataFrame]]) -> pd.DataFrame:
+    """One table from those of chunks that begin with some frame."""
+    tables = [table.assign(frame=table["frame"] + first) for first, table in parts]
+    return pd.concat(tables, ignore_index=True)

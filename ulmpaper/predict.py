@@ -1,0 +1,300 @@
+"""Networks on sequences of any length: windows that slide and are averaged, tiles of large frames, counting.
+
+Frames may be an array, or whatever has a shape and is read by slices (a memory map, a data set of an HDF5 file): only a
+few windows are in memory at a time. Networks see frames divided by the highest value of all that are given, or by
+`scale`. They are moved to the device and laid out as it likes best; torch's number of threads is left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ulmpaper.model import CountNet
+from ulmpaper.records import check_frames, check_positive
+from ulmpaper.weights import resolve_device, resolve_precision
+
+_LEAST_WEIGHT = 1e-6  # of a window in the mean of the offsets
+
+
+def predict_maps(
+    net: nn.Module,
+    frames: Any,
+    *,
+    window: int = 10,
+    stride: int = 1,
+    batch: int = 4,
+    tile_px: int | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    scale: float | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Predict the offset maps of every frame, averaged over the windows that see it.
+
+    Parameters
+    ----------
+    net : Module
+        Maps (B, 3, N, Z, X) of frames (B, 1, N, Z, X), such as `ulmpaper.model.ML3DResNet`.
+    frames : array_like (T, Z, X)
+        B-mode amplitude, 0 or more.
+    window : int
+        Frames N that go through the network together.
+    stride : int
+        Frames from the start of one window to the next, at most `window`. The last window ends with the last frame.
+    batch : int
+        Windows that go through the network together.
+    tile_px : int, optional
+        Side of the tiles in which frames are looked at, to save memory. A tile comes with the surroundings that the
+        network sees, so the result is the same. By default frames are looked at whole.
+    device, precision : str
+        See `ulmpaper.weights.resolve_device` and `ulmpaper.weights.resolve_precision`.
+    scale : float, optional
+        Value that becomes 1, instead of the highest of all frames.
+
+    Yields
+    ------
+    first : int
+        Frame with which the chunk begins.
+    maps : Tensor (3, n, Z, X) float32
+        p, oz, ox of the next n frames, on the CPU; see `ulmpaper.targets.decode_offsets`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `records.check_frames`; negative values, fewer frames than `window`, `stride` above `window`.
+    MemoryError
+        Out of memory; says which setting to lower.
+
+    Notes
+    -----
+    Paper, section II-A: frames "are processed in a sliding window"; the average is ours. p is averaged as it is and
+    oz, ox weighted by p, for the windows that see the bubble know where it is.
+
+    Examples
+    --------
+    >>> from ulmpaper.model import ML3DResNet
+    >>> maps = predict_maps(ML3DResNet(4, 1), np.ones((9, 16, 12)), window=5, stride=2, batch=2, device="cpu")
+    >>> [(first, tuple(part.shape)) for first, part in maps]
+    [(0, (3, 4, 16, 12)), (4, (3, 5, 16, 12))]
+    """
+    check_positive(window=window, stride=stride)
+    frames = _sliceable(frames)
+    n_frames = frames.shape[0]
+    if n_frames < window:
+        raise ValueError(f"{n_frames} frames are fewer than the window of {window}: give more, or a smaller window")
+    if stride > window:
+        raise ValueError(f"a stride of {stride} leaves frames out between windows of {window}: take {window} or less")
+    run = _runner(net, batch, tile_px, device, precision)
+    starts = [*range(0, n_frames - window, stride), n_frames - window]
+    return _slide(run, frames, _scale(frames, scale), starts, window, batch)
+
+
+def predict_heatmaps(
+    net: nn.Module,
+    frames: Any,
+    *,
+    batch: int = 4,
+    tile_px: int | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    scale: float | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Predict the heat maps of every frame.
+
+    Parameters
+    ----------
+    net : Module
+        Maps (B, 1, uZ, uX) of frames (B, 1, Z, X), such as `ulmpaper.model.MSPCN`.
+    frames, batch, tile_px, device, precision, scale
+        As in `predict_maps`; `batch` counts frames.
+
+    Yields
+    ------
+    first : int
+        Frame with which the chunk begins.
+    maps : Tensor (n, 1, uZ, uX) float32
+        Heat maps of the next n frames, on the CPU; see `ulmpaper.targets.decode_heatmap`.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        See `predict_maps`.
+
+    Examples
+    --------
+    >>> from ulmpaper.model import MSPCN
+    >>> [(first, tuple(part.shape)) for first, part in predict_heatmaps(MSPCN(2), np.ones((3, 9, 8)), batch=2)]
+    [(0, (2, 1, 18, 16)), (2, (1, 1, 18, 16))]
+    """
+    frames = _sliceable(frames)
+    run = _runner(net, batch, tile_px, device, precision)
+    return ((first, run(part[:, None]).cpu()) for first, part in _read_all(frames, batch, _scale(frames, scale)))
+
+
+def predict_counts(
+    net: nn.Module, frames: Any, *, tile_px: int = 64, batch: int = 4, device: str = "auto", scale: float | None = None
+) -> NDArray[np.float64]:
+    """Count the bubbles of every frame.
+
+    Parameters
+    ----------
+    net : Module
+        Outputs of tiles (B, 1, Z, X), such as `ulmpaper.model.CountNet`.
+    frames, batch, device, scale
+        As in `predict_maps`; `batch` counts frames.
+    tile_px : int
+        Side of the tiles on which the network was trained.
+
+    Returns
+    -------
+    ndarray (T,) float64
+        Expected number of bubbles in each frame, not rounded.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        See `predict_maps`.
+
+    Notes
+    -----
+    Ours, as the paper's network counts whole frames of one size. Evenly spaced tiles cover a frame of any size; each
+    gives a density, and where tiles overlap, these are averaged. Frames smaller than a tile are continued by zeros.
+    Nothing is counted in a tile of zeros.
+
+    Examples
+    --------
+    >>> predict_counts(CountNet(9, features=4), np.zeros((2, 70, 40)))
+    array([0., 0.])
+    """
+    frames = _sliceable(frames)
+    check_positive(tile_px=tile_px)
+    run = _runner(net, batch, None, device, "float32")
+    (z, weight_z), (x, weight_x) = (_cover(size, tile_px) for size in frames.shape[1:])
+    weight = np.outer(weight_z, weight_x).ravel()
+    zeros = (0, max(0, tile_px - frames.shape[2]), 0, max(0, tile_px - frames.shape[1]))
+    counts = []
+    for _, part in _read_all(frames, batch, _scale(frames, scale)):
+        padded = functional.pad(part, zeros)
+        tiles = torch.stack([padded[:, i : i + tile_px, j : j + tile_px] for i in z for j in x], dim=1).flatten(0, 1)
+        number = CountNet.expected(run(tiles[:, None])).cpu() * (tiles.amax(dim=(1, 2)) > 0)
+        counts.append(number.double().numpy().reshape(len(part), -1) @ weight)
+    return np.concatenate(counts)
+
+
+def _slide(
+    run: Callable[[Tensor], Tensor], frames: Any, scale: float, starts: list[int], window: int, batch: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Run windows that begin at `starts` and yield what no later window sees."""
+    first = 0
+    held = torch.empty(0, *frames.shape[1:])  # frames from `first` on
+    sums = torch.empty(4, 0, *frames.shape[1:])  # over windows, of p, of the weight w, of w oz and of w ox
+    opened, closed = (np.bincount(np.add(starts, k), minlength=frames.shape[0] + 1) for k in (0, window))
+    n_windows = torch.from_numpy(np.cumsum(opened - closed))[:, None, None]  # that see a frame
+    for k in range(0, len(starts), batch):
+        group = starts[k : k + batch]
+        end = group[-1] + window
+        held = torch.cat([held, _read(frames, first + len(held), end, scale)])
+        maps = run(torch.stack([held[start - first : start - first + window] for start in group])[:, None])
+        weight = maps[:, :1].clamp(min=_LEAST_WEIGHT)
+        terms = torch.cat([maps[:, :1], weight, weight * maps[:, 1:]], dim=1)
+        sums = functional.pad(sums.to(terms.device), (0, 0, 0, 0, 0, end - first - sums.shape[1]))
+        for start, term in zip(group, terms, strict=True):
+            sums[:, start - first : start - first + window] += term
+        done = starts[k + batch] - first if k + batch < len(starts) else end - first
+        total = sums[:, :done].cpu()
+        yield first, torch.cat([total[:1] / n_windows[first : first + done], total[2:] / total[1]])
+        held, sums, first = held[done:], sums[:, done:], first + done
+
+
+def _runner(net: nn.Module, batch: int, tile_px: int | None, device: str, precision: str) -> Callable[[Tensor], Tensor]:
+    """Function that puts frames (B, 1, ..., Z, X) through `net` on the device."""
+    check_positive(batch=batch, **({} if tile_px is None else {"tile_px": tile_px}))
+    place = resolve_device(device)
+    dtype = resolve_precision(precision, place)
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Conv3d)]
+    margin = sum(max(layer.kernel_size[-2:]) // 2 for layer in layers)  # one after another, all of stride 1
+    layout = torch.channels_last_3d if any(isinstance(layer, nn.Conv3d) for layer in layers) else torch.channels_last
+    net.to(place).to(memory_format=layout)  # type: ignore[call-overload]
+
+    def run(frames: Tensor) -> Tensor:
+        with _in_use(place, dtype):
+            frames = frames.to(place)
+            return (net(frames) if tile_px is None else _tiled(net, frames, tile_px, margin)).float()
+
+    return run
+
+
+def _tiled(net: nn.Module, frames: Tensor, tile_px: int, margin: int) -> Tensor:
+    """What `net` makes of `frames`, put together from tiles that overlap by its field of view."""
+
+    def spans(size: int) -> list[tuple[int, int, int, int]]:
+        edges = np.linspace(0, size, math.ceil(size / tile_px) + 1).astype(int).tolist()
+        return [(max(0, a - margin), a, b, min(size, b + margin)) for a, b in itertools.pairwise(edges)]
+
+    def tile(top: int, z: int, z_end: int, bottom: int, left: int, x: int, x_end: int, right: int) -> Tensor:
+        maps = net(frames[..., top:bottom, left:right])
+        u = maps.shape[-1] // (right - left)
+        return maps[..., u * (z - top) : u * (z_end - top), u * (x - left) : u * (x_end - left)]
+
+    across = spans(frames.shape[-1])
+    return torch.cat([torch.cat([tile(*z, *x) for x in across], dim=-1) for z in spans(frames.shape[-2])], dim=-2)
+
+
+@contextlib.contextmanager
+def _in_use(place: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """No gradients, `dtype` in earnest (not TF32 for float32), and clear words where memory runs out."""
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    try:
+        with torch.no_grad(), exact, torch.autocast(place.type, dtype, enabled=dtype != torch.float32):
+            yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise MemoryError("out of memory: lower compute.batch, or set a smaller compute.tile_px") from error
+
+
+def _sliceable(frames: Any) -> Any:
+    """Return `frames` as they are if they have a shape, else as an array; three axes, none of them empty."""
+    frames = frames if hasattr(frames, "shape") else np.asarray(frames)
+    if len(frames.shape) != 3 or 0 in frames.shape:
+        check_frames(frames)  # says what is wrong
+    return frames
+
+
+def _read(frames: Any, start: int, stop: int, scale: float = 1.0) -> Tensor:
+    part = check_frames(frames[start:stop], what=f"frames {start} to {stop - 1}")
+    if part.min() < 0:
+        raise ValueError(
+            f"frames hold negative values (down to {part.min():g}) but amplitude is needed: "
+            "take filters.envelope of radio-frequency data, or undo the decibel scale"
+        )
+    return torch.from_numpy(np.asarray(part / scale, dtype=np.float32))
+
+
+def _read_all(frames: Any, size: int, scale: float = 1.0) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, frames.shape[0], size):
+        yield start, _read(frames, start, min(start + size, frames.shape[0]), scale)
+
+
+def _scale(frames: Any, scale: float | None) -> float:
+    """Value that becomes 1: what is given, or the highest, but 1 where all frames are dark."""
+    if scale is None:
+        return max(float(part.max()) for _, part in _read_all(frames, 64)) or 1.0
+    check_positive(scale=scale)
+    return scale
+
+
+def _cover(size: int, tile: int) -> tuple[list[int], NDArray[np.float64]]:
+    """First pixels of evenly spaced tiles that cover `size` pixels, and what a bubble in each counts in the whole."""
+    first = np.linspace(0, max(0, size - tile), math.ceil(size / tile)).round().astype(int)
+    inside = (np.arange(size) >= first[:, None]) & (np.arange(size) < first[:, None] + tile)
+    return first.tolist(), (inside / inside.sum(axis=0)).sum(axis=1) / inside.sum(axis=1)

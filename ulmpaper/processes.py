@@ -1,0 +1,88 @@
+"""Processes that train together, and the signals that stop them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import torch
+from torch import distributed
+
+from ulmpaper.weights import resolve_device
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """Event that SIGINT and SIGTERM set instead of ending the process; never set outside the main thread.
+
+    Examples
+    --------
+    >>> with stop_signals() as stop:
+    ...     signal.raise_signal(signal.SIGTERM)
+    ...     stop.is_set()
+    True
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    names = (signal.SIGINT, signal.SIGTERM)
+    before = {name: signal.signal(name, lambda *_: stop.set()) for name in names}
+    try:
+        yield stop
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+@contextlib.contextmanager
+def processes(device: str) -> Iterator[tuple[int, int, torch.device]]:
+    """Rank of this process, number of processes that ``torchrun`` started, and the device for this one.
+
+    Parameters
+    ----------
+    device : str
+        See `ulmpaper.weights.resolve_device`; of several GPUs each process takes its own.
+
+    Raises
+    ------
+    ValueError
+        There is no such device here.
+
+    Examples
+    --------
+    >>> with processes("cpu") as (rank, world, device):
+    ...     rank, world
+    (0, 1)
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    where = resolve_device(device)
+    if world == 1:
+        yield 0, 1, where
+        return
+    if where.type == "cuda":
+        where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(where)
+    distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    try:
+        yield distributed.get_rank(), world, where
+    finally:
+        distributed.destroy_process_group()
+
+
+def in_any(here: bool, world: int, device: torch.device) -> bool:
+    """Whether `here` holds in any of `world` processes.
+
+    Examples
+    --------
+    >>> in_any(True, 1, torch.device("cpu"))
+    True
+    """
+    if world == 1:
+        return here
+    flag = torch.tensor(float(here), device=device)
+    distributed.all_reduce(flag, distributed.ReduceOp.MAX)
+    return bool(flag)

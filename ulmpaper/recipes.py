@@ -1,0 +1,282 @@
+"""The three trainings: which network, on what, with which loss, and how it is judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ulmpaper import __version__
+from ulmpaper.config import Config
+from ulmpaper.loss import count_loss, ml3d_loss, mspcn_loss
+from ulmpaper.metrics import detection_scores, match_bubbles
+from ulmpaper.model import MSPCN, CountNet, ML3DResNet
+from ulmpaper.psf import psf_width
+from ulmpaper.records import Block
+from ulmpaper.runs import Progress
+from ulmpaper.scenes import psf_bank
+from ulmpaper.settings import Fitted
+from ulmpaper.targets import decode_heatmap, decode_offsets, encode_heatmap, encode_offsets
+from ulmpaper.windows import Encode
+
+NEAR_PX, FAR_PX = 0.25, 0.5  # within these a bubble counts as found
+_THRESHOLDS = np.geomspace(0.5, 40, 23)  # mSPCN learns to put out 50 for a bubble
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that the trainings of the three networks do not share.
+
+    Parameters
+    ----------
+    name : str
+        ``ml3d``, ``count`` or ``mspcn``, as the section of the settings.
+    settings : Fitted
+        That section.
+    network : type
+        Class of the network.
+    arguments : mapping
+        What it is made with.
+    n_frames, crop_px : int, int or None
+        Frames and side of a window.
+    encode : callable
+        Target of a window, from its bubbles, number of frames and size.
+    loss : callable
+        Loss and its parts, from the network's output and the target.
+    score : callable
+        Scores on validation blocks, from the network as a function of normalized frames (B, N, Z, X) and the blocks.
+        The first is the one that counts, the higher the better.
+    """
+
+    name: str
+    settings: Fitted
+    network: type[nn.Module]
+    arguments: Mapping[str, Any]
+    n_frames: int
+    crop_px: int | None
+    encode: Encode
+    loss: Loss
+    score: Callable[[Callable[[Tensor], Tensor], Sequence[Block]], dict[str, float]]
+
+    @property
+    def volumes(self) -> bool:
+        """Whether the network takes windows (B, 1, N, Z, X) and not single frames (B, 1, Z, X)."""
+        return self.name == "ml3d"
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """Memory layout that is quicker on CPUs and on GPUs."""
+        return torch.channels_last_3d if self.volumes else torch.channels_last
+
+    def inputs(self, frames: Tensor) -> Tensor:
+        """Shape `frames` (B, N, Z, X) as the network takes them."""
+        return frames[:, None] if self.volumes else frames
+
+
+def ml3d(cfg: Config) -> Recipe:
+    """3DML-ResNet (paper, sections II-A, II-C)."""
+    s = cfg.ml3d
+    names = ("features", "blocks", "temporal_kernel", "output")
+    return Recipe(
+        "ml3d",
+        s,
+        ML3DResNet,
+        {name: getattr(s, name) for name in names},
+        s.window,
+        s.crop_px,
+        encode_offsets,
+        functools.partial(ml3d_loss, sigma_px=s.sigma_px, masked=s.masked),
+        functools.partial(_score_ml3d, suppress=s.suppress),
+    )
+
+
+def count(cfg: Config) -> Recipe:
+    """The network that counts bubbles (paper, section II-A), here those of a tile."""
+    s = cfg.count
+    return Recipe(
+        "count",
+        s,
+        CountNet,
+        {"n_max": s.n_max, "features": s.features},
+        1,
+        s.tile_px,
+        functools.partial(_encode_count, n_max=s.n_max),
+        _loss_count,
+        functools.partial(_score_count, tile_px=s.tile_px),
+    )
+
+
+def mspcn(cfg: Config) -> Recipe:
+    """mSPCN, to which the paper compares (Liu et al., IEEE Trans. Med. Imaging 39 (2020) 3064)."""
+    s = cfg.mspcn
+    return Recipe(
+        "mspcn",
+        s,
+        MSPCN,
+        {"upsample": s.upsample},
+        1,
+        s.crop_px,
+        functools.partial(_encode_mspcn, upsample=s.upsample),
+        functools.partial(mspcn_loss, sparsity=s.sparsity),
+        functools.partial(_score_mspcn, upsample=s.upsample),
+    )
+
+
+RECIPES: dict[str, Callable[[Config], Recipe]] = {"ml3d": ml3d, "count": count, "mspcn": mspcn}
+
+
+def training_settings(cfg: Config, name: str) -> dict[str, Any]:
+    """All settings that the outcome of a training depends on, with dotted names.
+
+    Examples
+    --------
+    >>> from ulmpaper.config import load_config
+    >>> settings = training_settings(load_config("smoke"), "ml3d")
+    >>> settings["ml3d.features"], "ml3d.stride" in settings
+    (8, False)
+    """
+    in_use = ("stride", "suppress", "weights", "threshold")
+    sections = ("acquisition", "cam", "train", name)
+    pairs = {
+        f"{section}.{key}": list(value) if isinstance(value, tuple) else value
+        for section in sections
+        for key, value in dataclasses.asdict(getattr(cfg, section)).items()
+        if key not in in_use
+    }
+    return {"seed": cfg.seed, **pairs}
+
+
+def describe(
+    recipe: Recipe, cfg: Config, settings: Mapping[str, Any], progress: Progress, device: torch.device
+) -> dict[str, Any]:
+    """What the weights of a training should tell: how they were made and what they are good for."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+    on_gpu = device.type == "cuda"
+    return {
+        "digest": digest,
+        "revision": _revision(),
+        "ulmpaper": __version__,
+        "data": settings["data"],
+        "settings": settings,
+        "steps": progress.step,
+        "seconds": round(progress.seconds),
+        "hardware": torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads of a CPU",
+        "scores": progress.best,
+        **({} if settings["data"] != "simulated" else {"domain": _domain(cfg)}),
+        **{name: getattr(recipe.settings, name) for name in ("window", "tile_px") if hasattr(recipe.settings, name)},
+        **({"threshold": progress.best["threshold"]} if "threshold" in progress.best else {}),
+    }
+
+
+def _domain(cfg: Config) -> dict[str, Any]:
+    """Widths of the PSFs (their middle nine tenths) and densities that simulated training data cover."""
+    banks = [psf_bank(cfg, kind) for kind in (("bmode", "iq") if cfg.train.psf == "both" else (cfg.train.psf,))]
+    widths = np.concatenate([psf_width(bank.table, bank.oversample) for bank in banks])
+    low, high = np.quantile(widths, (0.05, 0.95), axis=0)
+    low, high = low * cfg.train.stretch[0], high * cfg.train.stretch[1]
+    area = math.prod(cfg.cam.shape_px)
+    return {
+        "fwhm_z_px": [round(float(low[0]), 3), round(float(high[0]), 3)],
+        "fwhm_x_px": [round(float(low[1]), 3), round(float(high[1]), 3)],
+        "bubbles_per_px": [n / area for n in cfg.cam.n_bubbles],
+        "px_wavelengths": banks[0].px_wavelengths,
+    }
+
+
+def _revision() -> str:
+    """Commit of the source, where it is a checkout."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _score_ml3d(net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, suppress: bool) -> dict[str, float]:
+    """Detection scores with the true number of bubbles given, for counting is another network's work."""
+    found = []
+    for block in blocks:
+        maps = net(_normalized(block)[None])[0]
+        n_true = np.bincount(block.truth["frame"], minlength=len(block.frames))
+        found.append(decode_offsets(maps, torch.from_numpy(n_true), suppress=suppress))
+    return _scores(found, blocks)
+
+
+def _encode_count(bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int], *, n_max: int | None) -> Tensor:
+    """Number of bubbles in the picture, at most what the network can tell."""
+    return torch.tensor(len(bubbles) if n_max is None else min(len(bubbles), n_max))
+
+
+def _loss_count(outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    return count_loss(outputs, targets), {}
+
+
+def _score_count(net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, tile_px: int) -> dict[str, float]:
+    """Mean error of the number of bubbles in as many whole tiles as a frame has."""
+    told, true = [], []
+    for block in blocks:
+        n_z, n_x = (size // tile_px for size in block.frames.shape[1:])
+        frames = _normalized(block)[:, : n_z * tile_px, : n_x * tile_px]
+        tiles = frames.unfold(1, tile_px, tile_px).unfold(2, tile_px, tile_px).reshape(-1, 1, tile_px, tile_px)
+        told.append(CountNet.expected(net(tiles)).reshape(len(frames), -1).sum(dim=1).numpy())
+        inside = (block.truth["z"] < n_z * tile_px - 0.5) & (block.truth["x"] < n_x * tile_px - 0.5)
+        inside &= (block.truth["z"] >= -0.5) & (block.truth["x"] >= -0.5)
+        true.append(np.bincount(block.truth["frame"][inside], minlength=len(frames)))
+    error = np.concatenate(told) - np.concatenate(true)
+    mean = max(float(np.concatenate(true).mean()), 1.0)
+    share = float(np.abs(error).mean()) / mean
+    return {"score": 1 - share, "error_share": share, "bias_share": float(error.mean()) / mean}
+
+
+def _encode_mspcn(bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int], *, upsample: int) -> Tensor:
+    return encode_heatmap(bubbles, n_frames, shape_px, upsample=upsample)[:, 0]
+
+
+def _score_mspcn(net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, upsample: int) -> dict[str, float]:
+    """Detection scores at the threshold that serves these blocks best."""
+    found = [
+        decode_heatmap(net(_normalized(block)[:, None]), upsample, threshold=float(_THRESHOLDS[0])) for block in blocks
+    ]
+    by_threshold = [
+        {**_scores([table[table["score"] > threshold] for table in found], blocks), "threshold": float(threshold)}
+        for threshold in _THRESHOLDS
+    ]
+    return max(by_threshold, key=lambda scores: scores["score"])
+
+
+def _scores(found: Sequence[pd.DataFrame], blocks: Sequence[Block]) -> dict[str, float]:
+    """Detection scores over all blocks."""
+    truth = [block.truth for block in blocks]
+    starts = np.cumsum([0, *(len(block.frames) for block in blocks[:-1])])
+
+    def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        return pd.concat([t.assign(frame=t["frame"] + start) for t, start in zip(tables, starts, strict=True)])
+
+    pred, true = joined(found), joined(truth)
+    match = match_bubbles(pred, true, max_distance_px=FAR_PX)
+    near = detection_scores(match, len(pred), len(true), max_distance_px=NEAR_PX)
+    far = detection_scores(match, len(pred), len(true))
+    names = ("jaccard", "precision", "recall")
+    return {
+        "score": float(np.nan_to_num(near["jaccard"])),
+        **{f"{name}_near": float(np.nan_to_num(near[name])) for name in names},
+        **{f"{name}_far": float(np.nan_to_num(far[name])) for name in names},
+    }
+
+
+def _normalized(block: Block) -> Tensor:
+    frames = torch.from_numpy(np.ascontiguousarray(block.frames, dtype=np.float32))
+    return frames / frames.amax().clamp(min=torch.finfo(frames.dtype).tiny)
