@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book notebooks sync test test-all check types bench fetch lock clean
+.PHONY: help setup book notebooks sync test test-all check types bench fetch weights lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,6 +50,10 @@ bench: setup ## speed and memory, printed as a table
 
 fetch: setup ## download the small real files (NAME=pala-insilico and others for more)
 	@$(BIN)/ulmpaper fetch $(or $(NAME),--small)
+
+weights: setup ## train the three networks (PROFILE=quick: about 2 hours on 2 cores; stops and resumes)
+	@for recipe in ml3d count mspcn; do \
+	  $(BIN)/ulmpaper train --recipe $$recipe --profile $(PROFILE) -o build/weights/$(PROFILE)/$$recipe || exit; done
 
 lock: ## after changing dependencies: write the installed versions to constraints.txt and environment.yml
 	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt

@@ -72,6 +72,81 @@ def test_from_frames_to_maps(run: Run, npy: Path, tmp_path: Path) -> None:
     assert settings["input"] == "flow.npy"
 
 
+@pytest.fixture
+def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Small networks in place of those that come with the package, trained on far denser frames."""
+    import torch
+
+    from ulmpaper.model import MSPCN, CountNet, ML3DResNet
+    from ulmpaper.weights import write_network
+
+    torch.manual_seed(0)
+    for recipe, cls, network in (
+        ("ml3d", ML3DResNet, {"features": 4, "blocks": 1}),
+        ("count", CountNet, {"n_max": 20, "features": 4}),
+        ("mspcn", MSPCN, {"upsample": 2}),
+    ):
+        about = {"digest": recipe, "window": 5, "threshold": 0.01, "domain": {"bubbles_per_px": [5, 9]}}
+        path = tmp_path / f"{recipe}.safetensors"
+        write_network(path, cls(**network), recipe=recipe, network=network, about=about)
+    monkeypatch.setattr("ulmpaper.weights._SHIPPED", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("method", "weights"), [("ml3d", ["ml3d", "count"]), ("mspcn", ["mspcn"])])
+def test_networks_from_frames_to_maps(
+    run: Run, networks: Path, npy: Path, tmp_path: Path, method: str, weights: list[str]
+) -> None:
+    few = tmp_path / "few.npy"
+    np.save(few, np.load(npy)[:20])
+    out = tmp_path / "out"
+    sets = ["ml3d.stride=5", "blocks.n_frames=10", "track.min_length=1"]
+    code, _, err = run("ulm", few, "-o", out, "--method", method, *(word for s in sets for word in ("--set", s)))
+    assert code == 0
+    warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert "bubbles per pixel (5 to 9)" in warnings[0]
+    assert ".py" not in err
+    assert json.loads((out / "run.json").read_text())["weights"] == {name: name for name in weights}
+    assert len(read_table(out / "tables.h5", "bubbles")) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "blocks.n_frames=78"], "the last block has 2 of 80 frames, the network's window 5"),
+        (["--set", "ml3d.weights=nothing.safetensors"], "no weights at nothing.safetensors"),
+        (["--set", "ml3d.weights=PICKLED"], "pickled checkpoint"),
+        (["--set", "compute.device=tpu"], "device 'tpu' cannot be used"),
+        (["--method", "ml3"], "unknown method 'ml3': did you mean 'ml3d'"),
+        (["--set", "count.weights=MSPCN"], "recipe 'mspcn', but 'count' is needed"),
+    ],
+)
+def test_networks_that_cannot_run_are_one_clear_error(
+    run: Run, networks: Path, npy: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    pickled = tmp_path / "a.pt"
+    pickled.write_bytes(b"PK\x03\x04")
+    names = {"PICKLED": str(pickled), "MSPCN": str(networks / "mspcn.safetensors")}
+    for name, path in names.items():
+        arguments = [a.replace(name, path) for a in arguments]
+    code, _, err = run("ulm", npy, "-o", tmp_path / "out", "--method", "ml3d", *arguments)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("ulmpaper: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_weights_it_is_said_how_to_train_them(
+    run: Run, npy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ulmpaper.weights._SHIPPED", tmp_path)
+    code, _, err = run("ulm", npy, "-o", tmp_path / "out", "--method", "mspcn")
+    assert code == 2
+    assert "`ulmpaper train --recipe mspcn`" in err
+
+
 def test_what_the_user_says_of_the_scale_counts(run: Run, npy: Path, tmp_path: Path) -> None:
     scale = ["--set", "acquisition.px_mm=1", "--set", "acquisition.frame_rate_hz=1"]
     code, _, err = run("ulm", npy, "-o", tmp_path, *scale)

@@ -229,10 +229,10 @@ def test_a_run_is_checked_before_it_starts(shipped: Path) -> None:
     assert check_run(60, cfg) == {"ml3d": "a" * 10, "count": "b" * 10}
     assert check_run(64, cfg) == check_run(4, cfg)
     with pytest.raises(
-        ValueError, match="last block has 3 of 63 frames, the network's window 4: set blocks.n_frames to 21"
+        ValueError, match=r"last block has 3 of 63 frames, the network's window 4: set blocks\.n_frames to 21"
     ):
         check_run(63, cfg)
-    with pytest.raises(ValueError, match="last block has 3 of 3 frames, the network's window 4: give more frames"):
+    with pytest.raises(ValueError, match=r"last block has 3 of 3 frames, the network's window 4: give more frames"):
         check_run(3, cfg)
     frame_by_frame = dataclasses.replace(cfg, locate=dataclasses.replace(cfg.locate, method="mspcn"))
     assert check_run(3, frame_by_frame) == {"mspcn": "c" * 10}

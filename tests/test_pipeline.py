@@ -10,13 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
 
 from ulmpaper.config import load_config
 from ulmpaper.example import example_block
-from ulmpaper.pipeline import MapTotals, ulm, ulm_blocks, ulm_many
+from ulmpaper.pipeline import MapTotals, _backend, ulm, ulm_blocks, ulm_many
 from ulmpaper.records import Block
 from ulmpaper.render import density
 from ulmpaper.track import interpolate
@@ -106,6 +107,64 @@ def test_pala_switch_reaches_every_step(flow: Block) -> None:
     assert theirs.maps["density"].shape == (481, 601)
 
 
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Settings that name small networks, trained on other frames: theirs were far denser."""
+    import torch
+
+    from ulmpaper.model import MSPCN, CountNet, ML3DResNet
+    from ulmpaper.weights import write_network
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights")
+    settings = {"ml3d.stride": 4, "compute.device": "cpu"}
+    for recipe, cls, network in (
+        ("ml3d", ML3DResNet, {"features": 4, "blocks": 1}),
+        ("count", CountNet, {"n_max": 20, "features": 4}),
+        ("mspcn", MSPCN, {"upsample": 2}),
+    ):
+        about = {"window": 5, "threshold": 0.01, "tile_px": 40, "domain": {"bubbles_per_px": [5, 9]}}
+        path = write_network(folder / recipe, cls(**network), recipe=recipe, network=network, about=about)
+        settings[f"{recipe}.weights"] = str(path)
+    return settings
+
+
+@pytest.mark.parametrize("method", ["ml3d", "mspcn"])
+def test_networks_take_the_place_of_classical_methods(flow: Block, networks: dict[str, str], method: str) -> None:
+    from ulmpaper.infer import locate
+
+    frames = flow.frames[:20]
+    cfg = load_config("smoke", {**networks, "locate.method": method, "locate.min_score": 0.01})
+    with pytest.warns(UserWarning, match=r"bubbles per pixel \(5 to 9\)") as caught:
+        result = ulm(frames, cfg)
+    assert [warning.filename for warning in caught] == [__file__]
+    pd.testing.assert_frame_equal(result.bubbles, locate(frames, cfg, method=method, warn=len))
+    assert result.bubbles["frame"].nunique() > 1
+    assert result.bubbles["score"].min() > 0.01
+    with pytest.warns(UserWarning, match="unlike"):
+        pala = ulm(frames, dataclasses.replace(cfg, pala=True))
+    pd.testing.assert_frame_equal(pala.bubbles, result.bubbles)
+
+
+def test_networks_work_in_processes_of_one_thread_and_warn_once(networks: dict[str, str]) -> None:
+    cfg = load_config("smoke", networks)
+    short = [dataclasses.replace(block, frames=block.frames[:10]) for block in blocks(2)]
+    with pytest.warns(UserWarning, match="unlike those of the training") as caught:
+        parallel = ulm_many(short, cfg, method="ml3d", n_jobs=2)
+    assert len(caught) == 1
+    assert [len(result.notes) for result in ulm_blocks(short, cfg, method="ml3d")] == [1, 1]
+    with pytest.warns(UserWarning, match="unlike"):
+        same(parallel, ulm_many(short, cfg, method="ml3d"))
+    with _backend(None, 2):  # the same processes go on
+        assert joblib.Parallel(n_jobs=2)([joblib.delayed(_threads)()]) == [1]
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
 def test_scale_of_the_block_wins_over_the_settings(flow: Block) -> None:
     twice = dataclasses.replace(flow, px_mm=2 * flow.px_mm)
     np.testing.assert_allclose(ulm(twice, CFG).tracks.vx, 2 * ulm(flow, CFG).tracks.vx)
@@ -127,6 +186,7 @@ def test_frames_without_tracks_give_empty_tables_and_maps(frames: np.ndarray) ->
         (lambda: ulm(np.full((2, 9, 9), np.nan), CFG), ValueError, "NaN"),
         (lambda: ulm(-np.ones((2, 9, 9)), CFG), ValueError, "negative"),
         (lambda: ulm(np.ones((2, 9, 9)), CFG, method="radail"), ValueError, "did you mean 'radial'"),
+        (lambda: ulm(np.ones((2, 9, 9)), CFG, method="ml3"), ValueError, "did you mean 'ml3d'"),
         (lambda: ulm_many([], CFG), ValueError, "at least one frame"),
         (lambda: ulm_many([np.ones((2, 9, 9)), np.ones((2, 9, 8))], CFG), ValueError, "block 1 has frames of"),
         (lambda: ulm_many([np.ones((2, 9, 9))], CFG, n_jobs=0), ValueError, "n_jobs"),

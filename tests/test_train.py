@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,28 +59,32 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def test_thirty_windows_are_learnt_by_heart() -> None:
-    cfg = config(ml3d__features=16, ml3d__blocks=2, ml3d__crop_px=24, ml3d__window=3, ml3d__batch=30, train__crops=5)
+    size = {"ml3d__features": 16, "ml3d__blocks": 2, "ml3d__crop_px": 16, "ml3d__window": 3}
+    cfg = config(**size, ml3d__batch=30, train__crops=3, cam__n_bubbles=(5, 5))
     recipe = RECIPES["ml3d"](cfg)
     batch = training_windows(recipe, cfg)[0]
-    frames = batch.frames / batch.frames.amax()
+    frames = recipe.inputs(batch.frames / batch.frames.amax())
     torch.manual_seed(0)
-    net = recipe.network(**recipe.arguments).to(memory_format=recipe.layout)
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-    for _ in range(150):
+    net = recipe.network(**recipe.arguments).to(memory_format=recipe.layout)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(net.parameters())
+    options = Fitted(epochs=1, steps=300, learning_rate=1e-2, warmup=0.05, decay="cosine")
+    for step in range(options.steps):
+        optimizer.param_groups[0]["lr"] = learning_rate(options, step)
         optimizer.zero_grad()
-        loss, _ = recipe.loss(net(recipe.inputs(frames)), batch.targets)
+        loss, _ = recipe.loss(net(frames), batch.targets)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1)
         optimizer.step()
-    hits = pred = true = 0
     with torch.no_grad():
-        maps = net(recipe.inputs(frames))
+        maps = net(frames)
+    hits = pred = true = 0
     for found, target in zip(maps, batch.targets, strict=True):
-        truth = decode_offsets(target, int(target[0].sum(dim=(1, 2)).max()), suppress=False)
-        bubbles = decode_offsets(found, target[0].sum(dim=(1, 2)).long())
+        n_true = target[0].sum(dim=(1, 2)).long()
+        truth = decode_offsets(target, n_true, suppress=False)
+        bubbles = decode_offsets(found, n_true, suppress=False)
         match = match_bubbles(bubbles, truth, max_distance_px=0.5)
         hits, pred, true = hits + len(match), pred + len(bubbles), true + len(truth)
-    assert true > 100
+    assert true > 80
     assert hits / pred > 0.98
     assert hits / true > 0.98
 
@@ -181,9 +186,13 @@ def test_kill_at_random_moments(tmp_path: Path) -> None:
 
 def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(SCRIPT, encoding="utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launch, str(tmp_path / "run.py"), str(tmp_path / "two"), "{}"], check=True, env=environment)
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "two"), "{}"]  # what torchrun starts
+    both = [subprocess.Popen(command, env={**shared, "RANK": str(k), "LOCAL_RANK": str(k)}) for k in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
     fit("ml3d", config(ml3d__batch=4), tmp_path / "one")
     one, two = tensors(tmp_path / "one"), tensors(tmp_path / "two")
     for name, value in one.items():
@@ -204,11 +213,11 @@ def test_parts_of_a_batch_add_up(name: str, tmp_path: Path) -> None:
 
 
 def test_training_lowers_the_loss_and_tells_so(tmp_path: Path) -> None:
-    cfg = config(ml3d__epochs=4, ml3d__steps=10, ml3d__learning_rate=3e-3, train__crops=2)
+    cfg = config(ml3d__epochs=4, ml3d__steps=30, ml3d__batch=4, ml3d__learning_rate=5e-3, train__crops=4)
     fit("ml3d", cfg, tmp_path)
     table = pd.read_csv(tmp_path / runs.METRICS)
     assert table["epoch"].tolist() == [1, 2, 3, 4]
-    assert table["step"].tolist() == [10, 20, 30, 40]
+    assert table["step"].tolist() == [30, 60, 90, 120]
     np.testing.assert_allclose(table["detection"] + table["offset"], table["loss"], rtol=1e-5)
     assert table["loss"].iloc[-1] < table["loss"].iloc[0]
     assert {"score", "jaccard_near", "recall_far", "seconds", "learning_rate"} <= set(table)

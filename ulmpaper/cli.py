@@ -119,6 +119,31 @@ def simulate(
 
 
 @app.command()
+def train(
+    recipe: Annotated[str, typer.Option(help="ml3d, count or mspcn.", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.", show_default=False)],
+    data: Annotated[
+        Path | None, typer.Option(help="Block store with true bubbles.", show_default="simulated data, always new")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    overrides: _Overrides = None,
+) -> None:
+    """Train a network, or go on with the run in OUT.
+
+    OUT then holds the best network (best.safetensors), what is needed to go on (last.safetensors) and the scores of
+    each epoch (metrics.csv). Ctrl-C saves and stops.
+    """
+    from ulmpaper.config import load_config
+    from ulmpaper.train import fit
+
+    cfg = load_config(profile, _parse_overrides(overrides))
+    summary = fit(recipe, cfg, out, data=data, progress=sys.stderr.isatty())
+    left = "" if summary.step == summary.n_steps else "; the same command goes on"
+    _say(f"{summary.step} of {summary.n_steps} steps, {summary.seconds:.0f} s -> {out}{left}")
+    _say(" ".join(f"{name} {value:.3f}" for name, value in summary.scores.items()))
+
+
+@app.command()
 def info(
     file: Annotated[Path, typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)],
     variable: Annotated[str | None, typer.Option(help="Name of the array in the file.")] = None,
@@ -185,7 +210,7 @@ def main() -> None:
     """Run the command line."""
     try:
         app()
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, ImportError, MemoryError, FloatingPointError) as error:
         _say(f"ulmpaper: {error}")
         sys.exit(2)
 

@@ -116,9 +116,7 @@ class ML3DResNet(nn.Module):
     5237975
     """
 
-    def __init__(
-        self, features: int = 96, blocks: int = 10, *, temporal_kernel: int = 3, output: str = "sigmoid"
-    ) -> None:
+    def __init__(self, features: int = 96, blocks: int = 10, *, temporal_kernel: int = 3, output: str = "sigmoid"):
         super().__init__()
         check_positive(features=features, blocks=blocks, temporal_kernel=temporal_kernel)
         if temporal_kernel % 2 == 0:
@@ -166,7 +164,7 @@ class CountNet(nn.Module):
     --------
     >>> net = CountNet(n_max=40, features=4)
     >>> logits = net(torch.zeros(2, 1, 33, 50))
-    >>> logits.shape, net.counts(logits).shape
+    >>> logits.shape, net.expected(logits).shape
     (torch.Size([2, 41]), torch.Size([2]))
     """
 
@@ -183,8 +181,8 @@ class CountNet(nn.Module):
             nn.Conv2d(4 * features, 4 * features, 3, padding=1),
             nn.ReLU(),
         )
-        n_outputs = 1 if n_max is None else n_max + 1
-        self.full = nn.Sequential(nn.Linear(4 * features, 8 * features), nn.ReLU(), nn.Linear(8 * features, n_outputs))
+        n_out = 1 if n_max is None else n_max + 1
+        self.full = nn.Sequential(nn.Linear(4 * features, 8 * features), nn.ReLU(), nn.Linear(8 * features, n_out))
         self.n_max = n_max
         for layer in [*self.conv, self.full[0]]:
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -196,17 +194,13 @@ class CountNet(nn.Module):
         _check_shape(frames, "B, 1, Z, X")
         return self.full(self.conv(frames).sum(dim=(2, 3)) / _POOL_CELLS)
 
-    def counts(self, outputs: Tensor) -> Tensor:
-        """Read the numbers (B,) int64 off `outputs`: of logits the expectation, in whole bubbles."""
-        return self.expected(outputs).round().long()
-
     @staticmethod
     def expected(outputs: Tensor) -> Tensor:
         """Read the expected numbers (B,) float32 off `outputs`, 0 or more."""
+        outputs = outputs.float()
         if outputs.shape[1] == 1:
-            return outputs[:, 0].float().clamp(min=0)
-        numbers = torch.arange(outputs.shape[1], device=outputs.device)
-        return (outputs.float().softmax(dim=1) * numbers).sum(dim=1)
+            return outputs[:, 0].clamp(min=0)
+        return outputs.softmax(dim=1) @ torch.arange(outputs.shape[1]).to(outputs)
 
 
 class MSPCN(nn.Module):

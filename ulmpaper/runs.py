@@ -129,7 +129,8 @@ def read_state(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, s
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: views of the file lie in memory in a way that rounds anew.
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         if about.get("format") != FORMAT:
             raise ValueError("it is no training of ulmpaper")
     except Exception as error:  # safetensors raises a type of its own on damaged files

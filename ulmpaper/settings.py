@@ -175,7 +175,9 @@ class Ml3d(Fitted):
     blocks: int = setting(10, "residual blocks", source="paper §II-A", low=1)
     temporal_kernel: int = setting(3, "frames under a convolution, odd", source="paper §II-A", low=1, odd=True)
     output: str = setting("sigmoid", "last layer", source="ours", choices=("sigmoid", "linear"))
-    window: int = setting(10, "frames that go through the network together", source="paper §II-E", low=1)
+    window: int = setting(
+        10, "frames of a training window; trained weights bring their own", source="paper §II-E", low=1
+    )
     stride: int = setting(1, "frames from one window to the next", unit="frames", source="paper §II-A", low=1)
     sigma_px: float = setting(1.0, "blur of the detection loss", unit="px", source="ours", low=0)
     masked: bool = setting(True, "offset loss at true bubbles only", source="ours")
@@ -188,7 +190,9 @@ class Count(Fitted):
 
     features: int = setting(16, "channels of the first layer", source="ours", low=1)
     n_max: int | None = setting(100, "largest number told of a tile; None is a regression", source="ours", low=1)
-    tile_px: int = setting(64, "side of the tiles in which frames are counted", unit="px", source="ours", low=16)
+    tile_px: int = setting(
+        64, "side of the counted tiles in training; weights bring their own", unit="px", source="ours", low=16
+    )
 
 
 @dataclass(frozen=True)
@@ -237,7 +241,7 @@ class Compute(Checked):
 
     device: str = setting("auto", "processor; auto is CUDA where there is one", source="ours")
     precision: str = setting("float32", "of a trained network in use", source="ours", choices=PRECISIONS)
-    compile: bool = setting(False, "let torch compile the networks", source="ours")
+    compile: bool = setting(False, "let torch compile a network for its training", source="ours")
     batch: int = setting(4, "windows or frames that go through a network together", source="ours", low=1)
     tile_px: int | None = setting(
         None, "side of the parts in which large frames are looked at; None takes all", unit="px", source="ours", low=32

@@ -151,7 +151,7 @@ def learning_rate(options: Fitted, step: int) -> float:
     --------
     >>> options = Fitted(epochs=10, steps=10, learning_rate=0.1, warmup=0.1, decay="cosine")
     >>> [round(learning_rate(options, step), 3) for step in (0, 9, 54, 99)]
-    [0.01, 0.1, 0.05, 0.0]
+    [0.01, 0.1, 0.051, 0.0]
     """
     n_steps = options.epochs * options.steps
     n_warm = round(options.warmup * n_steps)
