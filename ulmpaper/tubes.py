@@ -38,7 +38,7 @@ class Tube:
 
     @property
     def inflow(self) -> float:
-        """Bubbles that enter, relative to the other tubes: so many that all hold as many per length where they end."""
+        """Share of the bubbles that enter, not normalized, so that all tubes hold as many per length where they end."""
         return float(self.speed[-1])
 
     @functools.cached_property
