@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ulmpaper import cli, generate, scenes
+from ulmpaper import generate, scenes
 from ulmpaper.config import load_config
 from ulmpaper.datasets import open_frames, read_insilico
 from ulmpaper.records import Block
@@ -27,20 +27,11 @@ SHORT = [*SMOKE, "--set", "cam.n_frames=25", "--set", "cam.sequence_frames=10"]
 FEW = [*SMOKE, "--set", "phantom.n_sequences=2", "--set", "phantom.n_frames=2", "--set", "phantom.n_bubbles=3"]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Call the command line in this process, in an empty folder: exit code, standard output, standard error."""
+@pytest.fixture(autouse=True)
+def empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Work where no data lie about."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ULMPAPER_DATA_MIRROR", raising=False)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ulmpaper", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

@@ -1,12 +1,39 @@
-"""HDF5 files that outlive a full disk."""
+"""Files that outlive a full disk: written whole or not at all, and HDF5 that does not crash."""
 
 from __future__ import annotations
 
 import io
 import os
+from pathlib import Path
 from typing import Any
 
 import h5py
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file at once or not at all; what was there before stays until then.
+
+    Raises
+    ------
+    OSError
+        The disk is full, or cannot be written for another reason.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_whole(Path(folder, "a.json"), b"1")
+    ...     [path.name for path in Path(folder).iterdir()]
+    ['a.json']
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise OSError(f"cannot write {path} ({error.strerror}): make room, or choose another folder") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 class DiskFile(h5py.File):

@@ -76,7 +76,7 @@ def predict_maps(
 
     Notes
     -----
-    Paper, section II-A: frames "are processed in a sliding window"; the average is ours. p is averaged as it is and
+    Paper, section II-A: the window is shifted by a frame at a time; the average is ours. p is averaged as it is and
     oz, ox weighted by p, for the windows that see the bubble know where it is.
 
     Examples

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ulmpaper import __version__
 from ulmpaper.config import Config
 from ulmpaper.loss import count_loss, ml3d_loss, mspcn_loss
 from ulmpaper.metrics import detection_scores, match_bubbles
-from ulmpaper.model import MSPCN, CountNet, ML3DResNet
+from ulmpaper.model import CountNet
 from ulmpaper.psf import psf_width
 from ulmpaper.records import Block
 from ulmpaper.runs import Progress
@@ -46,10 +46,8 @@ class Recipe:
         ``ml3d``, ``count`` or ``mspcn``, as the section of the settings.
     settings : Fitted
         That section.
-    network : type
-        Class of the network.
     arguments : mapping
-        What it is made with.
+        What the network is made with, see `ulmpaper.weights.CLASSES`.
     n_frames, crop_px : int, int or None
         Frames and side of a window.
     encode : callable
@@ -63,7 +61,6 @@ class Recipe:
 
     name: str
     settings: Fitted
-    network: type[nn.Module]
     arguments: Mapping[str, Any]
     n_frames: int
     crop_px: int | None
@@ -93,7 +90,6 @@ def ml3d(cfg: Config) -> Recipe:
     return Recipe(
         "ml3d",
         s,
-        ML3DResNet,
         {name: getattr(s, name) for name in names},
         s.window,
         s.crop_px,
@@ -109,7 +105,6 @@ def count(cfg: Config) -> Recipe:
     return Recipe(
         "count",
         s,
-        CountNet,
         {"n_max": s.n_max, "features": s.features},
         1,
         s.tile_px,
@@ -125,7 +120,6 @@ def mspcn(cfg: Config) -> Recipe:
     return Recipe(
         "mspcn",
         s,
-        MSPCN,
         {"upsample": s.upsample},
         1,
         s.crop_px,

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ulmpaper.diskfile import write_whole
 from ulmpaper.weights import load_tensors
 
 FORMAT = "ulmpaper training 1"
@@ -105,9 +106,9 @@ def write_state(
     # Compact copies: layouts that are quick to compute with are not what files hold.
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     about = {"format": FORMAT, "progress": json.dumps(dataclasses.asdict(progress)), "settings": json.dumps(settings)}
-    _write(folder / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
-    _write(folder / METRICS, pd.DataFrame(progress.rows).to_csv(index=False).encode())
-    _write(folder / LAST, save(plain, about))  # the last, for it is the one that counts
+    write_whole(folder / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
+    write_whole(folder / METRICS, pd.DataFrame(progress.rows).to_csv(index=False).encode())
+    write_whole(folder / LAST, save(plain, about))  # the last, for it is the one that counts
 
 
 def read_state(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> Progress:
@@ -153,14 +154,3 @@ def read_state(folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, s
     optimizer.param_groups[0]["params"] = list(net.parameters())
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return Progress(**json.loads(about["progress"]))
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".part-{path.name}")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror}): make room, or choose another folder") from error
-    finally:
-        part.unlink(missing_ok=True)

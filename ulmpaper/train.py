@@ -24,7 +24,7 @@ from ulmpaper.recipes import RECIPES, Recipe, describe, training_settings
 from ulmpaper.records import Block, check_choice
 from ulmpaper.runs import BEST, make_folder, read_state, write_state
 from ulmpaper.settings import Fitted
-from ulmpaper.weights import resolve_precision, write_network
+from ulmpaper.weights import CLASSES, resolve_precision, write_network
 from ulmpaper.windows import Batch, SimulatedSource, Source, StoredSource, Windows, sequence
 
 _STORED_PARTS = {"train": (0.0, 0.9), "validation": (0.9, 1.0)}
@@ -213,7 +213,7 @@ def _untrained(recipe: Recipe, seed: int) -> nn.Module:
     """Network with start values that the seed decides."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return recipe.network(**recipe.arguments)
+        return CLASSES[recipe.name](**recipe.arguments)
 
 
 def _step(

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ulmpaper.diskfile import write_whole
 from ulmpaper.model import MSPCN, CountNet, ML3DResNet
 from ulmpaper.records import check_choice
 
 FORMAT = "ulmpaper network 1"
-RECIPES: dict[str, type[nn.Module]] = {"ml3d": ML3DResNet, "count": CountNet, "mspcn": MSPCN}
+CLASSES: dict[str, type[nn.Module]] = {"ml3d": ML3DResNet, "count": CountNet, "mspcn": MSPCN}
 _SHIPPED = Path(__file__).parent / "data" / "weights"
 _PICKLED = (b"PK\x03\x04", b"\x80")  # first bytes of what torch.save writes, now and before version 1.6
 
@@ -72,14 +73,7 @@ def write_network(
         tensors = {name: t.half() for name, t in tensors.items()}
     said = {"format": FORMAT, "recipe": recipe, "network": json.dumps(dict(network)), "about": json.dumps(dict(about))}
     metadata = {**said, "sha256": _sha256(tensors, said)}
-    part = path.with_name(f".part-{path.name}")
-    try:
-        part.write_bytes(save(tensors, metadata))
-        part.replace(path)
-    except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror}): make room, or choose another folder") from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, save(tensors, metadata))
     return path
 
 
@@ -114,7 +108,7 @@ def read_network(
     path = Path(path)
     tensors, metadata = _read(path)
     found = metadata["recipe"]
-    if recipe is not None and found != check_choice(recipe, RECIPES, "recipe"):
+    if recipe is not None and found != check_choice(recipe, CLASSES, "recipe"):
         raise ValueError(f"{path} holds a network of recipe {found!r}, but {recipe!r} is needed: give another file")
     net = _untrained(found, json.loads(metadata["network"]), str(path))
     # Copies: what safetensors gives is a view of the file, and lies in memory in a way that slows down and rounds anew.
@@ -164,7 +158,7 @@ def shipped_weights(recipe: str) -> Path:
     FileNotFoundError
         There are none; says how to train them.
     """
-    path = _SHIPPED / f"{check_choice(recipe, RECIPES, 'recipe')}.safetensors"
+    path = _SHIPPED / f"{check_choice(recipe, CLASSES, 'recipe')}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
             f"no trained weights for {recipe!r} come with this installation ({path}): train them with "
@@ -264,7 +258,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _untrained(recipe: str, network: Mapping, what: str) -> nn.Module:
     """Network without numbers, on the device ``meta``: nothing is drawn at random, nothing allocated."""
-    cls = RECIPES[check_choice(recipe, RECIPES, "recipe")]
+    cls = CLASSES[check_choice(recipe, CLASSES, "recipe")]
     try:
         with torch.device("meta"):
             return cls(**network)
