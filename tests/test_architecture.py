@@ -31,6 +31,7 @@ LAYERS = [
     },
     {
         "crb",
+        "decode",
         "localize",
         "loss",
         "metrics",
@@ -56,6 +57,7 @@ LAYERS = [
     {"__main__"},
 ]
 MAY_IMPORT_TORCH = {
+    "decode",
     "infer",
     "loss",
     "model",

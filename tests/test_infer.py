@@ -124,11 +124,11 @@ def test_fewer_than_counted_are_the_most_probable(frames: np.ndarray) -> None:
     assert found["z"].round().tolist() == [22, 12]
 
 
-def test_suppression_reaches_the_decoder(frames: np.ndarray) -> None:
-    maps = encode_offsets(bubble_table([3, 3], [5, 6], [5, 5], [1, 1]), N_FRAMES, SHAPE).movedim(1, 0)
+def test_least_distance_reaches_the_decoder(frames: np.ndarray) -> None:
+    maps = encode_offsets(bubble_table([3, 3], [5.4, 5.6], [5, 5], [1, 1]), N_FRAMES, SHAPE).movedim(1, 0)
     net, use = Knows(maps), {"n_bubbles": 2, "window": 3, "device": "cpu"}
     assert len(locate_ml3d(frames, net=net, **use)) == 1
-    assert len(locate_ml3d(frames, net=net, suppress=False, **use)) == 2
+    assert len(locate_ml3d(frames, net=net, min_distance_px=0, **use)) == 2
 
 
 def test_heat_maps_give_the_same_table(truth: pd.DataFrame, frames: np.ndarray) -> None:
@@ -193,7 +193,7 @@ def test_frames_unlike_those_of_the_training_are_warned_of(frames: np.ndarray, m
         net = CLASSES[recipe](**NETWORKS[recipe])
         write_network(shipped / f"{recipe}.safetensors", net, recipe=recipe, network=NETWORKS[recipe], about=about)
     with pytest.warns(UserWarning, match=r"0\.0051 bubbles per pixel \(0\.0001 to 0\.0002\)") as caught:
-        locate_ml3d(frames, n_bubbles=4, suppress=False, device="cpu")
+        locate_ml3d(frames, n_bubbles=4, min_distance_px=0, device="cpu")
     assert len(caught) == 1
     assert caught[0].filename == __file__
     said: list[str] = []

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ulmpaper.decode import decode_offsets
 from ulmpaper.example import example_block
 from ulmpaper.loss import blur, count_loss, detection_loss, ml3d_loss, mspcn_loss, offset_loss
 from ulmpaper.metrics import localization_errors, match_bubbles
 from ulmpaper.model import ML3DResNet
 from ulmpaper.records import bubble_table
-from ulmpaper.targets import decode_offsets, encode_heatmap, encode_offsets
+from ulmpaper.targets import encode_heatmap, encode_offsets
 
 N, Z, X = 2, 6, 5
 

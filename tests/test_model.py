@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from ulmpaper.decode import decode_heatmap
 from ulmpaper.loss import count_loss
 from ulmpaper.model import MSPCN, CountNet, ML3DResNet, ResidualBlock, SkipSum, layer_table
 from ulmpaper.records import bubble_table
-from ulmpaper.targets import decode_heatmap
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ulmpaper.decode import decode_heatmap, decode_offsets
 from ulmpaper.records import bubble_table
-from ulmpaper.targets import count_merged, decode_heatmap, decode_offsets, encode_heatmap, encode_offsets
+from ulmpaper.targets import count_merged, encode_heatmap, encode_offsets
 
 N_FRAMES, SHAPE = 3, (9, 12)
 
@@ -100,7 +101,7 @@ class TestDecodeOffsets:
     @given(bubbles=scattered(apart=1))
     def test_returns_what_was_written(self, bubbles: pd.DataFrame) -> None:
         counts = np.bincount(bubbles["frame"], minlength=N_FRAMES)
-        found = decode_offsets(encode_offsets(bubbles, N_FRAMES, SHAPE), counts, suppress=False)
+        found = decode_offsets(encode_offsets(bubbles, N_FRAMES, SHAPE), counts, min_distance_px=0)
         pd.testing.assert_frame_equal(in_order(found), in_order(bubbles), rtol=0, atol=1e-6)
 
     @settings(max_examples=60, deadline=None)
@@ -121,20 +122,48 @@ class TestDecodeOffsets:
         assert len(decode_offsets(maps, 0)) == 0
         assert len(decode_offsets(maps, 100)) == 5
 
-    def test_suppression_finds_a_bubble_between_two_pixels_once(self) -> None:
+    def test_finds_a_bubble_between_two_pixels_once(self) -> None:
         maps = torch.full((3, 1, 5, 5), 0.5)
         maps[0] = 0
         maps[0, 0, 2, 1:4] = torch.tensor([0.5, 0.6, 0.3])
-        assert decode_offsets(maps, 2)[["z", "x"]].values.tolist() == [[2, 2]]
-        assert decode_offsets(maps, 2, suppress=False)[["z", "x"]].values.tolist() == [[2, 2], [2, 1]]
+        maps[2, 0, 2, 1:4] = torch.tensor([0.9, 0.1, 0.5])  # the first two pixels mean the same place
+        assert decode_offsets(maps, 3)["x"].round(3).tolist() == [1.6, 3.0]
+        assert decode_offsets(maps, 3, min_distance_px=0)["x"].round(3).tolist() == [1.6, 1.4, 3.0]
+        assert decode_offsets(maps, 3, min_distance_px=3)["x"].round(3).tolist() == [1.6]
+
+    @settings(max_examples=60, deadline=None)
+    @given(seed=st.integers(0, 10_000), distance=st.sampled_from([0.3, 0.7, 1.2, 3.0]))
+    def test_drops_what_a_slow_search_drops(self, seed: int, distance: float) -> None:
+        rng = np.random.default_rng(seed)
+        maps = rng.integers(1, 8, (3, 2, 5, 6)) / 8  # so that some are equal
+        where = np.argwhere(maps[0] >= 0)
+        kept = set()
+        for t, z, x in where:
+            p, place = maps[0, t, z, x], (z, x) + maps[1:, t, z, x]
+            rivals = [
+                (maps[0, t, i, j] > p or (maps[0, t, i, j] == p and (i, j) < (z, x)))
+                and np.hypot(*((i, j) + maps[1:, t, i, j] - place)) < distance
+                for i in range(max(0, z - 1), min(5, z + 2))
+                for j in range(max(0, x - 1), min(6, x + 2))
+                if (i, j) != (z, x)
+            ]
+            if not any(rivals):
+                kept.add((t, *(place - 0.5)))
+        found = decode_offsets(maps, 30, min_distance_px=distance)
+        assert set(found[["frame", "z", "x"]].itertuples(index=False, name=None)) == kept
+
+    @pytest.mark.parametrize("distance", [-1, np.nan, np.inf])
+    def test_bad_distance(self, distance: float) -> None:
+        with pytest.raises(ValueError, match="min_distance_px"):
+            decode_offsets(torch.zeros(3, 2, 4, 4), 3, min_distance_px=distance)
 
     def test_of_equal_neighbours_takes_one(self) -> None:
         maps = torch.zeros(3, 1, 5, 6)
         maps[0, 0, 1:3, 2:5] = 1.0
-        assert decode_offsets(maps + 0, 9)[["z", "x"]].values.tolist() == [[0.5, 1.5]]
+        assert decode_offsets(maps, 9, min_distance_px=3)[["z", "x"]].values.tolist() == [[0.5, 1.5]]
 
     def test_no_probability_no_bubble(self) -> None:
-        assert decode_offsets(torch.zeros(3, 2, 4, 4), 3, suppress=False).empty
+        assert decode_offsets(torch.zeros(3, 2, 4, 4), 3, min_distance_px=0).empty
 
     def test_what_the_maps_may_be(self) -> None:
         bubbles = table((0, 4.25, 2.5, 1.0), (1, 3.0, 7.75, 1.0))

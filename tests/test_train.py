@@ -21,12 +21,12 @@ from safetensors.torch import load_file
 
 from ulmpaper import runs, train
 from ulmpaper.config import Config, load_config
+from ulmpaper.decode import decode_offsets
 from ulmpaper.metrics import match_bubbles
 from ulmpaper.recipes import RECIPES
 from ulmpaper.records import Block, bubble_table
 from ulmpaper.settings import Fitted
 from ulmpaper.storage import BlockStore
-from ulmpaper.targets import decode_offsets
 from ulmpaper.train import fit, learning_rate, training_windows
 from ulmpaper.weights import read_network
 
@@ -81,8 +81,8 @@ def test_thirty_windows_are_learnt_by_heart() -> None:
     hits = pred = true = 0
     for found, target in zip(maps, batch.targets, strict=True):
         n_true = target[0].sum(dim=(1, 2)).long()
-        truth = decode_offsets(target, n_true, suppress=False)
-        bubbles = decode_offsets(found, n_true, suppress=False)
+        truth = decode_offsets(target, n_true, min_distance_px=0)
+        bubbles = decode_offsets(found, n_true, min_distance_px=0)
         match = match_bubbles(bubbles, truth, max_distance_px=0.5)
         hits, pred, true = hits + len(match), pred + len(bubbles), true + len(truth)
     assert true > 80

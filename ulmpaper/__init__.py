@@ -20,6 +20,7 @@ __all__ = [
     "config",
     "crb",
     "datasets",
+    "decode",
     "diskfile",
     "domain",
     "example",

@@ -118,6 +118,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "train.psf": "both",
         "train.stretch": (0.75, 1.25),
         "train.still": 0.7,
+        "train.speed": (1.0, 6.0),
         "train.gain": (0.5, 1.0),
         "train.crops": 4,
         "train.validation_frames": 60,

@@ -19,11 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from ulmpaper.config import Config
+from ulmpaper.decode import MIN_DISTANCE_PX, decode_heatmap, decode_offsets
 from ulmpaper.domain import difference
 from ulmpaper.predict import predict_counts, predict_heatmaps, predict_maps
 from ulmpaper.records import bubble_table, check_choice, check_frames
 from ulmpaper.settings import NETWORKS
-from ulmpaper.targets import decode_heatmap, decode_offsets
 from ulmpaper.weights import read_network, resolve_device, shipped_weights
 
 Weights = nn.Module | str | os.PathLike | None
@@ -68,7 +68,7 @@ def locate_ml3d(
     n_bubbles: ArrayLike | None = None,
     window: int | None = None,
     stride: int = 1,
-    suppress: bool = True,
+    min_distance_px: float = MIN_DISTANCE_PX,
     count_tile_px: int | None = None,
     batch: int = 4,
     tile_px: int | None = None,
@@ -90,8 +90,8 @@ def locate_ml3d(
         Frames that go through the network together, at most T; by default as in the training, or 10.
     stride, batch, tile_px, device, precision
         See `ulmpaper.predict.predict_maps`.
-    suppress : bool
-        See `ulmpaper.targets.decode_offsets`.
+    min_distance_px : float
+        See `ulmpaper.decode.decode_offsets`.
     count_tile_px : int, optional
         See `ulmpaper.predict.predict_counts`; by default as in the training, or 64.
     warn : callable
@@ -106,7 +106,7 @@ def locate_ml3d(
     Raises
     ------
     TypeError, ValueError, FileNotFoundError, MemoryError
-        See `trained`, `ulmpaper.predict.predict_maps` and `ulmpaper.targets.decode_offsets`.
+        See `trained`, `ulmpaper.predict.predict_maps` and `ulmpaper.decode.decode_offsets`.
 
     Notes
     -----
@@ -134,7 +134,7 @@ def locate_ml3d(
     if text := difference(frames, counts, about):
         warn(text)
     return _numbered(
-        (first, decode_offsets(chunk, counts[first : first + chunk.shape[1]], suppress=suppress))
+        (first, decode_offsets(chunk, counts[first : first + chunk.shape[1]], min_distance_px=min_distance_px))
         for first, chunk in maps
     )
 
@@ -174,7 +174,7 @@ def locate_mspcn(
     Raises
     ------
     TypeError, ValueError, FileNotFoundError, MemoryError
-        See `trained`, `ulmpaper.predict.predict_heatmaps` and `ulmpaper.targets.decode_heatmap`.
+        See `trained`, `ulmpaper.predict.predict_heatmaps` and `ulmpaper.decode.decode_heatmap`.
 
     Notes
     -----
@@ -233,7 +233,7 @@ def locate(
     c = cfg.compute
     use: dict[str, Any] = {"batch": c.batch, "tile_px": c.tile_px, "device": c.device, "precision": c.precision}
     if check_choice(method, NETWORKS, "network") == "ml3d":
-        use |= {"stride": cfg.ml3d.stride, "suppress": cfg.ml3d.suppress}
+        use |= {"stride": cfg.ml3d.stride, "min_distance_px": cfg.ml3d.min_distance_px}
         bubbles = locate_ml3d(frames, net=cfg.ml3d.weights, count_net=cfg.count.weights, warn=warn, **use)
     else:
         bubbles = locate_mspcn(frames, net=cfg.mspcn.weights, threshold=cfg.mspcn.threshold, warn=warn, **use)

@@ -83,7 +83,7 @@ class ML3DResNet(nn.Module):
     """Find and localize bubbles in a window of frames: (B, 1, N, Z, X) to (B, 3, N, Z, X).
 
     The three maps are p, the probability that a pixel holds a bubble, and oz, ox, its place in that pixel from 0
-    (upper or left edge) over 1/2 (centre) to 1; see `ulmpaper.targets.decode_offsets`. B, N, Z and X are free.
+    (upper or left edge) over 1/2 (centre) to 1; see `ulmpaper.decode.decode_offsets`. B, N, Z and X are free.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ class MSPCN(nn.Module):
     Liu et al., IEEE Trans. Med. Imaging 39 (2020) 3064, the paper's [3]. A 9 x 9 convolution, five residual blocks, one
     more convolution and a sum with the first features, all with 64 channels; then u^2 channels, shuffled into u x u
     fine pixels. Layers are named as the authors named them, ``conv1`` to ``conv13``, so their weights load. These
-    put a bubble into fine pixel u (z + 1) - 1, counted from 0, which `ulmpaper.targets.decode_heatmap` reads as
+    put a bubble into fine pixel u (z + 1) - 1, counted from 0, which `ulmpaper.decode.decode_heatmap` reads as
     z + 1/2 - 1/(2 u): 3/8 px too far down and right where u is 4.
 
     Examples

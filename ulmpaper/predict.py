@@ -65,7 +65,7 @@ def predict_maps(
     first : int
         Frame with which the chunk begins.
     maps : Tensor (3, n, Z, X) float32
-        p, oz, ox of the next n frames, on the CPU; see `ulmpaper.targets.decode_offsets`.
+        p, oz, ox of the next n frames, on the CPU; see `ulmpaper.decode.decode_offsets`.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def predict_heatmaps(
     first : int
         Frame with which the chunk begins.
     maps : Tensor (n, 1, uZ, uX) float32
-        Heat maps of the next n frames, on the CPU; see `ulmpaper.targets.decode_heatmap`.
+        Heat maps of the next n frames, on the CPU; see `ulmpaper.decode.decode_heatmap`.
 
     Raises
     ------

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ulmpaper import __version__
 from ulmpaper.config import Config
+from ulmpaper.decode import decode_heatmap, decode_offsets
 from ulmpaper.loss import count_loss, ml3d_loss, mspcn_loss
 from ulmpaper.metrics import detection_scores, match_bubbles
 from ulmpaper.model import CountNet
@@ -28,7 +29,7 @@ from ulmpaper.records import Block
 from ulmpaper.runs import Progress
 from ulmpaper.scenes import psf_bank
 from ulmpaper.settings import Fitted
-from ulmpaper.targets import decode_heatmap, decode_offsets, encode_heatmap, encode_offsets
+from ulmpaper.targets import encode_heatmap, encode_offsets
 from ulmpaper.windows import Encode
 
 NEAR_PX, FAR_PX = 0.25, 0.5  # within these a bubble counts as found
@@ -95,7 +96,7 @@ def ml3d(cfg: Config) -> Recipe:
         s.crop_px,
         encode_offsets,
         functools.partial(ml3d_loss, sigma_px=s.sigma_px, masked=s.masked),
-        functools.partial(_score_ml3d, suppress=s.suppress),
+        functools.partial(_score_ml3d, min_distance_px=s.min_distance_px),
     )
 
 
@@ -142,7 +143,7 @@ def training_settings(cfg: Config, name: str) -> dict[str, Any]:
     >>> settings["ml3d.features"], "ml3d.stride" in settings
     (8, False)
     """
-    in_use = ("stride", "suppress", "weights", "threshold")
+    in_use = ("stride", "min_distance_px", "weights", "threshold")
     sections = ("acquisition", "cam", "train", name)
     pairs = {
         f"{section}.{key}": list(value) if isinstance(value, tuple) else value
@@ -199,13 +200,15 @@ def _revision() -> str:
         return "unknown"
 
 
-def _score_ml3d(net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, suppress: bool) -> dict[str, float]:
+def _score_ml3d(
+    net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, min_distance_px: float
+) -> dict[str, float]:
     """Detection scores with the true number of bubbles given, for counting is another network's work."""
     found = []
     for block in blocks:
         maps = net(_normalized(block)[None])[0]
         n_true = np.bincount(block.truth["frame"], minlength=len(block.frames))
-        found.append(decode_offsets(maps, torch.from_numpy(n_true), suppress=suppress))
+        found.append(decode_offsets(maps, torch.from_numpy(n_true), min_distance_px=min_distance_px))
     return _scores(found, blocks)
 
 

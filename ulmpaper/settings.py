@@ -181,7 +181,13 @@ class Ml3d(Fitted):
     stride: int = setting(1, "frames from one window to the next", unit="frames", source="paper §II-A", low=1)
     sigma_px: float = setting(1.0, "blur of the detection loss", unit="px", source="ours", low=0)
     masked: bool = setting(True, "offset loss at true bubbles only", source="ours")
-    suppress: bool = setting(True, "only peaks of p are bubbles", source="ours")
+    min_distance_px: float = setting(
+        0.7,
+        "bubbles nearer to a more probable one are the same; 3 keeps peaks of p only",
+        unit="px",
+        source="ours",
+        low=0,
+    )
 
 
 @dataclass(frozen=True)
@@ -227,6 +233,9 @@ class Train(Checked):
     )
     still: float = setting(
         1.0, "share of sequences with a constant background; in others it changes", source="paper §II-D", low=0, high=1
+    )
+    speed: tuple[float, float] = setting(
+        (1.0, 1.0), "factor on the speed of the flow, drawn for each sequence", source="ours", above=0, ascending=True
     )
     crops: int = setting(1, "parts cut out of each simulated sequence", source="ours", low=1)
     precision: str = setting(

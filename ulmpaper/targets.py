@@ -1,4 +1,4 @@
-"""Bubble tables as maps that networks learn, and maps as bubble tables.
+"""Bubble tables as maps that networks learn; `ulmpaper.decode` reads them back.
 
 *Offset maps* (3, N, Z, X), for 3DML-ResNet: p is 1 in the pixel ``floor(z + 1/2), floor(x + 1/2)`` of a bubble, and
 oz, ox give its place in that pixel from the upper and left edge, ``z - pixel + 1/2``, so from 0 to 1.
@@ -12,11 +12,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from ulmpaper.records import bubble_table, check_bubbles, check_positive
+from ulmpaper.records import check_bubbles, check_positive
 
 
 def encode_offsets(bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int]) -> Tensor:
@@ -48,6 +47,7 @@ def encode_offsets(bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, in
 
     Examples
     --------
+    >>> from ulmpaper.records import bubble_table
     >>> maps = encode_offsets(bubble_table([0], [1.25], [2.5], [1.0]), 1, (4, 5))
     >>> maps[:, 0, 1, 3].tolist(), int(maps[0].sum())
     ([1.0, 0.75, 0.0], 1)
@@ -86,6 +86,7 @@ def encode_heatmap(bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, in
 
     Examples
     --------
+    >>> from ulmpaper.records import bubble_table
     >>> encode_heatmap(bubble_table([0], [0.0], [1.0], [1.0]), 1, (2, 2)).nonzero().tolist()
     [[0, 0, 2, 6]]
     """
@@ -110,113 +111,11 @@ def count_merged(bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int]
 
     Examples
     --------
+    >>> from ulmpaper.records import bubble_table
     >>> count_merged(bubble_table([0, 0, 1], [1.0, 1.25, 1.0], [2.0, 2.0, 2.0], [1.0, 0.5, 1.0]), 2, (4, 5))
     1
     """
     return _occupants(bubbles, n_frames, shape_px, upsample)[2]
-
-
-def decode_offsets(maps: Tensor | ArrayLike, counts: Tensor | ArrayLike, *, suppress: bool = True) -> pd.DataFrame:
-    """Read bubbles off offset maps: in each frame the most probable ones.
-
-    Parameters
-    ----------
-    maps : Tensor or array_like (3, N, Z, X)
-        p, oz, ox, as from `encode_offsets` or one window of `ulmpaper.model.ML3DResNet`.
-    counts : int or array_like (N,) of int
-        Bubbles in each frame, or in every frame. A frame with fewer candidates gives fewer.
-    suppress : bool
-        Only pixels whose p is the highest of their 3 x 3 pixels are candidates (the first of equal ones); otherwise
-        all pixels with p above 0.
-
-    Returns
-    -------
-    DataFrame
-        Bubble table in pixels; ``score`` is p. By frame, and in a frame from the highest p down.
-
-    Raises
-    ------
-    ValueError
-        Maps of another shape or with NaN, counts that are not whole numbers, below 0 or not one for each frame.
-
-    Notes
-    -----
-    Paper, section II-B: "the N_i MBs with the highest probability of existence in each US frame are selected". The
-    suppression is ours: without it one bubble between two pixels may be found twice.
-
-    Examples
-    --------
-    >>> bubble = bubble_table([1], [4.25], [2.5], [1.0])
-    >>> bool((decode_offsets(encode_offsets(bubble, 2, (9, 9)), 5) == bubble).all(axis=None))
-    True
-    """
-    values = _tensor(maps)
-    if values.ndim != 4 or len(values) != 3 or 0 in values.shape:
-        raise ValueError(f"offset maps are p, oz, ox and have the shape (3, N, Z, X), not {tuple(values.shape)}")
-    _check_finite(values)
-    frame, row, column, score = _strongest(values[0], counts, side=3 if suppress else 1, threshold=0.0)
-    offset_z, offset_x = (values[k, frame, row, column].double() - 0.5 for k in (1, 2))
-    return bubble_table(*(part.cpu() for part in (frame, row + offset_z, column + offset_x, score)))
-
-
-def decode_heatmap(
-    heatmap: Tensor | ArrayLike,
-    upsample: int,
-    *,
-    threshold: float | None = None,
-    counts: Tensor | ArrayLike | None = None,
-    side: int = 7,
-) -> pd.DataFrame:
-    """Read bubbles off heat maps: peaks above a threshold, or the highest peaks.
-
-    Parameters
-    ----------
-    heatmap : Tensor or array_like (T, uZ, uX) or (T, 1, uZ, uX)
-        As from `encode_heatmap` or `ulmpaper.model.MSPCN`.
-    upsample : int
-        Fine pixels per pixel and side.
-    threshold : float, optional
-        Peaks must be above this value; 0 by default.
-    counts : int or array_like (T,) of int, optional
-        Most bubbles in each frame, or in every frame; by default all peaks above `threshold`, which must be given.
-    side : int
-        A peak is the highest of a square of fine pixels with this side, odd; 1 takes every fine pixel.
-
-    Returns
-    -------
-    DataFrame
-        Bubble table in pixels of the frames; ``score`` is the value of the peak. By frame, then from the highest down.
-
-    Raises
-    ------
-    ValueError
-        See `decode_offsets`; an even `side`; neither `threshold` nor `counts`.
-
-    Notes
-    -----
-    Non-maximum suppression and a threshold, as Hahne et al. (IEEE IUS 2023) read mSPCN out; its authors show maps only.
-    The default square keeps bubbles apart by a pixel where `upsample` is 4. A position is the centre of a fine pixel.
-
-    Examples
-    --------
-    >>> bubble = bubble_table([0], [4.125], [2.375], [1.0])
-    >>> bool((decode_heatmap(encode_heatmap(bubble, 1, (9, 9)), 4, threshold=0.5) == bubble).all(axis=None))
-    True
-    """
-    check_positive(upsample=upsample, side=side)
-    if side % 2 == 0:
-        raise ValueError(f"side must be odd, not {side}: a fine pixel and as many on both sides")
-    if threshold is None and counts is None:
-        raise ValueError("give threshold, counts or both: every ripple of a heat map is a peak")
-    maps = _tensor(heatmap)
-    if maps.ndim == 4 and maps.shape[1] == 1:
-        maps = maps[:, 0]
-    if maps.ndim != 3 or 0 in maps.shape:
-        raise ValueError(f"heat maps have the shape (T, uZ, uX) or (T, 1, uZ, uX), not {tuple(maps.shape)}")
-    _check_finite(maps)
-    found = _strongest(maps, counts, side=side, threshold=threshold or 0.0)
-    frame, row, column, score = (values.cpu() for values in found)
-    return bubble_table(frame, (row + 0.5) / upsample - 0.5, (column + 0.5) / upsample - 0.5, score)
 
 
 def _occupants(
@@ -238,51 +137,3 @@ def _occupants(
     where = (frame * shape[1] + row) * shape[2] + column
     pixel, first = np.unique(where[by_brightness].astype(np.int64), return_index=True)
     return by_brightness[first], np.unravel_index(pixel, shape), len(by_brightness) - len(pixel)
-
-
-def _strongest(
-    maps: Tensor, counts: Tensor | ArrayLike | None, *, side: int, threshold: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Indices (t, z, x) and values of the highest peaks above `threshold`, at most `counts` in each frame."""
-    maps = maps.float()
-    candidate = maps > threshold
-    if side > 1:
-        candidate &= _peaks(maps, side // 2)
-    n = candidate.sum(dim=(1, 2))
-    if counts is not None:
-        n = torch.minimum(n, _check_counts(counts, len(maps)).to(n))
-    value, pixel = torch.where(candidate, maps, -torch.inf).flatten(1).topk(int(n.max()))
-    frame, rank = torch.nonzero(torch.arange(value.shape[1], device=n.device) < n[:, None], as_tuple=True)
-    pixel = pixel[frame, rank]
-    return frame, pixel // maps.shape[2], pixel % maps.shape[2], value[frame, rank]
-
-
-def _peaks(maps: Tensor, half: int) -> Tensor:
-    """Whether a pixel is the highest within `half` pixels, and the first of equal ones, row by row."""
-    padded = functional.pad(maps, (half, half, half, half), value=-torch.inf)
-    rows = functional.max_pool2d(padded, (1, 2 * half + 1), stride=1)
-    middle = padded[:, half:-half]
-    above = functional.max_pool2d(rows[:, : -half - 1], (half, 1), stride=1)
-    below = functional.max_pool2d(rows[:, half + 1 :], (half, 1), stride=1)
-    left = functional.max_pool2d(middle[:, :, : -half - 1], (1, half), stride=1)
-    right = functional.max_pool2d(middle[:, :, half + 1 :], (1, half), stride=1)
-    return (maps > torch.maximum(above, left)) & (maps >= torch.maximum(below, right))
-
-
-def _tensor(values: Tensor | ArrayLike) -> Tensor:
-    """`values` without gradients; arrays that torch cannot share are copied."""
-    return values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.require(values, None, ["C", "W"]))
-
-
-def _check_finite(maps: Tensor) -> None:
-    if not torch.isfinite(maps.sum(dtype=torch.float64)):
-        raise ValueError("the maps hold NaN or infinite values: has the training diverged?")
-
-
-def _check_counts(counts: Tensor | ArrayLike, n_frames: int) -> Tensor:
-    values = _tensor(counts)
-    if values.shape not in ((), (n_frames,)):
-        raise ValueError(f"counts must be one number, or one for each of {n_frames} frames, not {tuple(values.shape)}")
-    if (values < 0).any() or (values != values.round()).any():
-        raise ValueError(f"counts must be whole numbers of 0 or more, not {values.min()} to {values.max()}")
-    return values.expand(n_frames)

@@ -7,6 +7,7 @@ where it stopped does not differ from one that never did.
 from __future__ import annotations
 
 import functools
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,9 +45,9 @@ class SimulatedSource:
 
     Notes
     -----
-    Paper, section II-D. With ``train.stretch``, ``train.psf`` and ``train.still`` at the values of the profile
-    ``paper`` these are the paper's data; otherwise the widths of the PSFs, their kind and the background vary from
-    sequence to sequence, so that a network meets more than one simulator's world.
+    Paper, section II-D. With ``train.stretch``, ``train.psf``, ``train.still`` and ``train.speed`` at the values of the
+    profile ``paper`` these are the paper's data; otherwise the widths of the PSFs, their kind, the background and the
+    speed of the flow vary from sequence to sequence, so that a network meets more than one simulator's world.
 
     Examples
     --------
@@ -67,9 +68,10 @@ class SimulatedSource:
         kind = str(rng.choice(["bmode", "iq"])) if train.psf == "both" else train.psf
         stretch = round(rng.uniform(*train.stretch) * STRETCH_STEPS) / STRETCH_STEPS
         memory = cam.memory if rng.random() < train.still else float(rng.random())
+        faster = np.float32(math.exp(rng.uniform(*np.log(train.speed))))
         return simulate_block(
             scene.mask,
-            scene.maps,
+            faster * scene.maps,
             _stretched(self.cfg, kind, stretch),
             n_frames=n_frames,
             n_bubbles=cam.n_bubbles,

@@ -1,0 +1,192 @@
+"""Bubbles read off the maps that networks make; `ulmpaper.targets` says what the maps mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch.nn import functional
+
+from ulmpaper.records import bubble_table, check_positive
+
+MIN_DISTANCE_PX = 0.7  # between two bubbles that are told apart
+
+
+def decode_offsets(
+    maps: Tensor | ArrayLike, counts: Tensor | ArrayLike, *, min_distance_px: float = MIN_DISTANCE_PX
+) -> pd.DataFrame:
+    """Read bubbles off offset maps: in each frame the most probable ones.
+
+    Parameters
+    ----------
+    maps : Tensor or array_like (3, N, Z, X)
+        p, oz, ox, as from `encode_offsets` or one window of `ulmpaper.model.ML3DResNet`.
+    counts : int or array_like (N,) of int
+        Bubbles in each frame, or in every frame. A frame with fewer candidates gives fewer.
+    min_distance_px : float
+        A pixel is no candidate if one of its eight neighbours has a higher p (the first of equal ones) and tells a
+        place nearer than this to its own [px]. 0 takes all pixels with p above 0 as candidates; 3 and more only those
+        whose p is the highest of 3 x 3.
+
+    Returns
+    -------
+    DataFrame
+        Bubble table in pixels; ``score`` is p. By frame, and in a frame from the highest p down.
+
+    Raises
+    ------
+    ValueError
+        Maps of another shape or with NaN, counts that are not whole numbers, below 0 or not one for each frame,
+        a negative distance.
+
+    Notes
+    -----
+    Paper, section II-B: "the N_i MBs with the highest probability of existence in each US frame are selected". The
+    suppression is ours: without it one bubble between two pixels may be found twice. It looks at the places that
+    pixels tell, not at the pixels, because bubbles in neighbouring pixels may well be two.
+
+    Examples
+    --------
+    >>> from ulmpaper.targets import encode_offsets
+    >>> bubble = bubble_table([1], [4.25], [2.5], [1.0])
+    >>> bool((decode_offsets(encode_offsets(bubble, 2, (9, 9)), 5) == bubble).all(axis=None))
+    True
+    """
+    values = _tensor(maps)
+    if values.ndim != 4 or len(values) != 3 or 0 in values.shape:
+        raise ValueError(f"offset maps are p, oz, ox and have the shape (3, N, Z, X), not {tuple(values.shape)}")
+    _check_finite(values)
+    if not 0 <= min_distance_px < np.inf:
+        raise ValueError(f"min_distance_px must be a number of 0 or more, not {min_distance_px}")
+    found = values[0].float()
+    candidate = (found > 0) & ~_doubles(values.float(), min_distance_px)
+    frame, row, column, score = _strongest(found, candidate, counts)
+    offset_z, offset_x = (values[k, frame, row, column].double() - 0.5 for k in (1, 2))
+    return bubble_table(*(part.cpu() for part in (frame, row + offset_z, column + offset_x, score)))
+
+
+def decode_heatmap(
+    heatmap: Tensor | ArrayLike,
+    upsample: int,
+    *,
+    threshold: float | None = None,
+    counts: Tensor | ArrayLike | None = None,
+    side: int = 7,
+) -> pd.DataFrame:
+    """Read bubbles off heat maps: peaks above a threshold, or the highest peaks.
+
+    Parameters
+    ----------
+    heatmap : Tensor or array_like (T, uZ, uX) or (T, 1, uZ, uX)
+        As from `encode_heatmap` or `ulmpaper.model.MSPCN`.
+    upsample : int
+        Fine pixels per pixel and side.
+    threshold : float, optional
+        Peaks must be above this value; 0 by default.
+    counts : int or array_like (T,) of int, optional
+        Most bubbles in each frame, or in every frame; by default all peaks above `threshold`, which must be given.
+    side : int
+        A peak is the highest of a square of fine pixels with this side, odd; 1 takes every fine pixel.
+
+    Returns
+    -------
+    DataFrame
+        Bubble table in pixels of the frames; ``score`` is the value of the peak. By frame, then from the highest down.
+
+    Raises
+    ------
+    ValueError
+        See `decode_offsets`; an even `side`; neither `threshold` nor `counts`.
+
+    Notes
+    -----
+    Non-maximum suppression and a threshold, as Hahne et al. (IEEE IUS 2023) read mSPCN out; its authors show maps only.
+    The default square keeps bubbles apart by a pixel where `upsample` is 4. A position is the centre of a fine pixel.
+
+    Examples
+    --------
+    >>> from ulmpaper.targets import encode_heatmap
+    >>> bubble = bubble_table([0], [4.125], [2.375], [1.0])
+    >>> bool((decode_heatmap(encode_heatmap(bubble, 1, (9, 9)), 4, threshold=0.5) == bubble).all(axis=None))
+    True
+    """
+    check_positive(upsample=upsample, side=side)
+    if side % 2 == 0:
+        raise ValueError(f"side must be odd, not {side}: a fine pixel and as many on both sides")
+    if threshold is None and counts is None:
+        raise ValueError("give threshold, counts or both: every ripple of a heat map is a peak")
+    maps = _tensor(heatmap)
+    if maps.ndim == 4 and maps.shape[1] == 1:
+        maps = maps[:, 0]
+    if maps.ndim != 3 or 0 in maps.shape:
+        raise ValueError(f"heat maps have the shape (T, uZ, uX) or (T, 1, uZ, uX), not {tuple(maps.shape)}")
+    _check_finite(maps)
+    maps = maps.float()
+    candidate = maps > (threshold or 0.0)
+    if side > 1:
+        candidate &= _peaks(maps, side // 2)
+    frame, row, column, score = (values.cpu() for values in _strongest(maps, candidate, counts))
+    return bubble_table(frame, (row + 0.5) / upsample - 0.5, (column + 0.5) / upsample - 0.5, score)
+
+
+def _strongest(
+    maps: Tensor, candidate: Tensor, counts: Tensor | ArrayLike | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Indices (t, z, x) and values of the highest candidates, at most `counts` in each frame."""
+    n = candidate.sum(dim=(1, 2))
+    if counts is not None:
+        n = torch.minimum(n, _check_counts(counts, len(maps)).to(n))
+    value, pixel = torch.where(candidate, maps, -torch.inf).flatten(1).topk(int(n.max()))
+    frame, rank = torch.nonzero(torch.arange(value.shape[1], device=n.device) < n[:, None], as_tuple=True)
+    pixel = pixel[frame, rank]
+    return frame, pixel // maps.shape[2], pixel % maps.shape[2], value[frame, rank]
+
+
+def _doubles(maps: Tensor, distance_px: float) -> Tensor:
+    """Whether a pixel of offset maps tells nearly the same place as a neighbour with a higher p, or an equal first."""
+    p, oz, ox = maps
+    is_double = torch.zeros_like(p, dtype=torch.bool)
+    if distance_px == 0:
+        return is_double
+    n_z, n_x = p.shape[1:]
+    for step_z, step_x in ((0, 1), (1, -1), (1, 0), (1, 1)):  # each pair of neighbours once
+        one = (..., slice(n_z - step_z), slice(max(0, -step_x), n_x - max(0, step_x)))
+        other = (..., slice(step_z, n_z), slice(max(0, step_x), n_x - max(0, -step_x)))
+        apart = (oz[other] - oz[one] + step_z).square() + (ox[other] - ox[one] + step_x).square()
+        near, first = apart < distance_px**2, p[one] >= p[other]
+        is_double[other] |= near & first
+        is_double[one] |= near & ~first
+    return is_double
+
+
+def _peaks(maps: Tensor, half: int) -> Tensor:
+    """Whether a pixel is the highest within `half` pixels, and the first of equal ones, row by row."""
+    padded = functional.pad(maps, (half, half, half, half), value=-torch.inf)
+    rows = functional.max_pool2d(padded, (1, 2 * half + 1), stride=1)
+    middle = padded[:, half:-half]
+    above = functional.max_pool2d(rows[:, : -half - 1], (half, 1), stride=1)
+    below = functional.max_pool2d(rows[:, half + 1 :], (half, 1), stride=1)
+    left = functional.max_pool2d(middle[:, :, : -half - 1], (1, half), stride=1)
+    right = functional.max_pool2d(middle[:, :, half + 1 :], (1, half), stride=1)
+    return (maps > torch.maximum(above, left)) & (maps >= torch.maximum(below, right))
+
+
+def _tensor(values: Tensor | ArrayLike) -> Tensor:
+    """`values` without gradients; arrays that torch cannot share are copied."""
+    return values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.require(values, None, ["C", "W"]))
+
+
+def _check_finite(maps: Tensor) -> None:
+    if not torch.isfinite(maps.sum(dtype=torch.float64)):
+        raise ValueError("the maps hold NaN or infinite values: has the training diverged?")
+
+
+def _check_counts(counts: Tensor | ArrayLike, n_frames: int) -> Tensor:
+    values = _tensor(counts)
+    if values.shape not in ((), (n_frames,)):
+        raise ValueError(f"counts must be one number, or one for each of {n_frames} frames, not {tuple(values.shape)}")
+    if (values < 0).any() or (values != values.round()).any():
+        raise ValueError(f"counts must be whole numbers of 0 or more, not {values.min()} to {values.max()}")
+    return values.expand(n_frames)
