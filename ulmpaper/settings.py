@@ -237,6 +237,9 @@ class Train(Checked):
     speed: tuple[float, float] = setting(
         (1.0, 1.0), "factor on the speed of the flow, drawn for each sequence", source="ours", above=0, ascending=True
     )
+    quieter_db: tuple[float, float] = setting(
+        (0.0, 0.0), "by how much the background is weakened, drawn likewise", unit="dB", source="ours", ascending=True
+    )
     crops: int = setting(1, "parts cut out of each simulated sequence", source="ours", low=1)
     precision: str = setting(
         "auto", "of the network; auto is bfloat16 where the processor has it", source="ours", choices=PRECISIONS

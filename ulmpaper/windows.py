@@ -45,9 +45,9 @@ class SimulatedSource:
 
     Notes
     -----
-    Paper, section II-D. With ``train.stretch``, ``train.psf``, ``train.still`` and ``train.speed`` at the values of the
-    profile ``paper`` these are the paper's data; otherwise the widths of the PSFs, their kind, the background and the
-    speed of the flow vary from sequence to sequence, so that a network meets more than one simulator's world.
+    Paper, section II-D. With ``psf``, ``stretch``, ``still``, ``speed`` and ``quieter_db`` of the section ``train`` at
+    the values of the profile ``paper`` these are the paper's data; otherwise PSFs, background and the speed of the flow
+    vary from sequence to sequence, so that a network meets more than one simulator's world.
 
     Examples
     --------
@@ -75,7 +75,7 @@ class SimulatedSource:
             _stretched(self.cfg, kind, stretch),
             n_frames=n_frames,
             n_bubbles=cam.n_bubbles,
-            ratio_db=cam.ratio_db,
+            ratio_db=rng.uniform(*cam.ratio_db) + rng.uniform(*train.quieter_db),
             mean_life=cam.mean_life,
             cross_speed=cam.cross_speed,
             memory=memory,
