@@ -132,6 +132,8 @@ PROFILES: dict[str, dict[str, Any]] = {
         "ml3d.learning_rate": 2e-3,
         "ml3d.warmup": 0.03,
         "ml3d.decay": "cosine",
+        "ml3d.stride": 5,
+        "compute.precision": "auto",
         "count.epochs": 40,
         "count.steps": 100,
         "count.batch": 16,
