@@ -32,8 +32,8 @@ sync: setup ## after editing notebooks/*.md: update and format the paired .ipynb
 	@$(BIN)/ruff format --quiet notebooks
 	@$(BIN)/jupytext --quiet --to md:myst notebooks/*.ipynb
 
-test: setup ## the default test suite
-	@$(BIN)/python -m pytest
+test: setup ## the default test suite, in two processes
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: setup ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
