@@ -47,7 +47,7 @@ LAYERS = [
         "vessels",
         "weights",
     },
-    {"config", "datasets", "domain", "phantom", "predict", "processes", "runs", "simulate"},
+    {"config", "datasets", "domain", "phantom", "predict", "processes", "runs", "scoring", "simulate"},
     {"infer"},
     {"figures", "pipeline", "player", "scenes"},
     {"figure1", "figure2", "generate", "results", "windows"},

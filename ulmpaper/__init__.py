@@ -49,6 +49,7 @@ __all__ = [
     "results",
     "runs",
     "scenes",
+    "scoring",
     "segment",
     "settings",
     "simulate",

@@ -22,17 +22,16 @@ from ulmpaper import __version__
 from ulmpaper.config import Config
 from ulmpaper.decode import decode_heatmap, decode_offsets
 from ulmpaper.loss import count_loss, ml3d_loss, mspcn_loss
-from ulmpaper.metrics import detection_scores, match_bubbles
 from ulmpaper.model import CountNet
 from ulmpaper.psf import psf_width
 from ulmpaper.records import Block
 from ulmpaper.runs import Progress
 from ulmpaper.scenes import psf_bank
+from ulmpaper.scoring import LIMITS_PX, SCORES, bubble_scores, join_sequences
 from ulmpaper.settings import Fitted
 from ulmpaper.targets import encode_heatmap, encode_offsets
 from ulmpaper.windows import Encode
 
-NEAR_PX, FAR_PX = 0.25, 0.5  # within these a bubble counts as found
 _THRESHOLDS = np.geomspace(0.5, 40, 23)  # mSPCN learns to put out 50 for a bubble
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
@@ -255,23 +254,10 @@ def _score_mspcn(net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, up
 
 
 def _scores(found: Sequence[pd.DataFrame], blocks: Sequence[Block]) -> dict[str, float]:
-    """Detection scores over all blocks."""
-    truth = [block.truth for block in blocks]
-    starts = np.cumsum([0, *(len(block.frames) for block in blocks[:-1])])
-
-    def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        return pd.concat([t.assign(frame=t["frame"] + start) for t, start in zip(tables, starts, strict=True)])
-
-    pred, true = joined(found), joined(truth)
-    match = match_bubbles(pred, true, max_distance_px=FAR_PX)
-    near = detection_scores(match, len(pred), len(true), max_distance_px=NEAR_PX)
-    far = detection_scores(match, len(pred), len(true))
-    names = ("jaccard", "precision", "recall")
-    return {
-        "score": float(np.nan_to_num(near["jaccard"])),
-        **{f"{name}_near": float(np.nan_to_num(near[name])) for name in names},
-        **{f"{name}_far": float(np.nan_to_num(far[name])) for name in names},
-    }
+    """Detection scores over all blocks, 0 where there is nothing to divide by."""
+    scores = bubble_scores(*join_sequences(found, [block.truth for block in blocks]))
+    kept = {key: float(np.nan_to_num(scores[key])) for key in (f"{s}_{limit}" for limit in LIMITS_PX for s in SCORES)}
+    return {"score": kept["jaccard_near"], **kept}
 
 
 def _normalized(block: Block) -> Tensor:
