@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book notebooks sync test test-slow check types bench fetch weights lock clean
+.PHONY: help setup book notebooks figures sync test test-slow check types bench fetch weights lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ book: setup ## execute the notebooks (PROFILE=smoke|quick|paper) and build the b
 
 notebooks: setup ## execute the notebooks only
 	@$(BIN)/python book/tools/run_notebooks.py $(PROFILE)
+
+figures: notebooks ## all figures (PDF, PNG) and tables (CSV, LaTeX): build/figures/PROFILE
+	@$(BIN)/python book/tools/collect_figures.py $(PROFILE)
 
 sync: setup ## after editing notebooks/*.md: update and format the paired .ipynb
 	@$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.md
