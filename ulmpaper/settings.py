@@ -197,7 +197,7 @@ class Count(Fitted):
     features: int = setting(16, "channels of the first layer", source="ours", low=1)
     n_max: int | None = setting(100, "largest number told of a tile; None is a regression", source="ours", low=1)
     tile_px: int = setting(
-        64, "side of the counted tiles in training; weights bring their own", unit="px", source="ours", low=16
+        64, "largest side of a counted tile; weights bring their own", unit="px", source="ours", low=16
     )
 
 

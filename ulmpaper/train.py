@@ -195,6 +195,7 @@ def training_windows(
         n_frames=recipe.n_frames,
         crops=crops,
         crop_px=recipe.crop_px,
+        as_tiles=recipe.as_tiles,
         gain=cfg.train.gain,
         seed=cfg.seed,
         name=f"{recipe.name} train",
