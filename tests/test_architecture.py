@@ -50,7 +50,7 @@ LAYERS = [
     {"config", "datasets", "domain", "phantom", "predict", "processes", "runs", "scoring", "simulate"},
     {"infer"},
     {"figures", "pipeline", "player", "scenes"},
-    {"figure1", "figure2", "generate", "results", "windows"},
+    {"export", "figure1", "figure2", "generate", "results", "windows"},
     {"recipes"},
     {"train"},
     {"cli"},

@@ -24,6 +24,7 @@ __all__ = [
     "diskfile",
     "domain",
     "example",
+    "export",
     "figure1",
     "figure2",
     "figures",

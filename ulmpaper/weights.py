@@ -145,13 +145,15 @@ def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], *, what: str = "
     net.load_state_dict(dict(tensors), assign=True)
 
 
-def shipped_weights(recipe: str) -> Path:
-    """Find the weights that come with the package.
+def shipped_weights(recipe: str, *, missing_ok: bool = False) -> Path:
+    """Find the weights that come with the package; beside them lies the course of their training, as CSV.
 
     Parameters
     ----------
     recipe : {"ml3d", "count", "mspcn"}
         Which network.
+    missing_ok : bool
+        Say where they belong even if there are none.
 
     Raises
     ------
@@ -159,7 +161,7 @@ def shipped_weights(recipe: str) -> Path:
         There are none; says how to train them.
     """
     path = _SHIPPED / f"{check_choice(recipe, CLASSES, 'recipe')}.safetensors"
-    if not path.is_file():
+    if not (missing_ok or path.is_file()):
         raise FileNotFoundError(
             f"no trained weights for {recipe!r} come with this installation ({path}): train them with "
             f"`ulmpaper train --recipe {recipe}`, or all three with `make weights`, "
