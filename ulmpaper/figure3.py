@@ -11,6 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -19,7 +20,7 @@ from ulmpaper.records import check_positive
 
 Box = tuple[int, int, int]  # first row, first column, side [map px]
 _FRAMES = ("#56b4e9", "#e69f00")
-_PANEL_IN = 3.6
+_PANEL_IN, _BAR_IN = 3.6, 0.6
 # Share of the true map's pixels with tracks that lie below the brightest colour.
 _CLIP = 0.995
 
@@ -71,25 +72,26 @@ def plot_figure3(
     boxes = crowded_boxes(truth, round(zoom_px * upsample)) if boxes is None else boxes
     rows = -(-len(maps) // columns)
     share = truth.shape[0] / truth.shape[1]
-    figure = Figure(figsize=(columns * _PANEL_IN, rows * _PANEL_IN * (share + 0.62) + 0.5), layout="constrained")
+    height = rows * _PANEL_IN * (share + 0.58)
+    figure = Figure(figsize=(columns * _PANEL_IN, height + _BAR_IN), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=[height, _BAR_IN])
     norm = density_norm(truth)
-    parts = np.ravel(figure.subfigures(rows, columns, wspace=0.02, hspace=0.02, squeeze=False))
+    parts = np.ravel(top.subfigures(rows, columns, wspace=0.02, hspace=0.02, squeeze=False))
     for part, (title, values) in zip(parts, maps.items(), strict=False):
         axes = part.subplot_mosaic([["whole", "whole"], ["0", "1"]], height_ratios=[share, 0.5])
         whole = ndimage.maximum_filter(values, thick) if thick > 1 else values
         _show(axes["whole"], whole, norm)
         axes["whole"].set_title(title, fontsize="medium")
-        scale_bar(axes["whole"], truth.shape[1] / upsample, px_mm)
         for number, ((z, x, side), colour) in enumerate(zip(boxes, _FRAMES, strict=False)):
             frame = Rectangle((x - 0.5, z - 0.5), side, side, fill=False, edgecolor=colour, linewidth=1.2)
             axes["whole"].add_patch(frame)
             _show(axes[str(number)], values[z : z + side, x : x + side], norm, colour)
-            scale_bar(axes[str(number)], side / upsample, px_mm)
-    bar = figure.colorbar(
-        ScalarMappable(norm, "hot"), ax=parts.tolist(), location="bottom", shrink=0.4, aspect=45, pad=0.01
-    )
+        if values is truth:  # the others are of its size
+            for ax, width in zip(axes.values(), (truth.shape[1], *(side for *_, side in boxes)), strict=False):
+                _scale_bar(ax, width / upsample, px_mm)
+    place = bottom.add_axes((0.3, 0.7, 0.4, 0.2))
+    bar = figure.colorbar(ScalarMappable(norm, colormaps["hot"]), cax=place, orientation="horizontal")
     bar.set_label("tracks per map pixel")
-    bar.outline.set_visible(False)  # type: ignore[operator]
     return figure
 
 
@@ -142,3 +144,11 @@ def _show(ax: Axes, values: NDArray, norm: PowerNorm, colour: str | None = None)
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set(visible=colour is not None, edgecolor=colour or "black", linewidth=1.5)
+
+
+def _scale_bar(ax: Axes, width_px: float, px_mm: float) -> None:
+    scale_bar(ax, width_px, px_mm)
+    bar, text = ax.patches[-1], ax.texts[-1]
+    text.set(x=0.97, ha="right")  # in a small panel the text is wider than the bar
+    for drawn in (bar, text):
+        drawn.set_path_effects([withStroke(linewidth=2.5, foreground="black")])

@@ -51,7 +51,8 @@ class Scores:
 
     def half_widths(self) -> pd.DataFrame:
         """Half widths of the 95 % intervals: 1.96 standard deviations over the draws; NaN without draws."""
-        return self.values.astype(float).where(False) if len(self.drawn) < 2 else self._like(_NORMAL * _std(self.drawn))
+        half = _NORMAL * _std(self.drawn) if len(self.drawn) > 1 else np.full(self.values.shape, np.nan)
+        return pd.DataFrame(half, index=self.values.index, columns=self.values.columns)
 
     def difference(self, way: str, other: str) -> pd.DataFrame:
         """Scores of one way minus those of another: columns ``value, low, high``, a row for each score."""
@@ -72,8 +73,13 @@ class Scores:
         }
         return pd.DataFrame(cells, index=self.values.index)
 
-    def _like(self, array: NDArray) -> pd.DataFrame:
-        return pd.DataFrame(array, index=self.values.index, columns=self.values.columns)
+    def as_dict(self, digits: int = 4) -> dict[str, dict[str, list[float | None]]]:
+        """Value and half width of each score of each way, for JSON; None where there is none."""
+        half = self.half_widths()
+        return {
+            way: {name: [_plain(row[name], digits), _plain(half.loc[way, name], digits)] for name in self.values}
+            for way, row in self.values.iterrows()
+        }
 
 
 def draw_groups(n_groups: int, n_draws: int, *, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -82,15 +88,16 @@ def draw_groups(n_groups: int, n_draws: int, *, rng: np.random.Generator) -> NDA
     Returns
     -------
     ndarray (n_draws, n_groups) of int
-        How often each group was drawn.
+        How often each group was drawn. A single group is not drawn at all.
 
     Examples
     --------
     >>> draw_groups(4, 3, rng=np.random.default_rng(0)).sum(axis=1).tolist()
     [4, 4, 4]
     """
+    n_draws = n_draws if n_groups > 1 else 0  # one group has no spread
     picks = rng.integers(n_groups, size=(n_draws, n_groups))
-    return np.array([np.bincount(pick, minlength=n_groups) for pick in picks]).reshape(n_draws, n_groups)
+    return np.array([np.bincount(pick, minlength=n_groups) for pick in picks], dtype=int).reshape(n_draws, n_groups)
 
 
 def bubble_scores(evaluation: Evaluation, *, rng: np.random.Generator, n_draws: int = 1000) -> Scores:
@@ -172,7 +179,8 @@ def map_scores(
     ones = np.ones((1, len(evaluation.groups)))
     weights = np.concatenate([ones, draw_groups(len(evaluation.groups), n_draws, rng=rng)])
     ways = [*evaluation.ways, BLACK, TRUTH]
-    tasks = (joblib.delayed(_score_maps)(evaluation, way, w, course) for w in weights for way in ways)
+    score = joblib.delayed(_score_maps)
+    tasks = (score(evaluation, way, w, course) for w in weights for way in ways)
     rows = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(tasks)
     table = np.array([list(row.values()) for row in rows]).reshape(len(weights), len(ways), -1)
     return Scores(pd.DataFrame(table[0], index=ways, columns=list(rows[0])), table[1:])
@@ -207,3 +215,7 @@ def _std(drawn: NDArray) -> NDArray:
     mean = np.where(known, drawn, 0).sum(axis=0) / np.maximum(n, 1)
     square = (np.where(known, drawn - mean, 0) ** 2).sum(axis=0)
     return np.sqrt(np.where(n > 1, square / np.maximum(n - 1, 1), np.nan))
+
+
+def _plain(value: float, digits: int) -> float | None:
+    return round(float(value), digits) if np.isfinite(value) else None

@@ -79,7 +79,7 @@ def ranking(
     DataFrame
         Rows by recipe and group: ``ours, rival``, the scores, and ``which`` rival; ``ahead``, by how much ours is
         better, with its 95 % interval ``low, high``; ``ratio``, ours over the rival's; ``paper_ahead, paper_ratio``,
-        of the paper's network to the better of its two baselines.
+        of the paper's network to the better of its two baselines, where these are among the group.
     """
     printed = PAPER[table]
     rows, index = [], []
@@ -92,7 +92,7 @@ def ranking(
             values = scores.values.loc[list(ways), recipe]
             if values.isna().all():
                 continue
-            which = str((sign * values).idxmax())
+            which, known = str((sign * values).idxmax()), {RS, MSPCN} <= set(ways)
             gap = sign * factor * scores.difference(ours, which).loc[recipe]
             mine, best = factor * scores.values.loc[ours, recipe], factor * values[which]
             rows.append(
@@ -104,8 +104,8 @@ def ranking(
                     "low": np.minimum(gap["low"], gap["high"]),
                     "high": np.maximum(gap["low"], gap["high"]),
                     "ratio": mine / best if best else np.nan,
-                    "paper_ahead": sign * (printed[ML3D][column] - their),
-                    "paper_ratio": printed[ML3D][column] / their,
+                    "paper_ahead": sign * (printed[ML3D][column] - their) if known else np.nan,
+                    "paper_ratio": printed[ML3D][column] / their if known else np.nan,
                 }
             )
             index.append((name, group))
@@ -119,19 +119,18 @@ def sentences(ranks: pd.DataFrame, *, ours: str = ML3D) -> list[str]:
     --------
     >>> row = {"ours": 91.0, "rival": 88.0, "which": "RS", "ahead": 3.0, "low": 1.0, "high": 5.0, "paper_ahead": 7.03}
     >>> print(sentences(pd.DataFrame([row], index=[("SSIM [%]", "the baselines")]))[0])
-    SSIM [%]: 3DML-ResNet (91.00) is ahead of the best of the baselines, RS (88.00), by 3.00 (1.00 to 5.00);
-    in the paper by 7.03.
+    SSIM [%]: 3DML-ResNet (91) is ahead of the best of the baselines, RS (88), by 3 (1 to 5); in the paper by 7.03.
     """
     said = []
     for (recipe, group), row in ranks.iterrows():
         place = "ahead of" if row["ahead"] > 0 else "behind"
+        rival = f"the {group}" if row["which"] == group else f"the best of {group}, {row['which']}"
         size, low, high = abs(row["ahead"]), *sorted(np.sign(row["ahead"] or 1) * row[["low", "high"]].to_numpy(float))
-        doubt = " - which may be chance -" if low <= 0 else ""
-        said.append(
-            f"{recipe}: {ours} ({row['ours']:.2f}) is {place} the best of {group}, {row['which']} "
-            f"({row['rival']:.2f}),{doubt} by {size:.2f} ({low:.2f} to {high:.2f});\n"
-            f"in the paper by {row['paper_ahead']:.2f}."
-        )
+        text = f"{recipe}: {ours} ({row['ours']:.4g}) is {place} {rival} ({row['rival']:.4g}), by {size:.3g}"
+        if np.isfinite(low):
+            text += f" ({low:.3g} to {high:.3g}{', so it may be chance' if low <= 0 else ''})"
+        paper = row["paper_ahead"]
+        said.append(text + ("." if np.isnan(paper) else f"; in the paper by {paper:.3g}."))
     return said
 
 
