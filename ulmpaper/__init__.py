@@ -56,6 +56,7 @@ __all__ = [
     "results",
     "runs",
     "scenes",
+    "scoring",
     "segment",
     "settings",
     "simulate",
