@@ -19,9 +19,10 @@ from scipy import sparse
 from ulmpaper import chain, metrics, render
 from ulmpaper.config import Config
 from ulmpaper.records import BUBBLE_COLUMNS, Block, check_positive
+from ulmpaper.scoring import LIMITS_PX
 from ulmpaper.ways import Way, find_bubbles
 
-NEAR_PX, FAR_PX = 0.25, 0.5  # a bubble nearer to a true one is a hit
+NEAR_PX, FAR_PX = LIMITS_PX["near"], LIMITS_PX["far"]
 TRUTH = "truth"
 _SUMS = (
     *("n_frames", "n_true", "n_found", "hits_near", "hits_far", "squared_error"),
