@@ -49,14 +49,15 @@ LAYERS = [
     },
     {"config", "datasets", "domain", "phantom", "predict", "processes", "runs", "simulate"},
     {"infer"},
-    {"figures", "pipeline", "player", "scenes"},
-    {"export", "figure1", "figure2", "generate", "results", "windows"},
+    {"costs", "figures", "pipeline", "player", "scenes"},
+    {"export", "figure1", "figure2", "figure5", "generate", "results", "windows"},
     {"recipes"},
     {"train"},
     {"cli"},
     {"__main__"},
 ]
 MAY_IMPORT_TORCH = {
+    "costs",
     "decode",
     "infer",
     "loss",
