@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -58,29 +59,49 @@ def plot_figure5(
     """
     names = ["power Doppler", *maps]
     n_rows = -(-len(names) // _COLUMNS)
-    shape = np.array(power.shape)
-    height = 4.0 * shape[0] / shape[1] + 1.7
+    height = 12.5 / _COLUMNS * power.shape[0] / power.shape[1] + 1.9
     figure = plt.figure(figsize=(12.5, height * n_rows), layout="constrained")
-    for number, (cell, name) in enumerate(zip(figure.subfigures(n_rows, _COLUMNS).flat, names, strict=False)):
-        above, below = cell.subplots(2, 1, height_ratios=(4, 1))
-        title = f"({chr(ord('a') + number)}) {name}"
-        if name not in maps:
-            plot_map(power, "power_doppler", px_mm=px_mm, ax=above, title=title)
+    cells = np.asarray(figure.subfigures(n_rows, _COLUMNS)).flat
+    drawn, rooms = [], []
+    for letter, cell, name in zip("abcdefghijkl", cells, names, strict=False):
+        above, below = cell.subplots(2, 1, height_ratios=(height - 1.9, 1))
+        title, kind = f"({letter}) {name}", "density" if name in maps else "power_doppler"
+        plot_map(maps.get(name, power), kind, px_mm=px_mm, upsample=upsample, ax=above, title=title)
+        if name in maps:
+            _frame(above, top, box)
+        if name in spreads:
+            _spread(below, spreads[name], gridding_db.get(name, np.nan), legend=letter == "b")
         else:
-            plot_map(maps[name], "density", px_mm=px_mm, upsample=upsample, ax=above, title=title)
-            if top:
-                above.images[0].set_clim(0, top)
-            if box is not None:
-                (z, x), (n_z, n_x) = zip(*((s.start, s.stop - s.start) for s in box), strict=True)
-                above.add_patch(Rectangle((x, z), n_x, n_z, fill=False, edgecolor="#56b4e9", lw=1.2))
-        if name not in spreads:
             below.set_axis_off()
-            continue
-        for axis, (colour, words) in _AXES.items():
-            below.step(spreads[name]["offset"], spreads[name][axis], where="mid", color=colour, label=words)
-        below.axhline(1, color="black", lw=0.6)
-        below.set(xlim=(-0.5, 0.5), ylim=(0, 2.5), yticks=(0, 1, 2), xlabel="place in the pixel [px]")
-        below.set_title(f"gridding index {gridding_db.get(name, np.nan):.1f} dB", fontsize="medium")
-        if number == 1:
-            below.legend(fontsize="small", ncols=2, loc="upper center")
+        drawn.append(above)
+        rooms.append(below)
+    # All bars lie below power Doppler, where no histogram is; else they would take their width from the maps.
+    shared = drawn[:2] if top else drawn[:1]
+    for place, ax in zip((0.78, 0.2), shared, strict=False):
+        image = ax.images[0]
+        label = image.colorbar.ax.get_ylabel()
+        image.colorbar.remove()
+        figure.colorbar(image, cax=rooms[0].inset_axes((0.05, place, 0.9, 0.14)), orientation="horizontal", label=label)
+    for ax in drawn[2:] if top else ():
+        ax.images[0].colorbar.remove()
     return figure
+
+
+def _frame(ax: Axes, top: float | None, box: tuple[slice, slice] | None) -> None:
+    """Give a map its brightest colour and the frame round a part of it."""
+    if top:
+        ax.images[0].set_clim(0, top)
+    if box is not None:
+        (z, x), (n_z, n_x) = zip(*((s.start, s.stop - s.start) for s in box), strict=True)
+        ax.add_patch(Rectangle((x, z), n_x, n_z, fill=False, edgecolor="#56b4e9", lw=1.2))
+
+
+def _spread(ax: Axes, spread: pd.DataFrame, gridding_db: float, *, legend: bool) -> None:
+    """Draw the two histograms of places in the pixel."""
+    for axis, (colour, words) in _AXES.items():
+        ax.step(spread["offset"], spread[axis], where="mid", color=colour, label=words)
+    ax.axhline(1, color="black", lw=0.6)
+    ax.set(xlim=(-0.5, 0.5), ylim=(0, 2.5), yticks=(0, 1, 2), xlabel="place in the pixel [px]")
+    ax.set_title(f"gridding index {gridding_db:.1f} dB", fontsize="medium")
+    if legend:
+        ax.legend(fontsize="small", ncols=2, loc="upper center")
