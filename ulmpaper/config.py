@@ -131,6 +131,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "ml3d.learning_rate": 2e-3,
         "ml3d.warmup": 0.03,
         "ml3d.decay": "cosine",
+        "ml3d.stride": 5,
         "count.epochs": 40,
         "count.steps": 100,
         "count.batch": 16,
