@@ -49,14 +49,15 @@ LAYERS = [
     },
     {"config", "datasets", "domain", "phantom", "predict", "processes", "runs", "scoring", "simulate"},
     {"chain", "coverage", "infer"},
-    {"figures", "pipeline", "player", "scenes", "ways"},
-    {"evaluate", "export", "figure1", "figure2", "figure3", "generate", "insilico", "results", "windows"},
+    {"costs", "figures", "pipeline", "player", "scenes", "ways"},
+    {"evaluate", "export", "figure1", "figure2", "figure3", "figure5", "generate", "insilico", "results", "windows"},
     {"judge", "recipes"},
     {"tables", "train"},
     {"cli"},
     {"__main__"},
 ]
 MAY_IMPORT_TORCH = {
+    "costs",
     "decode",
     "infer",
     "loss",
