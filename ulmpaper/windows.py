@@ -194,8 +194,8 @@ class Windows(Dataset):
         if not 0 <= step < self._n_steps:
             raise IndexError(f"steps are counted from 0 to {self._n_steps - 1}, there is none {step}")
         frames, gains, targets = [], [], []
-        size, rng = self._crop_px, _rng(self._seed, f"{self._name} size", step)
-        size = rng.integers(size // 2, size, 2, endpoint=True) if self._as_tiles and size else size
+        side, rng = self._crop_px, _rng(self._seed, f"{self._name} size", step)
+        size: Sides = rng.integers(side // 2, side, 2, endpoint=True) if self._as_tiles and side else side
         first = (step * self._world + self._rank) * self._n_sequences
         for number in range(first, first + self._n_sequences):
             rng = _rng(self._seed, self._name, number)
