@@ -55,13 +55,12 @@ fetch: setup ## download the small real files (NAME=pala-insilico and others for
 	@$(BIN)/ulmpaper fetch $(or $(NAME),--small)
 
 RUNS := build/weights/$(PROFILE)
-# In quick, 3DML-ResNet learns on many kinds of frames first, then in small steps at the contrast of the paper's.
-LAST := --set train.quieter_db=0,0 --set ml3d.epochs=8 --set ml3d.steps=200 --set ml3d.learning_rate=5e-4
+# In quick, networks learn on many kinds of frames first, then in small steps at the contrast of the paper's.
+LAST = --set train.quieter_db=0,0 --set $$recipe.epochs=8 --set $$recipe.steps=200 --set $$recipe.learning_rate=5e-4
 weights: setup ## train the networks (PROFILE=quick: about 2 hours on 2 cores; stops and resumes)
 	@for recipe in ml3d count mspcn; do \
-	  $(BIN)/ulmpaper train --recipe $$recipe --profile $(PROFILE) -o $(RUNS)/$$recipe || exit; done
-	@[ $(PROFILE) != quick ] || $(BIN)/ulmpaper train --recipe ml3d --start $(RUNS)/ml3d/best.safetensors $(LAST) \
-	  -o $(RUNS)/ml3d_last
+	  run=$(RUNS)/$$recipe; $(BIN)/ulmpaper train --recipe $$recipe --profile $(PROFILE) -o $$run || exit; \
+	  [ $(PROFILE) != quick ] || $(BIN)/ulmpaper train --recipe $$recipe --start $$run/best.safetensors $(LAST) -o $${run}_last || exit; done
 
 lock: ## after changing dependencies: write the installed versions to constraints.txt and environment.yml
 	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
