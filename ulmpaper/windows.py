@@ -46,9 +46,8 @@ class SimulatedSource:
 
     Notes
     -----
-    Paper, section II-D. With ``psf``, ``stretch``, ``still``, ``speed`` and ``quieter_db`` of the section ``train`` at
-    the values of the profile ``paper`` these are the paper's data; otherwise PSFs, background and the speed of the flow
-    vary from sequence to sequence, so that a network meets more than one simulator's world.
+    Paper, section II-D. With the values that the section ``train`` has in the profile ``paper`` these are the paper's
+    data; otherwise PSFs, background and speed vary, so that a network meets more than one simulator's world.
 
     Examples
     --------
@@ -70,13 +69,15 @@ class SimulatedSource:
         stretch = round(rng.uniform(*train.stretch) * STRETCH_STEPS) / STRETCH_STEPS
         memory = cam.memory if rng.random() < train.still else float(rng.random())
         faster = np.float32(math.exp(rng.uniform(*np.log(train.speed))))
+        ratio_db = rng.uniform(*cam.ratio_db)
+        ratio_db += np.interp(rng.random(), (1 - train.quieter_share, 1), train.quieter_db)
         return simulate_block(
             scene.mask,
             faster * scene.maps,
             _stretched(self.cfg, kind, stretch),
             n_frames=n_frames,
             n_bubbles=cam.n_bubbles,
-            ratio_db=rng.uniform(*cam.ratio_db) + rng.uniform(*train.quieter_db),
+            ratio_db=ratio_db,
             mean_life=cam.mean_life,
             cross_speed=cam.cross_speed,
             memory=memory,
