@@ -46,8 +46,7 @@ class SimulatedSource:
 
     Notes
     -----
-    Paper, section II-D. With the values that the section ``train`` has in the profile ``paper`` these are the paper's
-    data; otherwise PSFs, background and speed vary, so that a network meets more than one simulator's world.
+    Paper, section II-D, if section ``train`` is as in the profile ``paper``; otherwise PSFs, background and speed vary.
 
     Examples
     --------
