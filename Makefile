@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book notebooks figures sync test test-all check types bench fetch weights lock clean
+.PHONY: help setup book notebooks figures sync test test-slow check types bench fetch weights lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,11 +35,11 @@ sync: setup ## after editing notebooks/*.md: update and format the paired .ipynb
 	@$(BIN)/ruff format --quiet notebooks
 	@$(BIN)/jupytext --quiet --to md:myst notebooks/*.ipynb
 
-test: setup ## the default test suite
-	@$(BIN)/python -m pytest
+test: setup ## the default test suite, in two processes
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-all: setup ## the default suite and the slow tests
-	@$(BIN)/python -m pytest -m 'not gpu and not network'
+test-slow: setup ## the tests that take minutes
+	@$(BIN)/python -m pytest -m slow
 
 check: setup types ## format, lint, types
 	@$(BIN)/ruff format --check .

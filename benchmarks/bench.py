@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import functools
 import os
 import platform
 import re
@@ -25,14 +26,21 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import torch
 from scipy import io
+from torch import nn
 
 from ulmpaper.config import load_config
 from ulmpaper.datasets import BlockStore
+from ulmpaper.decode import decode_offsets
 from ulmpaper.example import example_block
 from ulmpaper.flow import displacement_maps
+from ulmpaper.infer import trained
 from ulmpaper.localize import locate
+from ulmpaper.metrics import detection_scores, match_bubbles
+from ulmpaper.model import ML3DResNet
 from ulmpaper.phantom import phantom_block
+from ulmpaper.predict import predict_maps
 from ulmpaper.records import Block, check_choice
 from ulmpaper.render import map_sums
 from ulmpaper.scenes import cam_scene, invivo_block, invivo_scene, psf_bank
@@ -41,6 +49,7 @@ from ulmpaper.settings import METHODS
 from ulmpaper.simulate import simulate_block
 from ulmpaper.track import drop_short, interpolate, link
 from ulmpaper.vessels import grow_vessels
+from ulmpaper.weights import resolve_precision
 
 README = Path(__file__).with_name("README.md")
 SHAPE = (84, 143)
@@ -159,7 +168,71 @@ def bench_simulate() -> list[Row]:
     return rows
 
 
-SECTIONS = {"ulm": bench_ulm, "process": bench_process, "simulate": bench_simulate}
+def bench_networks() -> list[Row]:
+    """Networks of the profile quick on the CPU, in one thread: against a bare convolution, in use, and their memory."""
+    torch.set_num_threads(1)
+    cfg, rows = load_config("quick"), []
+    size = {"features": cfg.ml3d.features, "blocks": cfg.ml3d.blocks}
+    net = ML3DResNet(**size).to(memory_format=torch.channels_last_3d)
+    bare = nn.Conv3d(cfg.ml3d.features, cfg.ml3d.features, 3, padding=1).to(memory_format=torch.channels_last_3d)
+    shape = (cfg.ml3d.batch, 1, cfg.ml3d.window, cfg.ml3d.crop_px, cfg.ml3d.crop_px)
+    frames = torch.rand(shape)
+    features = torch.rand(shape).expand(-1, cfg.ml3d.features, -1, -1, -1)
+    features = features.contiguous(memory_format=torch.channels_last_3d)
+    auto = resolve_precision("auto", torch.device("cpu"))
+
+    def rate(layer: nn.Module, values: torch.Tensor, dtype: torch.dtype, training: bool) -> float:
+        """Weights times positions per CPU second: multiplications of a forward pass."""
+
+        def run() -> None:
+            with torch.set_grad_enabled(training), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                output = layer(values.requires_grad_(training and layer is bare))
+            if training:
+                output.float().square().sum().backward()
+                layer.zero_grad()
+
+        return sum(w.numel() for w in layer.parameters() if w.ndim == 5) * frames.numel() / best_cpu_s(run)
+
+    for dtype in dict.fromkeys((torch.float32, auto)):
+        for training in (False, True):
+            own, least = (rate(layer, values, dtype, training) for layer, values in ((net, frames), (bare, features)))
+            words = f"{'training' if training else 'inference'}, {str(dtype).removeprefix('torch.')}"
+            speed = f"{2e-9 * own * (3 if training else 1):,.0f} GFLOP/s"  # backward counts twice
+            rows.append((f"rate over that of a bare conv3d, {words}", f"{own / least:.2f}", ">= 0.60", speed))
+    block = phantom_block(1, n_frames=60)
+    amplitude, n_true = np.abs(block.frames), np.bincount(block.truth["frame"], minlength=60)
+    for stride in (1, 2, 5, 10):
+        net, about = trained("ml3d")
+        chunks = list(predict_maps(net, amplitude, stride=stride, window=about["window"], precision="auto"))
+        call = functools.partial(predict_maps, net, amplitude, stride=stride, precision="auto")
+        speed = 60 / best_cpu_s(lambda call=call: list(call()), repeats=2)  # type: ignore[misc]
+        found = decode_offsets(torch.cat([maps for _, maps in chunks], dim=1), n_true)
+        match = match_bubbles(found, block.truth, max_distance_px=0.5)
+        near = detection_scores(match, len(found), len(block.truth), max_distance_px=0.25)["jaccard"]
+        words = f"Jaccard index at 0.25 px: {near:.3f}, {len(amplitude)} frames of the phantom"
+        rows.append((f"3DML-ResNet, stride {stride}", f"{speed:,.1f} frames/s", "", words))
+    script = """
+import sys, numpy as np
+from ulmpaper.infer import trained
+from ulmpaper.predict import predict_maps
+frames = np.lib.format.open_memmap(sys.argv[1], "w+", np.float32, (int(sys.argv[2]), 84, 143))
+frames[:] = np.random.default_rng(0).random(frames.shape[1:], np.float32)
+for _ in predict_maps(trained("ml3d")[0], frames, stride=10, precision="auto"):
+    pass
+"""
+    peaks = []
+    with tempfile.TemporaryDirectory() as folder:
+        for n_frames in (400, 4000):
+            _, _, peak = whole_process([sys.executable, "-c", script, f"{folder}/a.npy", str(n_frames)], repeats=1)
+            peaks.append(peak)
+            rows.append(
+                (f"predict_maps of {n_frames:,} frames on disk", f"{peak:.0f} MB", "", "84 x 143 px, stride 10")
+            )
+    rows.append(("memory, 4,000 over 400 frames", f"{peaks[1] / peaks[0]:.2f}", "<= 1.3", "with the file's own pages"))
+    return rows
+
+
+SECTIONS = {"ulm": bench_ulm, "process": bench_process, "simulate": bench_simulate, "networks": bench_networks}
 
 
 def main() -> None:

@@ -15,11 +15,19 @@ from ulmpaper.example import example_block
 from ulmpaper.records import Block
 
 ROOT = Path(__file__).parents[1]
+BOOK_TESTS = {"test_book", "test_browser", "test_notebooks"}
 
 
 def folder_from_environment(variable: str, default: str) -> Path:
     """Folder named by an environment variable; relative paths count from the repository's root."""
     return ROOT / os.environ.get(variable, default)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process builds the book, while another runs the rest."""
+    for item in items:
+        if item.path.stem in BOOK_TESTS:
+            item.add_marker(pytest.mark.xdist_group("book"))
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ LAYERS = [
         "vessels",
         "weights",
     },
-    {"config", "datasets", "domain", "phantom", "predict", "processes", "runs", "simulate"},
+    {"config", "datasets", "domain", "phantom", "predict", "processes", "runs", "scoring", "simulate"},
     {"chain", "coverage", "infer"},
     {"costs", "figures", "pipeline", "player", "scenes", "ways"},
     {"evaluate", "export", "figure1", "figure2", "figure3", "figure5", "generate", "insilico", "results", "windows"},

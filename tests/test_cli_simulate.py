@@ -311,3 +311,21 @@ def test_progress_is_shown_after_two_seconds(tmp_path: Path, monkeypatch: pytest
         {"total": 25, "initial": 20, "unit": "frame", "delay": 2, "disable": False},
     ]
     assert [n for n in shown if isinstance(n, int)] == [10, 10, 5]
+
+
+def test_store_joins_palas_sequences_with_their_truth(run: Run, tmp_path: Path) -> None:
+    run("simulate", "phantom", "-o", tmp_path / "pala", *FEW)
+    files = sorted((tmp_path / "pala" / "IQ").glob("*.mat"))
+    code, _, err = run("store", *files, "-o", tmp_path / "all.h5")
+    assert (code, err) == (0, f"4 frames -> {tmp_path / 'all.h5'}\n")
+    blocks = [read_insilico(file) for file in files]
+    with BlockStore(tmp_path / "all.h5") as store:
+        joined = store.window(0, 4)
+    np.testing.assert_array_equal(joined.frames, np.abs(np.concatenate([block.frames for block in blocks])))
+    assert joined.frames.dtype == np.float32
+    assert len(joined.truth) == sum(len(block.truth) for block in blocks)
+    np.save(tmp_path / "other.npy", np.ones((3, 8, 9), np.float32))
+    code, _, err = run("store", files[0], tmp_path / "other.npy", "-o", tmp_path / "bad.h5")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert not (tmp_path / "bad.h5").exists()

@@ -66,7 +66,7 @@ def test_thirty_windows_are_learnt_by_heart() -> None:
     recipe = RECIPES["ml3d"](cfg)
     batch = training_windows(recipe, cfg)[0]
     frames = recipe.inputs(batch.frames / batch.frames.amax())
-    net = train._untrained(recipe, 0).to(memory_format=recipe.layout)  # type: ignore[call-overload]
+    net = train._begin(recipe, 0).to(memory_format=recipe.layout)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(net.parameters())
     options = Fitted(epochs=1, steps=300, learning_rate=1e-2, warmup=0.05, decay="cosine")
     for step in range(options.steps):
@@ -261,6 +261,20 @@ def test_stored_data_are_trained_and_validated_on(tmp_path: Path) -> None:
         fit("mspcn", config(), tmp_path / "run")
     with pytest.raises(ValueError, match="4 frames in this part, a window needs 30"):
         fit("ml3d", config(ml3d__window=30), tmp_path / "other", data=tmp_path / "data.h5")
+
+
+def test_a_training_begins_with_the_weights_of_another(tmp_path: Path) -> None:
+    first = fit("count", config(), tmp_path / "first").folder / runs.BEST
+    still = config(count__learning_rate=1e-12)
+    fit("count", still, tmp_path / "second", start=first)
+    one, two = load_file(first), load_file(tmp_path / "second" / runs.BEST)
+    assert all(torch.allclose(one[name], two[name], atol=1e-9) for name in one)
+    about = read_network(tmp_path / "second" / runs.BEST)[1]
+    assert len(about["settings"]["start"]) == 10
+    with pytest.raises(ValueError, match="start = None"):
+        fit("count", still, tmp_path / "first", start=first)
+    with pytest.raises(ValueError, match="does not fit this CountNet"):
+        fit("count", config(count__features=8), tmp_path / "third", start=first)
 
 
 def test_data_without_truth_are_refused(tmp_path: Path) -> None:

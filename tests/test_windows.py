@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -93,6 +94,22 @@ def test_processes_share_what_one_would_take() -> None:
     parts = [windows(2, rank=rank, world=2)[1] for rank in range(2)]
     assert torch.equal(torch.cat([part.frames for part in parts]), whole.frames)
     assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
+
+
+def test_tiles_lie_anywhere_and_change_their_size() -> None:
+    source = SimulatedSource(load_config("smoke"))
+    shape = {"n_steps": 20, "n_sequences": 1, "crops": 8, "n_frames": 1, "crop_px": 24}
+
+    def counted(bubbles: pd.DataFrame, *_: object) -> torch.Tensor:
+        return torch.tensor(len(bubbles))
+
+    batches = [Windows(source, counted, as_tiles=True, **shape)[step] for step in range(20)]  # type: ignore[arg-type]
+    sides = np.array([batch.frames.shape[2:] for batch in batches])
+    assert (sides.min(), sides.max()) == (12, 24)
+    assert (sides[:, 0] != sides[:, 1]).any()
+    # Of the bubbles of a frame, tiles hold their share of the area; squares at bubbles hold more.
+    share = sum(batch.targets.sum() for batch in batches) / sum(8 * 10 * np.prod(side) / (64 * 72) for side in sides)
+    assert 0.7 < share < 1.2
 
 
 def test_targets_belong_to_their_frames() -> None:

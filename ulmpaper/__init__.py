@@ -58,6 +58,7 @@ __all__ = [
     "results",
     "runs",
     "scenes",
+    "scoring",
     "segment",
     "settings",
     "simulate",

@@ -123,8 +123,10 @@ def train(
     recipe: Annotated[str, typer.Option(help="ml3d, count or mspcn.", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.", show_default=False)],
     data: Annotated[
-        Path | None, typer.Option(help="Block store with true bubbles.", show_default="simulated data, always new")
+        Path | None,
+        typer.Option(help="Block store with true bubbles, see store.", show_default="simulated data, always new"),
     ] = None,
+    start: Annotated[Path | None, typer.Option(help="Weights to begin with.", show_default="random ones")] = None,
     profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
     overrides: _Overrides = None,
 ) -> None:
@@ -137,10 +139,24 @@ def train(
     from ulmpaper.train import fit
 
     cfg = load_config(profile, _parse_overrides(overrides))
-    summary = fit(recipe, cfg, out, data=data, progress=sys.stderr.isatty())
+    summary = fit(recipe, cfg, out, data=data, start=start, progress=sys.stderr.isatty())
     left = "" if summary.step == summary.n_steps else "; the same command goes on"
     _say(f"{summary.step} of {summary.n_steps} steps, {summary.seconds:.0f} s -> {out}{left}")
     _say(" ".join(f"{name} {value:.3f}" for name, value in summary.scores.items()))
+
+
+@app.command()
+def store(
+    files: Annotated[list[Path], typer.Argument(help="Frames, as for ulm; PALA's truth comes with them.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write, .h5.", show_default=False)],
+) -> None:
+    """Put the frames of FILES, one after another, into one block store: what train --data reads.
+
+    IQ becomes amplitude. For the paper's training set in silico: PALA's sequences 16 to 20.
+    """
+    from ulmpaper.generate import store_frames
+
+    _say(f"{store_frames(files, out, progress=True)} frames -> {out}")
 
 
 @app.command()

@@ -6,6 +6,7 @@ later, `judge` says how surely, by drawing these groups again and again.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -18,9 +19,10 @@ from scipy import sparse
 from ulmpaper import chain, metrics, render
 from ulmpaper.config import Config
 from ulmpaper.records import BUBBLE_COLUMNS, Block, check_positive
+from ulmpaper.scoring import LIMITS_PX
 from ulmpaper.ways import Way, find_bubbles
 
-NEAR_PX, FAR_PX = 0.25, 0.5  # a bubble nearer to a true one is a hit
+NEAR_PX, FAR_PX = LIMITS_PX["near"], LIMITS_PX["far"]
 TRUTH = "truth"
 _SUMS = (
     *("n_frames", "n_true", "n_found", "hits_near", "hits_far", "squared_error"),
@@ -139,19 +141,13 @@ def evaluate(
         raise ValueError(f"blocks with maps of {parts[0].shape} and {shapes.pop()} px: evaluate them apart")
     first = parts[0]
     names = list(first.sums)
-    return Evaluation(
-        pd.concat([part.groups.assign(block=k) for k, part in enumerate(parts)], ignore_index=True),
-        {name: pd.concat([part.sums[name] for part in parts], ignore_index=True) for name in names},
-        *(
-            {name: sparse.vstack([getattr(part, kind)[name] for part in parts], format="csr") for name in names}
-            for kind in ("lines", "points")
-        ),
-        first.shape,
-        first.upsample,
-        first.px_mm,
-        first.frame_rate_hz,
-        first.source,
-        tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    return dataclasses.replace(
+        first,
+        groups=pd.concat([part.groups.assign(block=k) for k, part in enumerate(parts)], ignore_index=True),
+        sums={name: pd.concat([part.sums[name] for part in parts], ignore_index=True) for name in names},
+        lines={name: sparse.vstack([part.lines[name] for part in parts], format="csr") for name in names},
+        points={name: sparse.vstack([part.points[name] for part in parts], format="csr") for name in names},
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
     )
 
 
@@ -180,8 +176,8 @@ def _evaluate(block: Block, cfg: Config, ways: dict[str, Way], span: int, draw: 
         points[name] = _pixels(tracks.assign(vz=0.0, vx=0.0), group, n_groups, shape_px, cfg)
     shape = render.map_shape(shape_px, upsample=cfg.render.upsample, pala=cfg.pala)
     groups = pd.DataFrame({"block": 0, "group": np.arange(n_groups)})
-    scale = (shape, cfg.render.upsample, px_mm, rate_hz, block.source)
-    return Evaluation(groups, sums, lines, points, *scale, notes)
+    upsample, source = cfg.render.upsample, block.source
+    return Evaluation(groups, sums, lines, points, shape, upsample, px_mm, rate_hz, source, notes)
 
 
 def _sums(pairs: pd.DataFrame, found: pd.DataFrame, n_true: NDArray, span: int) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -74,10 +75,10 @@ def plot_figure3(
     share = truth.shape[0] / truth.shape[1]
     height = rows * _PANEL_IN * (share + 0.58)
     figure = Figure(figsize=(columns * _PANEL_IN, height + _BAR_IN), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[height, _BAR_IN])
+    top, bottom = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=[height, _BAR_IN])))
     norm = density_norm(truth)
-    parts = np.ravel(top.subfigures(rows, columns, wspace=0.02, hspace=0.02, squeeze=False))
-    for part, (title, values) in zip(parts, maps.items(), strict=False):
+    parts = np.asarray(top.subfigures(rows, columns, wspace=0.02, hspace=0.02, squeeze=False))
+    for part, (title, values) in zip(parts.ravel(), maps.items(), strict=False):
         axes = part.subplot_mosaic([["whole", "whole"], ["0", "1"]], height_ratios=[share, 0.5])
         whole = ndimage.maximum_filter(values, thick) if thick > 1 else values
         _show(axes["whole"], whole, norm)
@@ -91,6 +92,8 @@ def plot_figure3(
                 _scale_bar(ax, width / upsample, px_mm)
     place = bottom.add_axes((0.3, 0.7, 0.4, 0.2))
     bar = figure.colorbar(ScalarMappable(norm, colormaps["hot"]), cax=place, orientation="horizontal")
+    bar.locator = MaxNLocator(6, integer=True)
+    bar.update_ticks()
     bar.set_label("tracks per map pixel")
     return figure
 

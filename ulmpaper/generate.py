@@ -1,4 +1,4 @@
-"""Simulated data sets on disk: made block by block, and taken up again where a run stopped.
+"""Data sets on disk: simulated block by block and taken up again where a run stopped; several files as one.
 
 What a data set is made with is written into it, and a run with other settings does not add to it. How many blocks or
 sequences there are does not count: with a larger number, the set goes on.
@@ -12,20 +12,23 @@ import functools
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 from tqdm import tqdm
 
 from ulmpaper import __version__, scenes
 from ulmpaper.config import Config
+from ulmpaper.datasets import open_frames
 from ulmpaper.phantom import write_pala
 from ulmpaper.records import Block, check_choice
 from ulmpaper.storage import BlockStore
 
 KINDS = ("cam", "phantom", "invivo")
+_STORED_TOGETHER = 200  # frames in memory
 _NUMBERS = ("phantom.n_sequences", "invivo.n_blocks")
 
 
@@ -98,6 +101,45 @@ def generate(
         n_frames = size * cfg.invivo.n_blocks
         blocks = functools.partial(scenes.invivo_blocks, cfg, scene, n_jobs=n_jobs)
     return _fill_store(Path(out), about, blocks, size, n_frames, progress)
+
+
+def store_frames(paths: Sequence[str | Path], out: str | Path, *, progress: bool = False) -> int:
+    """Put the frames of several files, and their true bubbles, into one block store.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Files that `ulmpaper.datasets.open_frames` reads, with frames of one size, all with truth or all without.
+    out : path
+        The block store, written anew; it appears when it is complete.
+    progress : bool
+        Show a bar if it takes more than 2 s.
+
+    Returns
+    -------
+    int
+        Frames in the store: amplitude (T, Z, X) float32.
+
+    Raises
+    ------
+    ValueError, OSError
+        See `ulmpaper.datasets.open_frames` and `ulmpaper.storage.BlockStore`; nothing is written then.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/a.npy", np.ones((5, 8, 9), np.complex64))
+    ...     store_frames([f"{folder}/a.npy", f"{folder}/a.npy"], f"{folder}/both.h5")
+    10
+    """
+    files = [open_frames(path) for path in paths]
+    with _writing_to(Path(out).parent), BlockStore(out, "w", {"files": [file.path.name for file in files]}) as store:
+        for file in tqdm(files, unit="file", delay=2, disable=not progress):
+            for block in file.blocks(_STORED_TOGETHER):
+                store.append(dataclasses.replace(block, frames=np.abs(block.frames)))
+        return len(store)
 
 
 def _about(kind: str, cfg: Config, **more: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ulmpaper import datasets, registry
 from ulmpaper.config import Config
@@ -69,8 +70,8 @@ def insilico_blocks(
     n_frames = cfg.phantom.n_frames if n_frames is None else n_frames
     check_positive(n_frames=n_frames)
     if source == "simulated":
-        where = {"cache_dir": Path(data_dir) / "cache", "n_jobs": n_jobs}
-        what = {"n_frames": n_frames, "n_bubbles": cfg.phantom.n_bubbles, "seed": cfg.seed}
+        where: dict[str, Any] = {"cache_dir": Path(data_dir) / "cache", "n_jobs": n_jobs}
+        what: dict[str, Any] = {"n_frames": n_frames, "n_bubbles": cfg.phantom.n_bubbles, "seed": cfg.seed}
         return (phantom_block(number, **what, **where) for number in numbers)
     archive = Path(data_dir) / ARCHIVE
     if not (archive.is_file() or archive.with_suffix("").is_dir()):

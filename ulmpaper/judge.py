@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import joblib
 import numpy as np
@@ -75,10 +76,12 @@ class Scores:
 
     def as_dict(self, digits: int = 4) -> dict[str, dict[str, list[float | None]]]:
         """Value and half width of each score of each way, for JSON; None where there is none."""
-        half = self.half_widths()
+        pairs = np.stack([self.values.to_numpy(dtype=float), self.half_widths().to_numpy()], axis=-1)
         return {
-            way: {name: [_plain(row[name], digits), _plain(half.loc[way, name], digits)] for name in self.values}
-            for way, row in self.values.iterrows()
+            str(way): {
+                str(name): [_plain(v, digits) for v in pair] for name, pair in zip(self.values, row, strict=True)
+            }
+            for way, row in zip(self.values.index, pairs, strict=True)
         }
 
 
@@ -187,7 +190,7 @@ def map_scores(
 
 
 def _score_maps(evaluation: Evaluation, way: str, weights: NDArray, course: pd.DataFrame | None) -> dict[str, float]:
-    fine = {"upsample": evaluation.upsample}
+    fine: dict[str, Any] = {"upsample": evaluation.upsample}
     truth = evaluation.density(TRUTH, weights=weights)
     estimate, points = np.zeros_like(truth), np.zeros_like(truth)
     if way != BLACK:

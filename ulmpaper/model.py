@@ -16,7 +16,7 @@ from ulmpaper.records import check_choice, check_positive
 
 P_BIAS = -4.0  # so p starts at 2 %: bubbles are rare
 BLOCK_WEIGHT = 0.3
-_POOL_CELLS = 256  # of 4 x 4 px: the features of 64 x 64 px add up to their mean
+_POOL_CELLS = 32  # of 4 x 4 px: sums over fewer cells are too large for the layers behind, over more too small
 _OUTPUTS = {"sigmoid": nn.Sigmoid, "linear": nn.Identity}
 
 

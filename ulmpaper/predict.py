@@ -152,7 +152,7 @@ def predict_counts(
     frames, batch, device, scale
         As in `predict_maps`; `batch` counts frames.
     tile_px : int
-        Side of the tiles on which the network was trained.
+        Largest side of the tiles that the network was trained on.
 
     Returns
     -------
@@ -166,9 +166,8 @@ def predict_counts(
 
     Notes
     -----
-    Ours, as the paper's network counts whole frames of one size. Evenly spaced tiles cover a frame of any size; each
-    gives a density, and where tiles overlap, these are averaged. Frames smaller than a tile are continued by zeros.
-    Nothing is counted in a tile of zeros.
+    Ours, as the paper's network counts whole frames of one size: the numbers of `count_tiles` are added up. Nothing is
+    counted in a tile of zeros.
 
     Examples
     --------
@@ -178,16 +177,24 @@ def predict_counts(
     frames = _sliceable(frames)
     check_positive(tile_px=tile_px)
     run = _runner(net, batch, None, device, "float32")
-    (z, weight_z), (x, weight_x) = (_cover(size, tile_px) for size in frames.shape[1:])
-    weight = np.outer(weight_z, weight_x).ravel()
-    zeros = (0, max(0, tile_px - frames.shape[2]), 0, max(0, tile_px - frames.shape[1]))
-    counts = []
-    for _, part in _read_all(frames, batch, _scale(frames, scale)):
-        padded = functional.pad(part, zeros)
-        tiles = torch.stack([padded[:, i : i + tile_px, j : j + tile_px] for i in z for j in x], dim=1).flatten(0, 1)
-        number = CountNet.expected(run(tiles[:, None])).cpu() * (tiles.amax(dim=(1, 2)) > 0)
-        counts.append(number.double().numpy().reshape(len(part), -1) @ weight)
-    return np.concatenate(counts)
+    counts = np.zeros(frames.shape[0])
+    for first, part in _read_all(frames, batch, _scale(frames, scale)):
+        for tile in count_tiles(part, tile_px):
+            told = CountNet.expected(run(tile[:, None])).cpu() * (tile.amax(dim=(1, 2)) > 0)
+            counts[first : first + len(part)] += told.double().numpy()
+    return counts
+
+
+def count_tiles(frames: Tensor, tile_px: int) -> list[Tensor]:
+    """Cut frames (T, Z, X) into tiles of nearly one size, row by row, as few as sides up to `tile_px` allow.
+
+    Examples
+    --------
+    >>> [tuple(tile.shape) for tile in count_tiles(torch.zeros(1, 84, 60), 64)]
+    [(1, 42, 60), (1, 42, 60)]
+    """
+    rows, columns = (math.ceil(size / tile_px) for size in frames.shape[1:])
+    return [tile for row in frames.tensor_split(rows, dim=1) for tile in row.tensor_split(columns, dim=2)]
 
 
 def _slide(
@@ -291,10 +298,3 @@ def _scale(frames: Any, scale: float | None) -> float:
         return max(float(part.max()) for _, part in _read_all(frames, 64)) or 1.0
     check_positive(scale=scale)
     return scale
-
-
-def _cover(size: int, tile: int) -> tuple[list[int], NDArray[np.float64]]:
-    """First pixels of evenly spaced tiles that cover `size` pixels, and what a bubble in each counts in the whole."""
-    first = np.linspace(0, max(0, size - tile), math.ceil(size / tile)).round().astype(int)
-    inside = (np.arange(size) >= first[:, None]) & (np.arange(size) < first[:, None] + tile)
-    return first.tolist(), (inside / inside.sum(axis=0)).sum(axis=1) / inside.sum(axis=1)

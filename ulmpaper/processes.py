@@ -1,4 +1,4 @@
-"""Processes that train together, and the signals that stop them."""
+"""Processes that train together, those that make their batches, and the signals that stop them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import distributed
+from torch.utils.data import DataLoader, Dataset
 
 from ulmpaper.weights import resolve_device
 
@@ -86,3 +88,32 @@ def in_any(here: bool, world: int, device: torch.device) -> bool:
     flag = torch.tensor(float(here), device=device)
     distributed.all_reduce(flag, distributed.ReduceOp.MAX)
     return bool(flag)
+
+
+def made_ahead(batches: Dataset, steps: range, n_workers: int) -> Iterable[Any]:
+    """Batches of `steps`, made ahead by `n_workers` processes, or one by one where that is 0.
+
+    Examples
+    --------
+    >>> list(made_ahead(["a", "b", "c"], range(1, 3), 0))
+    ['b', 'c']
+    """
+    if n_workers == 0:
+        return (batches[step] for step in steps)
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=steps,
+        num_workers=n_workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_start_worker,
+        multiprocessing_context="spawn",  # a fork would copy threads and CUDA's state
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the training that stops

@@ -22,17 +22,17 @@ from ulmpaper import __version__
 from ulmpaper.config import Config
 from ulmpaper.decode import decode_heatmap, decode_offsets
 from ulmpaper.loss import count_loss, ml3d_loss, mspcn_loss
-from ulmpaper.metrics import detection_scores, match_bubbles
 from ulmpaper.model import CountNet
+from ulmpaper.predict import count_tiles
 from ulmpaper.psf import psf_width
 from ulmpaper.records import Block
 from ulmpaper.runs import Progress
 from ulmpaper.scenes import psf_bank
+from ulmpaper.scoring import LIMITS_PX, SCORES, bubble_scores, join_sequences
 from ulmpaper.settings import Fitted
 from ulmpaper.targets import encode_heatmap, encode_offsets
 from ulmpaper.windows import Encode
 
-NEAR_PX, FAR_PX = 0.25, 0.5  # within these a bubble counts as found
 _THRESHOLDS = np.geomspace(0.5, 40, 23)  # mSPCN learns to put out 50 for a bubble
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
@@ -51,6 +51,8 @@ class Recipe:
         What the network is made with, see `ulmpaper.weights.CLASSES`.
     n_frames, crop_px : int, int or None
         Frames and side of a window.
+    as_tiles : bool
+        Cut windows as tiles, see `ulmpaper.windows.Windows`.
     encode : callable
         Target of a window, from its bubbles, number of frames and size.
     loss : callable
@@ -65,6 +67,7 @@ class Recipe:
     arguments: Mapping[str, Any]
     n_frames: int
     crop_px: int | None
+    as_tiles: bool
     encode: Encode
     loss: Loss
     score: Callable[[Callable[[Tensor], Tensor], Sequence[Block]], dict[str, float]]
@@ -94,6 +97,7 @@ def ml3d(cfg: Config) -> Recipe:
         {name: getattr(s, name) for name in names},
         s.window,
         s.crop_px,
+        False,
         encode_offsets,
         functools.partial(ml3d_loss, sigma_px=s.sigma_px, masked=s.masked),
         functools.partial(_score_ml3d, min_distance_px=s.min_distance_px),
@@ -109,6 +113,7 @@ def count(cfg: Config) -> Recipe:
         {"n_max": s.n_max, "features": s.features},
         1,
         s.tile_px,
+        True,
         functools.partial(_encode_count, n_max=s.n_max),
         _loss_count,
         functools.partial(_score_count, tile_px=s.tile_px),
@@ -124,6 +129,7 @@ def mspcn(cfg: Config) -> Recipe:
         {"upsample": s.upsample},
         1,
         s.crop_px,
+        False,
         functools.partial(_encode_mspcn, upsample=s.upsample),
         functools.partial(mspcn_loss, sparsity=s.sparsity),
         functools.partial(_score_mspcn, upsample=s.upsample),
@@ -222,16 +228,14 @@ def _loss_count(outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Ten
 
 
 def _score_count(net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, tile_px: int) -> dict[str, float]:
-    """Mean error of the number of bubbles in as many whole tiles as a frame has."""
+    """Mean error of the number of bubbles in a frame, counted as `ulmpaper.predict.predict_counts` does."""
     told, true = [], []
     for block in blocks:
-        n_z, n_x = (size // tile_px for size in block.frames.shape[1:])
-        frames = _normalized(block)[:, : n_z * tile_px, : n_x * tile_px]
-        tiles = frames.unfold(1, tile_px, tile_px).unfold(2, tile_px, tile_px).reshape(-1, 1, tile_px, tile_px)
-        told.append(CountNet.expected(net(tiles)).reshape(len(frames), -1).sum(dim=1).numpy())
-        inside = (block.truth["z"] < n_z * tile_px - 0.5) & (block.truth["x"] < n_x * tile_px - 0.5)
-        inside &= (block.truth["z"] >= -0.5) & (block.truth["x"] >= -0.5)
-        true.append(np.bincount(block.truth["frame"][inside], minlength=len(frames)))
+        tiles = count_tiles(_normalized(block), tile_px)
+        told.append(sum(CountNet.expected(net(tile[:, None])).numpy() for tile in tiles))
+        places, size = block.truth[["z", "x"]].to_numpy() + 0.5, block.frames.shape[1:]
+        inside = ((places >= 0) & (places < size)).all(axis=1)
+        true.append(np.bincount(block.truth["frame"][inside], minlength=len(block.frames)))
     error = np.concatenate(told) - np.concatenate(true)
     mean = max(float(np.concatenate(true).mean()), 1.0)
     share = float(np.abs(error).mean()) / mean
@@ -255,23 +259,10 @@ def _score_mspcn(net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, up
 
 
 def _scores(found: Sequence[pd.DataFrame], blocks: Sequence[Block]) -> dict[str, float]:
-    """Detection scores over all blocks."""
-    truth = [block.truth for block in blocks]
-    starts = np.cumsum([0, *(len(block.frames) for block in blocks[:-1])])
-
-    def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        return pd.concat([t.assign(frame=t["frame"] + start) for t, start in zip(tables, starts, strict=True)])
-
-    pred, true = joined(found), joined(truth)
-    match = match_bubbles(pred, true, max_distance_px=FAR_PX)
-    near = detection_scores(match, len(pred), len(true), max_distance_px=NEAR_PX)
-    far = detection_scores(match, len(pred), len(true))
-    names = ("jaccard", "precision", "recall")
-    return {
-        "score": float(np.nan_to_num(near["jaccard"])),
-        **{f"{name}_near": float(np.nan_to_num(near[name])) for name in names},
-        **{f"{name}_far": float(np.nan_to_num(far[name])) for name in names},
-    }
+    """Detection scores over all blocks, 0 where there is nothing to divide by."""
+    scores = bubble_scores(*join_sequences(found, [block.truth for block in blocks]))
+    kept = {key: float(np.nan_to_num(scores[key])) for key in (f"{s}_{limit}" for limit in LIMITS_PX for s in SCORES)}
+    return {"score": kept["jaccard_near"], **kept}
 
 
 def _normalized(block: Block) -> Tensor:

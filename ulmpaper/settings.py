@@ -197,7 +197,7 @@ class Count(Fitted):
     features: int = setting(16, "channels of the first layer", source="ours", low=1)
     n_max: int | None = setting(100, "largest number told of a tile; None is a regression", source="ours", low=1)
     tile_px: int = setting(
-        64, "side of the counted tiles in training; weights bring their own", unit="px", source="ours", low=16
+        64, "largest side of a counted tile; weights bring their own", unit="px", source="ours", low=16
     )
 
 
@@ -236,6 +236,9 @@ class Train(Checked):
     )
     speed: tuple[float, float] = setting(
         (1.0, 1.0), "factor on the speed of the flow, drawn for each sequence", source="ours", above=0, ascending=True
+    )
+    quieter_db: tuple[float, float] = setting(
+        (0.0, 0.0), "by how much the background is weakened, drawn likewise", unit="dB", source="ours", ascending=True
     )
     crops: int = setting(1, "parts cut out of each simulated sequence", source="ours", low=1)
     precision: str = setting(

@@ -94,7 +94,7 @@ def ranking(
                 continue
             which, known = str((sign * values).idxmax()), {RS, MSPCN} <= set(ways)
             gap = sign * factor * scores.difference(ours, which).loc[recipe]
-            mine, best = factor * scores.values.loc[ours, recipe], factor * values[which]
+            mine, best = (factor * float(value) for value in (scores.values[recipe][ours], values[which]))
             rows.append(
                 {
                     "ours": mine,
@@ -122,7 +122,7 @@ def sentences(ranks: pd.DataFrame, *, ours: str = ML3D) -> list[str]:
     SSIM [%]: 3DML-ResNet (91) is ahead of the best of the baselines, RS (88), by 3 (1 to 5); in the paper by 7.03.
     """
     said = []
-    for (recipe, group), row in ranks.iterrows():
+    for (recipe, group), (_, row) in zip(ranks.index, ranks.iterrows(), strict=True):
         place = "ahead of" if row["ahead"] > 0 else "behind"
         rival = f"the {group}" if row["which"] == group else f"the best of {group}, {row['which']}"
         size, low, high = abs(row["ahead"]), *sorted(np.sign(row["ahead"] or 1) * row[["low", "high"]].to_numpy(float))

@@ -6,25 +6,24 @@ scored best on validation data), ``metrics.csv`` (a row for each epoch) and ``co
 
 from __future__ import annotations
 
+import hashlib
 import math
-import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ulmpaper.config import Config
-from ulmpaper.processes import in_any, processes, stop_signals
+from ulmpaper.processes import in_any, made_ahead, processes, stop_signals
 from ulmpaper.recipes import RECIPES, Recipe, describe, training_settings
 from ulmpaper.records import Block, check_choice
 from ulmpaper.runs import BEST, make_folder, read_state, write_state
 from ulmpaper.settings import Fitted
-from ulmpaper.weights import CLASSES, resolve_precision, write_network
+from ulmpaper.weights import CLASSES, load_tensors, read_network, resolve_precision, write_network
 from ulmpaper.windows import Batch, SimulatedSource, Source, StoredSource, Windows, sequence
 
 _STORED_PARTS = {"train": (0.0, 0.9), "validation": (0.9, 1.0)}
@@ -59,6 +58,7 @@ def fit(
     folder: str | Path,
     *,
     data: str | Path | None = None,
+    start: str | Path | None = None,
     stop_after: int | None = None,
     progress: bool = False,
 ) -> RunSummary:
@@ -75,6 +75,8 @@ def fit(
     data : path, optional
         Block store with true bubbles to train on, its last tenth to validate on; by default sequences are simulated,
         new ones for every step.
+    start : path, optional
+        Weights to begin with, of a network of the same size, e.g. to adapt it to `data`; by default random ones.
     stop_after : int, optional
         Stop when this step is done, as SIGINT and SIGTERM do after the step under way.
     progress : bool
@@ -88,7 +90,8 @@ def fit(
     Raises
     ------
     ValueError
-        Unknown recipe; a run that was begun with other settings; settings that cannot be met.
+        Unknown recipe; a run that was begun with other settings; settings that cannot be met; `start` is of another
+        size or none of ours.
     FloatingPointError
         Loss or gradient are no numbers any more. What was last written stays.
     OSError
@@ -110,9 +113,11 @@ def fit(
     recipe = RECIPES[check_choice(name, RECIPES, "recipe")](cfg)
     options, folder = recipe.settings, make_folder(folder)
     settings = {**training_settings(cfg, name), "data": "simulated" if data is None else Path(data).name}
+    if start is not None:
+        settings["start"] = hashlib.sha256(Path(start).read_bytes()).hexdigest()[:10]
     n_steps = options.epochs * options.steps
     with processes(cfg.compute.device) as (rank, world, device), stop_signals() as stop:
-        net = _untrained(recipe, cfg.seed).to(device)
+        net = _begin(recipe, cfg.seed, start).to(device)
         optimizer = torch.optim.Adam(net.parameters(), lr=options.learning_rate)
         state = read_state(folder, net, optimizer, settings)
         net.to(memory_format=recipe.layout)  # type: ignore[call-overload]
@@ -121,20 +126,20 @@ def fit(
         blocks = validation_blocks(recipe, cfg, data) if rank == 0 else []
         windows = training_windows(recipe, cfg, data, rank=rank, world=world)
         last = n_steps if stop_after is None else min(stop_after, n_steps)
-        start = time.perf_counter() - state.seconds
+        began = time.perf_counter() - state.seconds
         bar = tqdm(total=n_steps, initial=state.step, unit="step", disable=not (progress and rank == 0))
-        for batch in _batches(windows, range(state.step, last), cfg.compute.workers):
+        for batch in made_ahead(windows, range(state.step, last), cfg.compute.workers):
             optimizer.param_groups[0]["lr"] = learning_rate(options, state.step)
             state.add(_step(recipe, run, optimizer, batch, dtype, world))
             stopping = in_any(stop.is_set(), world, device)
             if rank == 0 and state.step % options.steps == 0:
                 scores = recipe.score(_frozen(recipe, net, device, dtype), blocks)
-                state.seconds = time.perf_counter() - start
+                state.seconds = time.perf_counter() - began
                 if state.close_epoch(options.steps, scores, learning_rate(options, state.step - 1)):
                     about = describe(recipe, cfg, settings, state, device)
                     write_network(folder / BEST, net, recipe=name, network=recipe.arguments, about=about)
             if rank == 0 and (state.step % options.steps == 0 or stopping or state.step == last):
-                state.seconds = time.perf_counter() - start
+                state.seconds = time.perf_counter() - began
                 write_state(folder, net, optimizer, state, settings)
             bar.set_postfix(best=f"{state.best.get('score', math.nan):.3f}", refresh=False)
             bar.update()
@@ -190,6 +195,7 @@ def training_windows(
         n_frames=recipe.n_frames,
         crops=crops,
         crop_px=recipe.crop_px,
+        as_tiles=recipe.as_tiles,
         gain=cfg.train.gain,
         seed=cfg.seed,
         name=f"{recipe.name} train",
@@ -209,11 +215,14 @@ def _source(cfg: Config, data: str | Path | None, split: str) -> Source:
     return SimulatedSource(cfg, split) if data is None else StoredSource(str(data), _STORED_PARTS[split])
 
 
-def _untrained(recipe: Recipe, seed: int) -> nn.Module:
-    """Network with start values that the seed decides."""
+def _begin(recipe: Recipe, seed: int, start: str | Path | None = None) -> nn.Module:
+    """Network with the weights of a file, or with start values that the seed decides."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return CLASSES[recipe.name](**recipe.arguments)
+        net = CLASSES[recipe.name](**recipe.arguments)
+    if start is not None:
+        load_tensors(net, read_network(start, recipe=recipe.name)[0].state_dict(), what=str(start))
+    return net
 
 
 def _step(
@@ -271,26 +280,3 @@ def _frozen(recipe: Recipe, net: nn.Module, device: torch.device, dtype: torch.d
             return torch.cat([net(recipe.inputs(part)).float().cpu() for part in frames.to(device).split(16)])
 
     return run
-
-
-def _batches(windows: Windows, steps: range, n_workers: int) -> Iterable[Batch]:
-    """Batches of `steps`, made ahead by `n_workers` processes."""
-    if n_workers == 0:
-        return (windows[step] for step in steps)
-    return DataLoader(
-        windows,
-        batch_size=None,
-        sampler=steps,
-        num_workers=n_workers,
-        collate_fn=_as_it_is,  # type: ignore[arg-type]
-        worker_init_fn=_start_worker,
-        multiprocessing_context="spawn",  # a fork would copy threads and CUDA's state
-    )
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
-
-
-def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the training that stops

@@ -186,7 +186,11 @@ def _classical(amplitude: NDArray, cfg: Config, way: Way, true: NDArray) -> pd.D
     elif n == "true":
         n = max(1, round(float(true.mean())))
     least = cfg.locate.min_score if way.threshold is None else way.threshold * float(amplitude.max())
-    limits = {"roi_px": cfg.locate.roi_px, "max_peaks_in_roi": cfg.locate.max_peaks_in_roi, "pala": cfg.pala}
+    limits: dict[str, Any] = {
+        "roi_px": cfg.locate.roi_px,
+        "max_peaks_in_roi": cfg.locate.max_peaks_in_roi,
+        "pala": cfg.pala,
+    }
     return localize.locate(amplitude, method=way.method, n_bubbles=n, min_score=least, **limits)
 
 
@@ -226,7 +230,7 @@ def _told(amplitude: NDArray, cfg: Config) -> NDArray[np.int64]:
 
     counter, about = infer.trained("count", cfg.count.weights)
     side = about.get("tile_px", cfg.count.tile_px)
-    use = {"batch": cfg.compute.batch, "device": cfg.compute.device}
+    use: dict[str, Any] = {"batch": cfg.compute.batch, "device": cfg.compute.device}
     return np.rint(predict.predict_counts(counter, amplitude, tile_px=side, **use)).astype(int)
 
 

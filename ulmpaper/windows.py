@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ from ulmpaper.synthesis import background
 
 STRETCH_STEPS = 8  # per unit: few enough that all widened PSFs are kept
 Source = Callable[[np.random.Generator, int], Block]
+Sides = int | Sequence[int] | NDArray | None
 Encode = Callable[[pd.DataFrame, int, tuple[int, int]], Tensor]
 
 
@@ -45,9 +46,9 @@ class SimulatedSource:
 
     Notes
     -----
-    Paper, section II-D. With ``train.stretch``, ``train.psf``, ``train.still`` and ``train.speed`` at the values of the
-    profile ``paper`` these are the paper's data; otherwise the widths of the PSFs, their kind, the background and the
-    speed of the flow vary from sequence to sequence, so that a network meets more than one simulator's world.
+    Paper, section II-D. With ``psf``, ``stretch``, ``still``, ``speed`` and ``quieter_db`` of the section ``train`` at
+    the values of the profile ``paper`` these are the paper's data; otherwise PSFs, background and the speed of the flow
+    vary from sequence to sequence, so that a network meets more than one simulator's world.
 
     Examples
     --------
@@ -75,7 +76,7 @@ class SimulatedSource:
             _stretched(self.cfg, kind, stretch),
             n_frames=n_frames,
             n_bubbles=cam.n_bubbles,
-            ratio_db=cam.ratio_db,
+            ratio_db=rng.uniform(*cam.ratio_db) + rng.uniform(*train.quieter_db),
             mean_life=cam.mean_life,
             cross_speed=cam.cross_speed,
             memory=memory,
@@ -140,22 +141,18 @@ class Windows(Dataset):
 
     Parameters
     ----------
-    source : callable
-        Makes a sequence from a random generator and a number of frames.
-    encode : callable
-        Makes a target from bubbles, frames and size of a window.
-    n_steps : int
-        Length of the training.
-    n_sequences, crops : int
-        Sequences of a batch, and windows cut out of each.
-    n_frames, crop_px : int, int or None
-        Frames of a window and its side; None takes whole frames.
-    gain : (float, float)
-        Range of the factor on each window.
-    seed, name : int, str
-        What the random numbers are drawn from, together with the step.
-    rank, world : int
-        This process and how many share a batch: `n_sequences` is what each of them takes.
+    source, encode : callable
+        Make a sequence from a random generator and a number of frames; a target from bubbles, frames and size.
+    n_steps, n_sequences, crops : int
+        Length of the training, sequences of a batch, and windows cut out of each.
+    n_frames, crop_px, gain : int, int or None, (float, float)
+        Frames of a window, its side (None takes whole frames), and the range of the factor on it.
+    as_tiles : bool
+        Cut rectangles anywhere, their sides from half of `crop_px` to all of it, other ones for each batch: what frames
+        are cut into for counting. Otherwise squares, most of them where a bubble is.
+    seed, name, rank, world : int, str, int, int
+        What the random numbers are drawn from, together with the step; this process and how many share a batch, of
+        which each takes `n_sequences`.
 
     Examples
     --------
@@ -179,14 +176,15 @@ class Windows(Dataset):
         crops: int = 1,
         crop_px: int | None = None,
         gain: tuple[float, float] = (1.0, 1.0),
+        as_tiles: bool = False,
         seed: int = 0,
         name: str = "train",
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self._source, self._encode, self._n_steps = source, encode, n_steps
+        self._source, self._encode, self._n_steps, self._n_frames = source, encode, n_steps, n_frames
         self._n_sequences, self._crops, self._crop_px = n_sequences, crops, crop_px
-        self._n_frames, self._gain = n_frames, gain
+        self._gain, self._as_tiles = gain, as_tiles
         self._seed, self._name, self._rank, self._world = seed, name, rank, world
 
     def __len__(self) -> int:
@@ -196,13 +194,15 @@ class Windows(Dataset):
         if not 0 <= step < self._n_steps:
             raise IndexError(f"steps are counted from 0 to {self._n_steps - 1}, there is none {step}")
         frames, gains, targets = [], [], []
+        size, rng = self._crop_px, _rng(self._seed, f"{self._name} size", step)
+        size = rng.integers(size // 2, size, 2, endpoint=True) if self._as_tiles and size else size
         first = (step * self._world + self._rank) * self._n_sequences
         for number in range(first, first + self._n_sequences):
             rng = _rng(self._seed, self._name, number)
             block = self._source(rng, self._n_frames)
             for k in range(self._crops):
-                # Vessels are few: one part in four lies anywhere and is mostly empty, the others hold a bubble.
-                part = cut(block, self._crop_px, rng=rng, at_bubble=k % 4 != 3)
+                # Vessels are few: one square in four lies anywhere and is mostly empty, the others hold a bubble.
+                part = cut(block, size, rng=rng, at_bubble=not self._as_tiles and k % 4 != 3)
                 part = flip(part, rng.random(3) < 0.5)
                 frames.append(part.frames)
                 gains.append(rng.uniform(*self._gain))
@@ -219,15 +219,15 @@ def sequence(source: Source, n_frames: int, seed: int, name: str, number: int) -
     return source(_rng(seed, name, number), n_frames)
 
 
-def cut(block: Block, side_px: int | None, *, rng: np.random.Generator, at_bubble: bool = False) -> Block:
-    """Cut a square out of all frames of a block.
+def cut(block: Block, side_px: Sides, *, rng: np.random.Generator, at_bubble: bool = False) -> Block:
+    """Cut a square or rectangle out of all frames of a block.
 
     Parameters
     ----------
     block : Block
-        With its true bubbles, whose places then count from the square's first pixel.
-    side_px : int or None
-        Side of the square [px]; None leaves the block as it is.
+        With its true bubbles, whose places then count from the part's first pixel.
+    side_px : int, (int, int) or None
+        Side of the square, or sides along z and x [px]; None leaves the block as it is.
     rng : numpy.random.Generator
         Source of the place.
     at_bubble : bool
@@ -236,7 +236,7 @@ def cut(block: Block, side_px: int | None, *, rng: np.random.Generator, at_bubbl
     Raises
     ------
     ValueError
-        Frames smaller than the square.
+        Frames smaller than the part.
 
     Examples
     --------
@@ -248,19 +248,20 @@ def cut(block: Block, side_px: int | None, *, rng: np.random.Generator, at_bubbl
     """
     if side_px is None:
         return block
-    size = np.array(block.frames.shape[1:])
-    if (size < side_px).any():
-        raise ValueError(f"a part of {side_px} x {side_px} px does not fit into frames of {tuple(size)} px")
-    low, high = np.zeros(2, dtype=int), size - side_px
+    size, side = np.array(block.frames.shape[1:]), np.broadcast_to(side_px, 2)
+    if (size < side).any():
+        raise ValueError(f"a part of {side[0]} x {side[1]} px does not fit into frames of {tuple(size)} px")
+    low, high = np.zeros(2, dtype=int), size - side
     places = block.truth[["z", "x"]].to_numpy()
     if at_bubble and len(places):
         pixel = np.floor(places[rng.integers(len(places))] + 0.5).astype(int)
-        low, high = np.clip(pixel - side_px + 1, low, high), np.clip(pixel, low, high)
-    z, x = (int(v) for v in rng.integers(low, high, endpoint=True))
-    inside = ((places + 0.5 >= (z, x)) & (places + 0.5 < (z + side_px, x + side_px))).all(axis=1)
+        low, high = np.clip(pixel - side + 1, low, high), np.clip(pixel, low, high)
+    start = rng.integers(low, high, endpoint=True)
+    inside = ((places + 0.5 >= start) & (places + 0.5 < start + side)).all(axis=1)
+    (z, x), (n_z, n_x) = start.tolist(), side.tolist()
     bubbles = block.truth[inside]
     bubbles = bubbles.assign(z=bubbles["z"] - z, x=bubbles["x"] - x)
-    return Block(block.frames[:, z : z + side_px, x : x + side_px], bubbles, block.px_mm, block.frame_rate_hz)
+    return Block(block.frames[:, z : z + n_z, x : x + n_x], bubbles, block.px_mm, block.frame_rate_hz)
 
 
 def flip(block: Block, axes: NDArray[np.bool_]) -> Block:
