@@ -12,6 +12,7 @@ TOOLS = ROOT / "book" / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import build_book  # noqa: E402, F401
+import claims  # noqa: E402, F401
 import collect_figures  # noqa: E402, F401
 import run_notebooks  # noqa: E402, F401
 import stage_book  # noqa: E402, F401

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ulmpaper.domain import bubble_width, difference
+from ulmpaper.domain import bubble_width, correlation_width, difference
 
 DOMAIN = {"fwhm_z_px": [1.5, 2.5], "fwhm_x_px": [2.0, 4.0], "bubbles_per_px": [0.0005, 0.003], "px_wavelengths": 1.0}
 SHAPE = (84, 120)
@@ -77,3 +77,18 @@ def test_without_a_domain_nothing_is_said() -> None:
     assert difference(frames, 500, {}) is None
     assert difference(frames, 500, {"domain": {"px_wavelengths": 1.0}}) is None
     assert "width of a bubble in depth" in difference(frames, 500, {"domain": {"fwhm_z_px": [1, 2]}})
+
+
+@pytest.mark.parametrize("true", [(2, 3), (4, 2.5), (6, 7)])
+def test_correlation_tells_known_widths(true: tuple[float, float]) -> None:
+    assert correlation_width(spots(*true)) == pytest.approx(true, rel=0.15)
+
+
+def test_correlation_sees_through_a_threshold() -> None:
+    frames = spots(4, 6, noise=0) * np.random.default_rng(1).uniform(0.3, 1, (12, 1, 1))
+    cut = np.where(frames > 0.1, frames, 0)
+    assert correlation_width(cut) == pytest.approx((4, 6), rel=0.2)  # cut flanks narrow it a little
+
+
+def test_correlation_of_nothing_is_unknown() -> None:
+    assert np.isnan(correlation_width(np.ones((2, 9, 9)))).all()

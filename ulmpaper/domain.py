@@ -49,6 +49,40 @@ def bubble_width(frames: ArrayLike) -> tuple[float, float] | None:
     return width_z, width_x
 
 
+def correlation_width(frames: ArrayLike) -> tuple[float, float]:
+    """Measure how wide bubbles look on the whole, from the autocorrelation of the frames.
+
+    Parameters
+    ----------
+    frames : array_like (T, Z, X)
+        B-mode amplitude, bubbles over little background. Only a dozen frames, evenly spaced, are looked at.
+
+    Returns
+    -------
+    (float, float)
+        Full widths at half maximum along z and x [px]; NaN where frames do not vary.
+
+    Notes
+    -----
+    The autocorrelation of a Gaussian is wider than itself by the root of two, which is taken out. Bright bubbles count
+    most, and none has to stand alone. So unlike `bubble_width` it is not led astray by what a threshold has left of
+    dark bubbles; but where bubbles are dense it comes out some percent too narrow, and speckle counts as well.
+
+    Examples
+    --------
+    >>> z, x = np.mgrid[:63, :63] % 21 - 10
+    >>> frame = np.exp(-4 * np.log(2) * ((z / 3) ** 2 + (x / 4) ** 2))
+    >>> [round(width, 1) for width in correlation_width(frame[None])]
+    [2.9, 3.8]
+    """
+    frames = _some(check_frames(frames)).astype(float)
+    n_z, n_x = frames.shape[1:]
+    spectrum = np.fft.rfft2(frames - frames.mean(axis=(1, 2), keepdims=True), s=(2 * n_z, 2 * n_x))
+    correlation = np.fft.irfft2(np.mean(np.abs(spectrum) ** 2, axis=0), s=(2 * n_z, 2 * n_x))
+    along_z, along_x = correlation[:n_z, 0], correlation[0, :n_x]
+    return _half_width(along_z), _half_width(along_x)
+
+
 def difference(frames: ArrayLike, counts: ArrayLike, about: Mapping[str, Any]) -> str | None:
     """Say, with figures, in what frames differ from those that a network was trained on.
 
@@ -102,6 +136,15 @@ def _outside(value: float | None, what: str, limits: Sequence[float] | None) -> 
     if value is None or limits is None or limits[0] * (1 - _TOLERANCE) <= value <= limits[1] * (1 + _TOLERANCE):
         return None
     return f"{value:.2g} {what} ({limits[0]:.2g} to {limits[1]:.2g})"
+
+
+def _half_width(correlation: NDArray) -> float:
+    """Width at half maximum of the Gaussian that has this autocorrelation, given from its middle on."""
+    below = np.flatnonzero(correlation < correlation[0] / 2)
+    if not len(below) or correlation[0] <= 0:
+        return float("nan")
+    after, before = correlation[below[0]], correlation[below[0] - 1]
+    return float(np.sqrt(2) * (below[0] - 1 + (before - correlation[0] / 2) / (before - after)))
 
 
 def _some(frames: NDArray) -> NDArray:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ulmpaper import filters, localize, render, track
+from ulmpaper import chain, filters, localize, render, track
 from ulmpaper.config import Config
 from ulmpaper.records import Block, check_choice, check_frames
 from ulmpaper.settings import METHODS, NETWORKS
@@ -219,24 +219,14 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: str | None) -> Bl
     filtered = _filter(check_frames(frames, allow_complex=True), cfg, frame_rate_hz)
     amplitude = np.abs(filtered) if filtered.dtype.kind == "c" or _filters(cfg) else filtered
     bubbles, notes = _locate(amplitude, cfg, method or cfg.locate.method)
-    t = cfg.track
-    linked = track.link(bubbles, max_distance_px=t.max_distance_px, max_gap=t.max_gap)
-    kept = track.drop_short(linked, t.min_length)
+    kept = chain.link_tracks(bubbles, cfg)
     scale = {"px_mm": px_mm, "frame_rate_hz": frame_rate_hz}
-    upsample = cfg.render.upsample
-    paths = track.interpolate(
-        kept,
-        **scale,
-        max_distance_px=t.max_distance_px,
-        upsample=upsample,
-        smooth_points=t.smooth_points,
-        pala=cfg.pala,
-    )
+    paths = chain.draw_lines(kept, cfg, **scale)
     shape_px = (amplitude.shape[1], amplitude.shape[2])
     return BlockResult(
         bubbles=bubbles,
-        tracks=track.add_velocity(kept, **scale, smooth_points=t.smooth_points),
-        sums=render.map_sums(paths, shape_px, upsample=upsample, pala=cfg.pala),
+        tracks=track.add_velocity(kept, **scale, smooth_points=cfg.track.smooth_points),
+        sums=render.map_sums(paths, shape_px, upsample=cfg.render.upsample, pala=cfg.pala),
         power=render.power_doppler(filtered),
         n_frames=len(amplitude),
         notes=notes,

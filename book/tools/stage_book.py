@@ -1,7 +1,7 @@
 """Put together the folder that Sphinx builds: the pages of `book/`, the executed notebooks, the generated pages.
 
 build/book/                 from
-*.md, static/, ...          book/, with the generated tables of api.md and data.md
+*.md, static/, ...          book/, with the generated tables of api.md, claims.md and data.md
 _toc.yml                    book/_toc.yml, with a page for each module of the package under `api`
 notebooks/NAME.ipynb        prose of notebooks/NAME.ipynb, outputs of build/nb/PROFILE/NAME.ipynb
 results.json                results.json of every notebook, under its name without the number
@@ -22,6 +22,7 @@ from typing import Any
 import nbformat
 import pandas as pd
 import yaml
+from claims import claims_text
 from run_notebooks import Notebook, read_plan
 
 from ulmpaper import config, registry
@@ -50,6 +51,7 @@ def stage(root: Path, profile: str, *, build: str = "build") -> Path:
     rows = [(f"[{module}](api/{module}.md)", line) for module, line in modules.items()]
     fill(staged / "api.md", "<!-- modules -->", markdown_table(["Module", "Purpose"], rows))
     fill(staged / "data.md", "<!-- data sets -->", data_table())
+    fill(staged / "claims.md", "<!-- claims -->", claims_text(results, markdown_table))
     toc = yaml.safe_load((staged / "_toc.yml").read_text(encoding="utf-8"))
     (staged / "_toc.yml").write_text(yaml.safe_dump(with_api(toc, modules), sort_keys=False), encoding="utf-8")
     (staged / "assumptions.md").write_text(assumptions_page(), encoding="utf-8")
