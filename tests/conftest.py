@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -14,6 +15,8 @@ from ulmpaper import cli
 from ulmpaper.example import example_block
 from ulmpaper.records import Block
 
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is no fault of the code
+hypothesis.settings.load_profile("any machine")
 ROOT = Path(__file__).parents[1]
 BOOK_TESTS = {"test_book", "test_browser", "test_notebooks"}
 

@@ -111,7 +111,7 @@ def test_bubbles_come_back_as_many_as_are_counted(
     counter = Counts(per_frame)
     use = {"net": ml3d, "window": window, "stride": stride, "device": "cpu"}
     same(locate_ml3d(frames, count_net=counter, **use), truth)
-    assert set(counter.sides) == {64}
+    assert max(counter.sides) <= 64
     same(locate_ml3d(frames, n_bubbles=per_frame, **use), truth)
     assert set(ml3d.windows) == {window}
 

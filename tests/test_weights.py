@@ -9,13 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from ulmpaper.config import load_config
+from ulmpaper.infer import locate_mspcn
+from ulmpaper.metrics import detection_scores, match_bubbles
 from ulmpaper.model import MSPCN, CountNet, ML3DResNet
+from ulmpaper.predict import predict_counts
+from ulmpaper.records import Block
+from ulmpaper.scenes import cam_pictures, cam_scene, psf_bank
+from ulmpaper.simulate import simulate_block
 from ulmpaper.weights import (
     FORMAT,
     load_tensors,
@@ -240,3 +249,42 @@ def test_load_tensors_takes_any_module() -> None:
     net = nn.Linear(2, 1)
     load_tensors(net, {"weight": torch.ones(1, 2), "bias": torch.zeros(1)})
     assert net(torch.ones(1, 2)).item() == 2
+
+
+def held_out(n_bubbles: int, n_frames: int, rng: np.random.Generator) -> Block:
+    """Single frames of the paper's simulator with vessels that no training sees, each with a maximum of 1."""
+    cfg = load_config("quick", {"cam.shape_px": (128, 128), "cam.picture_px": 256})
+    scene = cam_scene(cfg, cam_pictures(cfg, "test")[0])
+    use = {"n_frames": 1, "n_bubbles": n_bubbles, "ratio_db": cfg.cam.ratio_db, "rng": rng}
+    blocks = [simulate_block(scene.mask, scene.maps, psf_bank(cfg), **use) for _ in range(n_frames)]
+    frames = np.concatenate([block.frames / block.frames.max() for block in blocks])
+    return Block(frames, pd.concat([block.truth.assign(frame=k) for k, block in enumerate(blocks)]))
+
+
+def shipped(recipe: str) -> tuple[nn.Module, dict]:
+    try:
+        path = shipped_weights(recipe)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    assert path.with_suffix(".csv").is_file(), "the curve of the training comes with the weights"
+    assert path.stat().st_size < 2e6
+    return read_network(path, recipe=recipe)
+
+
+def test_shipped_counter_counts_frames_it_never_saw(rng: np.random.Generator) -> None:
+    net, about = shipped("count")
+    wrong, true = [], []
+    for n in (8, 25, 40):
+        frames = held_out(n, 16, rng).frames
+        told = predict_counts(net, frames, tile_px=about["tile_px"], device="cpu", scale=1)
+        wrong += [abs(told - n).mean()]
+        true += [n]
+    assert sum(wrong) / sum(true) < 0.15
+
+
+def test_shipped_mspcn_finds_bubbles_in_frames_it_never_saw(rng: np.random.Generator) -> None:
+    net, about = shipped("mspcn")
+    block = held_out(25, 3, rng)
+    found = locate_mspcn(block.frames, net=net, threshold=about["threshold"], device="cpu")
+    pairs = match_bubbles(found, block.truth, max_distance_px=0.5)
+    assert detection_scores(pairs, len(found), len(block.truth))["jaccard"] > 0.7

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ulmpaper.records import bubble_table, check_positive
 
-MIN_DISTANCE_PX = 0.7  # between two bubbles that are told apart
+MIN_DISTANCE_PX = 0.5  # between two bubbles that are told apart
 
 
 def decode_offsets(

@@ -235,7 +235,7 @@ def _score_count(net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, ti
         told.append(sum(CountNet.expected(net(tile[:, None])).numpy() for tile in tiles))
         places, size = block.truth[["z", "x"]].to_numpy() + 0.5, block.frames.shape[1:]
         inside = ((places >= 0) & (places < size)).all(axis=1)
-        true.append(np.bincount(block.truth["frame"][inside], minlength=len(block.frames)))
+        true.append(np.bincount(block.truth["frame"].to_numpy()[inside], minlength=len(block.frames)))
     error = np.concatenate(told) - np.concatenate(true)
     mean = max(float(np.concatenate(true).mean()), 1.0)
     share = float(np.abs(error).mean()) / mean

@@ -240,6 +240,7 @@ class Train(Checked):
     quieter_db: tuple[float, float] = setting(
         (0.0, 0.0), "by how much the background is weakened, drawn likewise", unit="dB", source="ours", ascending=True
     )
+    quieter_share: float = setting(1.0, "share of sequences with a weakened background", source="ours", above=0, high=1)
     crops: int = setting(1, "parts cut out of each simulated sequence", source="ours", low=1)
     precision: str = setting(
         "auto", "of the network; auto is bfloat16 where the processor has it", source="ours", choices=PRECISIONS

@@ -46,9 +46,7 @@ class SimulatedSource:
 
     Notes
     -----
-    Paper, section II-D. With ``psf``, ``stretch``, ``still``, ``speed`` and ``quieter_db`` of the section ``train`` at
-    the values of the profile ``paper`` these are the paper's data; otherwise PSFs, background and the speed of the flow
-    vary from sequence to sequence, so that a network meets more than one simulator's world.
+    Paper, section II-D, if section ``train`` is as in the profile ``paper``; otherwise PSFs, background and speed vary.
 
     Examples
     --------
@@ -70,13 +68,15 @@ class SimulatedSource:
         stretch = round(rng.uniform(*train.stretch) * STRETCH_STEPS) / STRETCH_STEPS
         memory = cam.memory if rng.random() < train.still else float(rng.random())
         faster = np.float32(math.exp(rng.uniform(*np.log(train.speed))))
+        ratio_db = rng.uniform(*cam.ratio_db)
+        ratio_db += np.interp(rng.random(), (1 - train.quieter_share, 1), train.quieter_db)
         return simulate_block(
             scene.mask,
             faster * scene.maps,
             _stretched(self.cfg, kind, stretch),
             n_frames=n_frames,
             n_bubbles=cam.n_bubbles,
-            ratio_db=rng.uniform(*cam.ratio_db) + rng.uniform(*train.quieter_db),
+            ratio_db=ratio_db,
             mean_life=cam.mean_life,
             cross_speed=cam.cross_speed,
             memory=memory,
@@ -194,8 +194,8 @@ class Windows(Dataset):
         if not 0 <= step < self._n_steps:
             raise IndexError(f"steps are counted from 0 to {self._n_steps - 1}, there is none {step}")
         frames, gains, targets = [], [], []
-        size, rng = self._crop_px, _rng(self._seed, f"{self._name} size", step)
-        size = rng.integers(size // 2, size, 2, endpoint=True) if self._as_tiles and size else size
+        side, rng = self._crop_px, _rng(self._seed, f"{self._name} size", step)
+        size: Sides = rng.integers(side // 2, side, 2, endpoint=True) if self._as_tiles and side else side
         first = (step * self._world + self._rank) * self._n_sequences
         for number in range(first, first + self._n_sequences):
             rng = _rng(self._seed, self._name, number)

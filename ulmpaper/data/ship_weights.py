@@ -2,34 +2,53 @@
 
     python ulmpaper/data/ship_weights.py build/weights/quick
 
-The folder holds a run for each network, as `make weights` leaves them. Each network is scored once more on its
-validation data, so that what 16-bit floats cost is seen before anything is committed.
+The folder holds a run for each network, as `make weights` leaves them; where one went on in a second run, ``_last``,
+that one counts. Each network is scored once more on its validation data, so that what 16-bit floats cost is seen before
+anything is committed.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from ulmpaper.config import load_config
+from ulmpaper.diskfile import write_whole
 from ulmpaper.recipes import RECIPES
 from ulmpaper.runs import BEST, METRICS
 from ulmpaper.train import validation_blocks
 from ulmpaper.weights import read_network, shipped_weights, write_network
 
+COUNTED = ["epoch", "step", "seconds"]
+
+
+def course(folders: list[Path]) -> pd.DataFrame:
+    """Metrics of a run and of the one that went on from it, numbered through."""
+    parts = [pd.read_csv(folder / METRICS) for folder in folders]
+    for before, after in itertools.pairwise(parts):
+        after[COUNTED] += before[COUNTED].iloc[-1]
+    return pd.concat(parts, ignore_index=True)
+
 
 def ship(folder: Path, name: str) -> None:
-    """Write the weights and the metrics of the run `folder` to where `ulmpaper.weights.shipped_weights` looks."""
-    net, about = read_network(folder / BEST, recipe=name)
-    settings = {key: value for key, value in about["settings"].items() if key != "data"}
+    """Write the weights and the metrics of a network to where `ulmpaper.weights.shipped_weights` looks."""
+    runs = [run for run in (folder / name, folder / f"{name}_last") if run.is_dir()]
+    net, about = read_network(runs[-1] / BEST, recipe=name)
+    for run in runs[:-1]:  # all of it is the training of these weights
+        before = pd.read_csv(run / METRICS).iloc[-1]
+        about["steps"] += int(before["step"])
+        about["seconds"] += round(before["seconds"])
+    settings = {key: value for key, value in about["settings"].items() if key not in ("data", "start")}
     cfg = load_config("paper", settings)
     recipe = RECIPES[name](cfg)
     path = shipped_weights(name, missing_ok=True)
     path.parent.mkdir(exist_ok=True)
     write_network(path, net, recipe=name, network=recipe.arguments, about=about, half=True)
-    path.with_suffix(".csv").write_bytes((folder / METRICS).read_bytes())
+    write_whole(path.with_suffix(".csv"), course(runs).to_csv(index=False).encode())
     half, _ = read_network(path, recipe=name)
     with torch.no_grad():
         scores = recipe.score(lambda frames: half(recipe.inputs(frames)), validation_blocks(recipe, cfg))
@@ -39,4 +58,4 @@ def ship(folder: Path, name: str) -> None:
 
 if __name__ == "__main__":
     for name in RECIPES:
-        ship(Path(sys.argv[1]) / name, name)
+        ship(Path(sys.argv[1]), name)
