@@ -81,7 +81,9 @@ def plot_figure5(
         image = ax.images[0]
         label = image.colorbar.ax.get_ylabel()
         image.colorbar.remove()
-        figure.colorbar(image, cax=rooms[0].inset_axes((0.05, place, 0.9, 0.14)), orientation="horizontal", label=label)
+        bar = rooms[0].inset_axes((0.05, place, 0.9, 0.14))
+        ticks = None if ax is drawn[0] else [share * (top or 1) for share in (0, 0.1, 0.25, 0.5, 1)]
+        figure.colorbar(image, cax=bar, orientation="horizontal", label=label, ticks=ticks)
     for ax in drawn[2:] if top else ():
         ax.images[0].colorbar.remove()
     return figure
