@@ -18,7 +18,7 @@ from ulmpaper.records import Block
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is no fault of the code
 hypothesis.settings.load_profile("any machine")
 ROOT = Path(__file__).parents[1]
-BOOK_TESTS = {"test_book", "test_browser", "test_notebooks"}
+BOOK_TESTS = {"test_book", "test_browser", "test_claims", "test_notebooks", "test_results"}
 
 
 def folder_from_environment(variable: str, default: str) -> Path:
@@ -26,6 +26,7 @@ def folder_from_environment(variable: str, default: str) -> Path:
     return ROOT / os.environ.get(variable, default)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process builds the book, while another runs the rest."""
     for item in items:

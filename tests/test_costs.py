@@ -68,8 +68,9 @@ class TestMeasure:
     def test_memory_grows_with_the_frames(self) -> None:
         if not costs._RESET.exists():
             pytest.skip("this system does not tell the peak of memory of a part of a run")
+        network = {"features": 16, "blocks": 1}
         small, large = (
-            costs._measure("ml3d", (side, side), 4, 3, 2, {"features": 16, "blocks": 1}, 1, "cpu")["memory_mb"]
+            costs.measure("ml3d", shape_px=(side, side), n_frames=4, window=2, network=network, repeats=1)["memory_mb"]
             for side in (24, 192)
         )
         # One layer of the large frames alone is 16 x 4 x 192 x 192 numbers of 4 bytes.
