@@ -15,7 +15,7 @@ from ulmpaper.example import example_block
 from ulmpaper.records import Block
 
 ROOT = Path(__file__).parents[1]
-BOOK_TESTS = {"test_book", "test_browser", "test_notebooks"}
+BOOK_TESTS = {"test_book", "test_browser", "test_notebooks", "test_run_it"}
 
 
 def folder_from_environment(variable: str, default: str) -> Path:

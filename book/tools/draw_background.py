@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-INK, GREY, BLUE, ORANGE, PALE = "#24303a", "#8a98a1", "#12677a", "#c2600f", "#dfe8eb"
+INK, GREY, BLUE, ORANGE, PALE = "#24303a", "#566670", "#12677a", "#c2600f", "#dfe8eb"
 FONT = "system-ui, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 
 
@@ -92,7 +92,7 @@ def crowding() -> str:
         parts.append(
             curve(lambda x, d=distance: spot(x - d / 2) + spot(x + d / 2), -2.4, 2.4, place, ORANGE, width=2.4)
         )
-        parts.append(text(24, base - 6, f"{distance:g} widths", anchor="start", size=14))
+        parts.append(text(24, base - 24, f"{distance:g} widths", anchor="start", size=14))
     parts.append(text(230, 322, "two spots (blue) and their sum", size=14))
 
     def place2(x: float, y: float) -> tuple[float, float]:
