@@ -7,7 +7,8 @@ export OMP_NUM_THREADS ?= 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book notebooks figures sync test test-slow check types bench fetch weights lock clean
+.PHONY: help setup book notebooks figures pack unpack site linkcheck sync test test-slow check types bench fetch weights \
+	lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,7 +31,20 @@ notebooks: setup ## execute the notebooks only
 figures: notebooks ## all figures (PDF, PNG) and tables (CSV, LaTeX): build/figures/PROFILE
 	@$(BIN)/python book/tools/collect_figures.py $(PROFILE)
 
+pack: setup ## executed notebooks and what they wrote: build/runs-PROFILE.zip
+	@$(BIN)/python book/tools/publish.py pack $(PROFILE)
+
+unpack: setup ## put such archives, build/runs/*.zip, where `make book` and `make site` find them
+	@$(BIN)/python book/tools/publish.py unpack $(wildcard build/runs/*.zip)
+
+site: setup ## the book to publish, from the profile paper where that was run for this content, else from quick; zipped
+	@$(BIN)/python book/tools/publish.py site
+
+linkcheck: setup ## ask every link that leaves the book (network)
+	@$(BIN)/python book/tools/build_book.py $(PROFILE) --check-links
+
 sync: setup ## after editing notebooks/*.md: update and format the paired .ipynb
+	@$(BIN)/python book/tools/setup_cell.py
 	@$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.md
 	@$(BIN)/ruff format --quiet notebooks
 	@$(BIN)/jupytext --quiet --to md:myst notebooks/*.ipynb

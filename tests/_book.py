@@ -14,7 +14,10 @@ sys.path.insert(0, str(TOOLS))
 import build_book  # noqa: E402, F401
 import claims  # noqa: E402, F401
 import collect_figures  # noqa: E402, F401
+import draw_background  # noqa: E402, F401
+import publish  # noqa: E402, F401
 import run_notebooks  # noqa: E402, F401
+import setup_cell  # noqa: E402, F401
 import stage_book  # noqa: E402, F401
 
 # Apart from the user's build/out and outputs, and kept, so that an unchanged book is not built again.

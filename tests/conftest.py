@@ -18,7 +18,7 @@ from ulmpaper.records import Block
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is no fault of the code
 hypothesis.settings.load_profile("any machine")
 ROOT = Path(__file__).parents[1]
-BOOK_TESTS = {"test_book", "test_browser", "test_claims", "test_notebooks", "test_results"}
+BOOK_TESTS = {"test_book", "test_browser", "test_claims", "test_notebooks", "test_results", "test_run_it"}
 
 
 def folder_from_environment(variable: str, default: str) -> Path:

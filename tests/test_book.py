@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import os
 import re
@@ -13,11 +14,12 @@ from urllib.parse import unquote, urldefrag
 
 import nbformat
 import pytest
-from _book import BUILD, ROOT, build_book, built_book, pages, stage_book
+from _book import BUILD, ROOT, build_book, built_book, draw_background, pages, stage_book
 from _book import run_notebooks as runner
 from bs4 import BeautifulSoup, Tag
 
-from ulmpaper import config, registry
+import ulmpaper
+from ulmpaper import array, config, model, records, registry
 
 STAGED = ROOT / BUILD / "book"
 NOTEBOOKS = list(runner.read_profiles(ROOT)["notebooks"])
@@ -141,6 +143,53 @@ def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
         stage_book.pictures(tmp_path, plan)
 
 
+def test_entry_of_a_work_is_the_bibliographys(tmp_path: Path) -> None:
+    references = tmp_path / "references.bib"
+    references.write_text("@misc{one,\n  title = {A {B}},\n}\n\n@article{two,\n  title = {C},\n  year = 1\n}\n")
+    assert stage_book.bibtex(references, "two") == "```bibtex\n@article{two,\n  title = {C},\n  year = 1\n}\n```"
+    with pytest.raises(ValueError, match="no entry three"):
+        stage_book.bibtex(references, "three")
+
+
+def test_companion_is_cited_in_its_present_version() -> None:
+    entry = stage_book.bibtex(ROOT / "book" / "references.bib", "ulmpaper")
+    assert f"Version {ulmpaper.__version__}" in entry
+    assert f"version: {ulmpaper.__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_drawings_are_those_of_their_script(tmp_path: Path) -> None:
+    draw_background.main(tmp_path)
+    for drawn in tmp_path.iterdir():
+        assert drawn.read_bytes() == (ROOT / "book" / "assets" / drawn.name).read_bytes(), "run draw_background.py"
+
+
+SETTINGS = set(config.config_table(config.load_config()).setting)
+
+
+def known(name: str) -> bool:
+    """Whether a name in the text is a setting, a module, or found in a module."""
+    package = {path.stem for path in (ROOT / "ulmpaper").glob("*.py")}
+    module, _, rest = name.partition(".")
+    if name in SETTINGS | package | {setting.partition(".")[0] for setting in SETTINGS}:
+        return True
+    if module in package:
+        return functools.reduce(getattr, rest.split("."), importlib.import_module(f"ulmpaper.{module}")) is not None
+    owners = [records.Block, array.Acquisition, model.ML3DResNet, model.CountNet, model.MSPCN]
+    owner = next((owner for owner in owners if owner.__name__ == module), None)
+    return owner is not None and (not rest or rest in dir(owner) or rest in owner.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("page", ["background", "glossary", "run_it", "teach"])
+def test_names_in_the_text_are_names_in_the_code(page: str) -> None:
+    text = re.sub(r"^```.*?^```", "", (ROOT / "book" / f"{page}.md").read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = re.sub(r"`[\w./]*\.(?:py|sh|json|h5|npz|npy|png|csv|mat)`", "", text)  # names of files
+    names = re.findall(r"(?<!\})`([A-Za-z]\w*\.\w+|[A-Z]\w*(?:Net|Block|MSPCN))`", text)
+    assert names
+    assert [name for name in names if not known(name)] == []
+    roles = re.findall(r"\{py:func\}`ulmpaper\.([\w.]+)`", text)
+    assert [name for name in roles if not known(name)] == []
+
+
 # --- building ----------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +277,19 @@ def test_home_page_shows_the_picture_and_numbers_of_a_notebook() -> None:
     results = json.loads((STAGED / "results.json").read_text(encoding="utf-8"))
     assert f"Paths of {results['classical_ulm']['n_tracks']} bubbles" in figure.get_text()
     assert (html / figure.img["src"]).stat().st_size > 1000
+
+
+@pytest.mark.notebook
+def test_every_page_says_which_profile_made_it() -> None:
+    own = [page for page in pages() if "_modules" not in page.parts]
+    said = {page.name: soup(page).find("footer", class_="bd-footer-content") for page in own}
+    assert [name for name, foot in said.items() if "made with the profile smoke" not in foot.get_text()] == []
+
+
+@pytest.mark.notebook
+def test_cite_page_has_all_that_is_to_be_cited() -> None:
+    shown = "".join(block.get_text() for block in soup(built_book() / "cite.html").select("div.highlight-bibtex"))
+    assert re.findall(r"@\w+\{(\w+),", shown) == list(stage_book.CITED)
 
 
 @pytest.mark.notebook

@@ -12,7 +12,7 @@ import jupytext
 import nbformat
 import pytest
 import yaml
-from _book import BUILD, ROOT, built_book
+from _book import BUILD, ROOT, built_book, setup_cell
 from _book import run_notebooks as runner
 from jupytext.compare import compare_notebooks
 
@@ -67,6 +67,12 @@ def test_first_code_cell_holds_the_parameters(name: str) -> None:
     assert first.metadata.tags == ["parameters"]
     assert list(runner.default_parameters(read(name)).items()) == list(PARAMETERS.items())
     assert all(" # " in line for line in first.source.splitlines()), "each parameter has a comment"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_second_code_cell_is_the_same_everywhere(name: str) -> None:
+    second = cells(name, "code")[1]
+    assert (second.source, second.metadata.tags) == (setup_cell.SOURCE, setup_cell.TAGS), "run `make sync`"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,6 @@
 """Execute the notebooks, stage the pages and build the book; each step only where something has changed.
 
-    python book/tools/build_book.py PROFILE
+    python book/tools/build_book.py PROFILE [--check-links]
 
 The book ends up in build/out/_build/html and reads from there, without a server or a network.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
@@ -24,14 +25,18 @@ from stage_book import stage
 from ulmpaper.config import PROFILES
 
 
-def build_book(root: Path, profile: str, *, build: str = "build") -> Path | None:
-    """Bring the book up to date and return its first page; None where a notebook or Sphinx reports a problem."""
+def build_book(root: Path, profile: str, *, build: str = "build", check: bool = False) -> Path | None:
+    """Bring the book up to date and return its first page; None where a notebook or Sphinx reports a problem.
+
+    With `check`, ask every link to other sites instead, and return the list of those that are broken.
+    """
     (root / build).mkdir(parents=True, exist_ok=True)
     with FileLock(root / build / "lock"):  # two builds at once would write into each other's files
         runs = run_notebooks(root, profile, build=build)
         if any(run.status in ("failed", "waits") for run in runs):
             return None
-        return run_sphinx(root, stage(root, profile, build=build), root / build / "out")
+        staged = stage(root, profile, build=build)
+        return check_links(root, staged, root / build) if check else run_sphinx(root, staged, root / build / "out")
 
 
 def run_sphinx(root: Path, staged: Path, out: Path) -> Path | None:
@@ -55,6 +60,22 @@ def run_sphinx(root: Path, staged: Path, out: Path) -> Path | None:
     return out / page
 
 
+def check_links(root: Path, staged: Path, folder: Path) -> Path:
+    """Ask every link of `staged` that leaves the book; return broken_links.txt, which is empty where all is well."""
+    out, broken = folder / "links", folder / "broken_links.txt"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [*sphinx_command(staged, out), "--builder", "linkcheck"]
+    said = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=False).stdout
+    report = out / "_build" / "linkcheck" / "output.json"
+    if not report.is_file():
+        raise ValueError(f"Sphinx did not come to the links:\n{said}")
+    asked = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
+    lines = [f"- {a['filename']}: {a['uri']} ({a['info']})\n" for a in asked if a["status"] in ("broken", "timeout")]
+    broken.write_text("".join(sorted(lines)), encoding="utf-8")
+    print(f"{len(asked)} links, {len(lines)} of them broken")
+    return broken
+
+
 def sphinx_command(staged: Path, out: Path) -> list[str]:
     """Jupyter Book of this very interpreter, whatever stands first on PATH; every warning is an error."""
     call = "from jupyter_book.cli.main import main; main()"
@@ -71,13 +92,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Execute the notebooks and build the book.")
     parser.add_argument("profile", choices=list(PROFILES))
     parser.add_argument("--build", default="build", help="folder for all that is made (default: build)")
+    parser.add_argument("--check-links", action="store_true", help="ask the links that leave the book instead")
     args = parser.parse_args(argv)
     try:
-        page = build_book(ROOT, args.profile, build=args.build)
+        page = build_book(ROOT, args.profile, build=args.build, check=args.check_links)
     except ValueError as error:
         parser.error(str(error))
     if page is None:
         print("The book was not built: see above.", file=sys.stderr)
+        return 1
+    if args.check_links and (broken := page.read_text(encoding="utf-8")):
+        print(broken)
         return 1
     print(os.path.relpath(page))
     return 0

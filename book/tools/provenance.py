@@ -34,11 +34,15 @@ def list_hash(parts: Iterable[object]) -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Python (minor) and the packages that ulmpaper stands on."""
+    """Python (minor) and the packages that ulmpaper stands on.
+
+    A build of the same version, 2.13.0+cpu, counts as that version: what a GPU has made can be published from a
+    machine without one.
+    """
     required = (line for line in importlib.metadata.requires("ulmpaper") or [] if "extra ==" not in line)
     names = sorted(re.split(r"[^\w.-]", line)[0] for line in required)
     python = ".".join(map(str, sys.version_info[:2]))
-    return {"python": python} | {name: importlib.metadata.version(name) for name in names}
+    return {"python": python} | {name: importlib.metadata.version(name).partition("+")[0] for name in names}
 
 
 @functools.cache

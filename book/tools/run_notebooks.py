@@ -250,6 +250,7 @@ def _papermill(notebook: Notebook, root: Path, target: Path, timeout_s: float | 
             cwd=root,
             kernel_name="python3",
             progress_bar=False,
+            start_timeout=600,  # on a busy machine a kernel takes more than the usual minute
             execution_timeout=timeout_s,
             # Else the kernel logs that its sockets on this machine are not encrypted, and how it was stopped.
             extra_arguments=["--log-level=CRITICAL"],
@@ -258,6 +259,10 @@ def _papermill(notebook: Notebook, root: Path, target: Path, timeout_s: float | 
         code = "\n".join(f"    | {line}" for line in error.source.splitlines())
         raise NotebookError(f"in cell [{error.exec_count}]\n{code}\n    {error.ename}: {error.evalue}") from None
     except (CellTimeoutError, DeadKernelError) as error:
+        raise NotebookError(str(error)) from None
+    except RuntimeError as error:
+        if "respond" not in str(error):  # "Kernel didn't respond in 600 seconds" has no type of its own
+            raise
         raise NotebookError(str(error)) from None
 
 

@@ -1,8 +1,10 @@
 """Put together the folder that Sphinx builds: the pages of `book/`, the executed notebooks, the generated pages.
 
 build/book/                 from
-*.md, static/, ...          book/, with the generated tables of api.md, claims.md and data.md
+*.md, static/, ...          book/, with the generated parts of api.md, cite.md, claims.md and data.md
 _toc.yml                    book/_toc.yml, with a page for each module of the package under `api`
+_config.yml                 book/_config.yml, with the profile in the line at the foot of each page
+changelog.md                CHANGELOG.md
 notebooks/NAME.ipynb        prose of notebooks/NAME.ipynb, outputs of build/nb/PROFILE/NAME.ipynb
 results.json                results.json of every notebook, under its name without the number
 figures/*.png, *.svg        pictures that notebooks wrote beside their results.json
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +29,10 @@ from claims import claims_text
 from run_notebooks import Notebook, read_plan
 
 from ulmpaper import config, registry
+
+CITED = ("pustovalov2024", "heiles2022", "liu2020", "ulmpaper")
+SHORTER = """For this content no run of the profile *paper* was at hand, which needs a GPU. So data are fewer, networks
+smaller and trainings shorter here than in the paper; the [assumptions](assumptions.md) list every difference."""
 
 
 def stage(root: Path, profile: str, *, build: str = "build") -> Path:
@@ -52,6 +59,12 @@ def stage(root: Path, profile: str, *, build: str = "build") -> Path:
     fill(staged / "api.md", "<!-- modules -->", markdown_table(["Module", "Purpose"], rows))
     fill(staged / "data.md", "<!-- data sets -->", data_table())
     fill(staged / "claims.md", "<!-- claims -->", claims_text(results, markdown_table))
+    for key in CITED:
+        fill(staged / "cite.md", f"<!-- {key} -->", bibtex(root / "book" / "references.bib", key))
+    shutil.copyfile(root / "CHANGELOG.md", staged / "changelog.md")
+    settings = yaml.safe_load((staged / "_config.yml").read_text(encoding="utf-8"))
+    settings["html"]["extra_footer"] += f" {edition(profile)}"
+    (staged / "_config.yml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     toc = yaml.safe_load((staged / "_toc.yml").read_text(encoding="utf-8"))
     (staged / "_toc.yml").write_text(yaml.safe_dump(with_api(toc, modules), sort_keys=False), encoding="utf-8")
     (staged / "assumptions.md").write_text(assumptions_page(), encoding="utf-8")
@@ -65,6 +78,12 @@ def fill(page: Path, mark: str, text: str) -> None:
     if not found:
         raise ValueError(f"{page.name} lacks the line {mark}")
     page.write_text(before + text + after, encoding="utf-8")
+
+
+def edition(profile: str) -> str:
+    """What a reader of any page should know about its numbers."""
+    short = "the paper's own settings" if profile == "paper" else "shorter and smaller than the paper's settings"
+    return f"This edition was made with the profile {profile}: {short}."
 
 
 def short(name: str) -> str:
@@ -148,12 +167,13 @@ def runs_page(profile: str, records: Mapping[str, Mapping[str, Any]]) -> str:
     )
     versions = sorted({item for record in records.values() for item in record["versions"].items()})
     total = in_words(sum(record["seconds"] for record in records.values()))
+    shorter = "" if profile == "paper" else f"\n{SHORTER}\n"
     return f"""# How this book was run
 
 Every number and every figure of this edition was made with the profile **{profile}**. All its notebooks
 ({len(records)}) ran to their end, in {total} together. A notebook runs again only when its code or parameters, the
 package, a package below it, its data or a notebook it needs has changed; so dates and revisions may differ.
-
+{shorter}
 {runs}
 
 ## Versions
@@ -211,6 +231,14 @@ def data_table() -> str:
 
 def _link(address: str) -> str:
     return f"[{address.removeprefix('https://github.com/').removeprefix('https://doi.org/')}]({address})"
+
+
+def bibtex(references: Path, key: str) -> str:
+    """The entry of one work as it stands in the bibliography's file, ready to be copied."""
+    found = re.search(rf"^@\w+\{{{key},.*?^\}}", references.read_text(encoding="utf-8"), re.M | re.S)
+    if not found:
+        raise ValueError(f"{references.name} has no entry {key}")
+    return f"```bibtex\n{found[0]}\n```"
 
 
 def list_modules(package: Path) -> dict[str, str]:
