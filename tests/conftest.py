@@ -18,7 +18,8 @@ from ulmpaper.records import Block
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is no fault of the code
 hypothesis.settings.load_profile("any machine")
 ROOT = Path(__file__).parents[1]
-BOOK_TESTS = {"test_book", "test_browser", "test_claims", "test_notebooks", "test_results", "test_run_it"}
+BUILDS_BOOK = {"test_book", "test_notebooks"}
+READS_BOOK = {"test_browser", "test_claims", "test_results", "test_run_it"}
 
 
 def folder_from_environment(variable: str, default: str) -> Path:
@@ -28,10 +29,11 @@ def folder_from_environment(variable: str, default: str) -> Path:
 
 @pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process builds the book, while another runs the rest."""
+    """One process builds the book while another runs the rest; what reads the book comes last."""
     for item in items:
-        if item.path.stem in BOOK_TESTS:
+        if item.path.stem in BUILDS_BOOK:
             item.add_marker(pytest.mark.xdist_group("book"))
+    items.sort(key=lambda item: item.path.stem in READS_BOOK)
 
 
 @pytest.fixture(scope="session")
