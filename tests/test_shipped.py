@@ -47,7 +47,7 @@ def test_networks_beat_what_needs_no_training() -> None:
 
 
 @pytest.mark.slow
-def test_lead_over_all_densities() -> None:
+def test_lead_where_bubbles_crowd() -> None:
     ratio_radial, ratio_best, count_error = [], [], []
     for n_bubbles in (20, 60, 120, 200):
         sequences = blocks(n_bubbles, (250, 250), n_sequences=4)
@@ -61,5 +61,7 @@ def test_lead_over_all_densities() -> None:
         numbers = np.concatenate([np.bincount(table["frame"], minlength=20) for table in found])
         count_error.append(np.abs(numbers - n_bubbles).mean() / n_bubbles)
     assert np.mean(ratio_radial) > 1.4
-    assert min(ratio_best[2:]) > 1.1  # in sparse frames it does not lead: it counts bright speckle in
+    # With its own count it led no classical method at 20 and 60 bubbles when these limits were set, so they hold it
+    # to what it reached at more, and say nothing of sparse frames.
+    assert min(ratio_best[2:]) > 1.1
     assert np.mean(count_error[1:]) < 0.1, count_error
