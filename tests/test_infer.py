@@ -22,7 +22,7 @@ from ulmpaper.weights import write_network
 N_FRAMES, SHAPE = 12, (30, 26)
 NETWORKS = {"ml3d": {"features": 4, "blocks": 1}, "count": {"n_max": 20, "features": 4}, "mspcn": {"upsample": 2}}
 ABOUT = {
-    "ml3d": {"digest": "a" * 10, "window": 4},
+    "ml3d": {"digest": "a" * 10, "window": 4, "threshold": 1e-4},
     "count": {"digest": "b" * 10, "tile_px": 16},
     "mspcn": {"digest": "c" * 10, "threshold": 0.01},
 }
@@ -163,12 +163,14 @@ def test_weights_bring_their_window_tile_and_threshold(
 
         monkeypatch.setattr(infer, name, call)
 
-    for name in ("predict_maps", "predict_counts", "decode_heatmap"):
+    for name in ("predict_maps", "predict_counts", "decode_offsets", "decode_heatmap"):
         spy(name)
     locate_ml3d(frames, device="cpu")
     assert (asked["predict_maps"]["window"], asked["predict_counts"]["tile_px"]) == (4, 16)
-    locate_ml3d(frames, window=3, count_tile_px=20, device="cpu")
+    assert asked["decode_offsets"]["threshold"] == 1e-4
+    locate_ml3d(frames, window=3, count_tile_px=20, threshold=0.0, device="cpu")
     assert (asked["predict_maps"]["window"], asked["predict_counts"]["tile_px"]) == (3, 20)
+    assert asked["decode_offsets"]["threshold"] == 0.0
     locate_mspcn(frames, device="cpu")
     assert asked["decode_heatmap"]["threshold"] == 0.01
     locate_mspcn(frames, threshold=0.2, device="cpu")

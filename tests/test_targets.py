@@ -152,6 +152,19 @@ class TestDecodeOffsets:
         found = decode_offsets(maps, 30, min_distance_px=distance)
         assert set(found[["frame", "z", "x"]].itertuples(index=False, name=None)) == kept
 
+    def test_takes_what_is_above_the_threshold(self) -> None:
+        maps = torch.full((3, 1, 5, 9), 0.5)
+        maps[0] = 0
+        maps[0, 0, 2, 1::2] = torch.tensor([0.2, 0.5, 0.8, 0.4])
+        assert decode_offsets(maps, 4, threshold=0.4)["x"].tolist() == [5, 3]
+        assert decode_offsets(maps, 1, threshold=0.4)["x"].tolist() == [5]
+        assert decode_offsets(maps, 4, threshold=1.0).empty
+
+    @pytest.mark.parametrize("threshold", [-0.1, 1.1, np.nan])
+    def test_bad_threshold(self, threshold: float) -> None:
+        with pytest.raises(ValueError, match="threshold is a probability, so from 0 to 1"):
+            decode_offsets(torch.zeros(3, 2, 4, 4), 3, threshold=threshold)
+
     @pytest.mark.parametrize("distance", [-1, np.nan, np.inf])
     def test_bad_distance(self, distance: float) -> None:
         with pytest.raises(ValueError, match="min_distance_px"):

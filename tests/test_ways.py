@@ -65,6 +65,8 @@ def test_one_look_of_a_network_serves_all_its_ways(short: Block, cfg: Config, mo
     use = {"net": cfg.ml3d.weights, "count_net": cfg.count.weights, "stride": cfg.ml3d.stride}
     numbers = {"told": None, "true": n_true(short), "seven": 7}
     expected = {name: infer.locate_ml3d(short.frames, n_bubbles=n, **use) for name, n in numbers.items()}
+    likely = float(expected["seven"].score.median())
+    expected["likely"] = infer.locate_ml3d(short.frames, n_bubbles=7, threshold=likely, **use)
     for least in (0.2, 0.4):
         heat = {"net": cfg.mspcn.weights, "threshold": least * 1e-3}
         expected[f"heat {least}"] = infer.locate_mspcn(short.frames, **heat)
@@ -73,12 +75,13 @@ def test_one_look_of_a_network_serves_all_its_ways(short: Block, cfg: Config, mo
         real = getattr(infer, name)
         monkeypatch.setattr(infer, name, lambda *a, _real=real, **k: (looks.append(_real.__name__), _real(*a, **k))[1])
     ways = {"told": Way("ml3d"), "true": Way("ml3d", "true"), "seven": Way("ml3d", 7)}
+    ways["likely"] = Way("ml3d", 7, threshold=likely)
     ways |= {f"heat {least}": Way("mspcn", threshold=least * 1e-3) for least in (0.2, 0.4)}
     found, _ = find_bubbles(short.frames, cfg, ways, n_true=n_true(short))
     assert sorted(looks) == ["locate_ml3d", "locate_mspcn"]
     for name, table in expected.items():
         pd.testing.assert_frame_equal(found[name], table, check_dtype=False)
-    assert len(found["seven"]) == 7 * 12
+    assert len(found["seven"]) == 2 * len(found["likely"]) == 7 * 12
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -133,6 +133,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "ml3d.warmup": 0.03,
         "ml3d.decay": "cosine",
         "ml3d.stride": 5,
+        "ml3d.threshold": None,
         "count.n_max": None,
         "count.epochs": 20,
         "count.steps": 200,

@@ -11,11 +11,15 @@ from torch.nn import functional
 
 from ulmpaper.records import bubble_table, check_positive
 
-MIN_DISTANCE_PX = 0.5  # between two bubbles that are told apart
+MIN_DISTANCE_PX = 0.7  # between two bubbles that are told apart
 
 
 def decode_offsets(
-    maps: Tensor | ArrayLike, counts: Tensor | ArrayLike, *, min_distance_px: float = MIN_DISTANCE_PX
+    maps: Tensor | ArrayLike,
+    counts: Tensor | ArrayLike,
+    *,
+    threshold: float = 0.0,
+    min_distance_px: float = MIN_DISTANCE_PX,
 ) -> pd.DataFrame:
     """Read bubbles off offset maps: in each frame the most probable ones.
 
@@ -25,9 +29,11 @@ def decode_offsets(
         p, oz, ox, as from `encode_offsets` or one window of `ulmpaper.model.ML3DResNet`.
     counts : int or array_like (N,) of int
         Bubbles in each frame, or in every frame. A frame with fewer candidates gives fewer.
+    threshold : float
+        A bubble's p must be above this.
     min_distance_px : float
         A pixel is no candidate if one of its eight neighbours has a higher p (the first of equal ones) and tells a
-        place nearer than this to its own [px]. 0 takes all pixels with p above 0 as candidates; 3 and more only those
+        place nearer than this to its own [px]. 0 takes all pixels as candidates; 3 and more only those
         whose p is the highest of 3 x 3.
 
     Returns
@@ -39,13 +45,15 @@ def decode_offsets(
     ------
     ValueError
         Maps of another shape or with NaN, counts that are not whole numbers, below 0 or not one for each frame,
-        a negative distance.
+        a threshold outside 0 to 1, a negative distance.
 
     Notes
     -----
     Paper, section II-B: "the N_i MBs with the highest probability of existence in each US frame are selected". The
-    suppression is ours: without it one bubble between two pixels may be found twice. It looks at the places that
-    pixels tell, not at the pixels, because bubbles in neighbouring pixels may well be two.
+    threshold and the suppression are ours: without the one, bubbles are made of noise where the number is too high;
+    without the other, one bubble between two pixels may be found twice. The
+    suppression looks at the places that pixels tell, not at the pixels, because bubbles in neighbouring pixels may
+    well be two.
 
     Examples
     --------
@@ -60,8 +68,10 @@ def decode_offsets(
     _check_finite(values)
     if not 0 <= min_distance_px < np.inf:
         raise ValueError(f"min_distance_px must be a number of 0 or more, not {min_distance_px}")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is a probability, so from 0 to 1, not {threshold}")
     found = values[0].float()
-    candidate = (found > 0) & ~_doubles(values.float(), min_distance_px)
+    candidate = (found > threshold) & ~_doubles(values.float(), min_distance_px)
     frame, row, column, score = _strongest(found, candidate, counts)
     offset_z, offset_x = (values[k, frame, row, column].double() - 0.5 for k in (1, 2))
     return bubble_table(*(part.cpu() for part in (frame, row + offset_z, column + offset_x, score)))

@@ -1,7 +1,7 @@
 """Bubbles found by trained networks, as the same table that `ulmpaper.localize.locate` gives.
 
 Weights come from a file, from the package, or as a network in memory. What they were trained with comes with them: the
-length of a window, the size of the tiles in which bubbles are counted, the threshold of a heat map.
+length of a window, the size of the tiles in which bubbles are counted, the thresholds.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def locate_ml3d(
     n_bubbles: ArrayLike | None = None,
     window: int | None = None,
     stride: int = 1,
+    threshold: float | None = None,
     min_distance_px: float = MIN_DISTANCE_PX,
     count_tile_px: int | None = None,
     batch: int = 4,
@@ -90,6 +91,8 @@ def locate_ml3d(
         Frames that go through the network together, at most T; by default as in the training, or 10.
     stride, batch, tile_px, device, precision
         See `ulmpaper.predict.predict_maps`.
+    threshold : float, optional
+        Least probability of a bubble; by default the best on the validation data of the training, or 0.
     min_distance_px : float
         See `ulmpaper.decode.decode_offsets`.
     count_tile_px : int, optional
@@ -131,11 +134,12 @@ def locate_ml3d(
         side = about_counter.get("tile_px", _TILE_PX) if count_tile_px is None else count_tile_px
         n_bubbles = np.rint(predict_counts(counter, frames, tile_px=side, **use))
     counts = np.where(lit, _per_frame(n_bubbles, len(frames)), 0)
+    threshold = about.get("threshold", 0.0) if threshold is None else threshold
+    how = {"threshold": threshold, "min_distance_px": min_distance_px}
     if text := difference(frames, counts, about):
         warn(text)
     return _numbered(
-        (first, decode_offsets(chunk, counts[first : first + chunk.shape[1]], min_distance_px=min_distance_px))
-        for first, chunk in maps
+        (first, decode_offsets(chunk, counts[first : first + chunk.shape[1]], **how)) for first, chunk in maps
     )
 
 
@@ -233,8 +237,9 @@ def locate(
     c = cfg.compute
     use: dict[str, Any] = {"batch": c.batch, "tile_px": c.tile_px, "device": c.device, "precision": c.precision}
     if check_choice(method, NETWORKS, "network") == "ml3d":
+        use |= {"net": cfg.ml3d.weights, "count_net": cfg.count.weights, "threshold": cfg.ml3d.threshold}
         use |= {"stride": cfg.ml3d.stride, "min_distance_px": cfg.ml3d.min_distance_px}
-        bubbles = locate_ml3d(frames, net=cfg.ml3d.weights, count_net=cfg.count.weights, warn=warn, **use)
+        bubbles = locate_ml3d(frames, warn=warn, **use)
     else:
         bubbles = locate_mspcn(frames, net=cfg.mspcn.weights, threshold=cfg.mspcn.threshold, warn=warn, **use)
     return bubbles[bubbles["score"] > cfg.locate.min_score].reset_index(drop=True)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ulmpaper import __version__
@@ -33,7 +34,9 @@ from ulmpaper.settings import Fitted
 from ulmpaper.targets import encode_heatmap, encode_offsets
 from ulmpaper.windows import Encode
 
-_THRESHOLDS = np.geomspace(0.5, 40, 23)  # mSPCN learns to put out 50 for a bubble
+_PROBABILITIES = np.linspace(0.05, 0.95, 19)
+_HEIGHTS = np.geomspace(0.5, 40, 23)  # mSPCN learns to put out 50 for a bubble
+_MANY = 3  # times as many bubbles as are true are looked at
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -209,13 +212,18 @@ def _revision() -> str:
 def _score_ml3d(
     net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, min_distance_px: float
 ) -> dict[str, float]:
-    """Detection scores with the true number of bubbles given, for counting is another network's work."""
-    found = []
+    """Detection scores with the true number of bubbles given, for counting is another network's work.
+
+    Also the threshold that serves best where the number is too high.
+    """
+    told, many = [], []
     for block in blocks:
         maps = net(_normalized(block)[None])[0]
         n_true = np.bincount(block.truth["frame"], minlength=len(block.frames))
-        found.append(decode_offsets(maps, torch.from_numpy(n_true), min_distance_px=min_distance_px))
-    return _scores(found, blocks)
+        found = decode_offsets(maps, _MANY * n_true, min_distance_px=min_distance_px)
+        told.append(found[found.groupby("frame").cumcount() < n_true[found["frame"]]])
+        many.append(found)
+    return {**_scores(told, blocks), "threshold": _best_threshold(many, blocks, _PROBABILITIES)["threshold"]}
 
 
 def _encode_count(bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int], *, n_max: int | None) -> Tensor:
@@ -249,11 +257,18 @@ def _encode_mspcn(bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int
 def _score_mspcn(net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, upsample: int) -> dict[str, float]:
     """Detection scores at the threshold that serves these blocks best."""
     found = [
-        decode_heatmap(net(_normalized(block)[:, None]), upsample, threshold=float(_THRESHOLDS[0])) for block in blocks
+        decode_heatmap(net(_normalized(block)[:, None]), upsample, threshold=float(_HEIGHTS[0])) for block in blocks
     ]
+    return _best_threshold(found, blocks, _HEIGHTS)
+
+
+def _best_threshold(
+    found: Sequence[pd.DataFrame], blocks: Sequence[Block], thresholds: NDArray[np.float64]
+) -> dict[str, float]:
+    """Scores at the threshold that serves the blocks best, and that threshold."""
     by_threshold = [
         {**_scores([table[table["score"] > threshold] for table in found], blocks), "threshold": float(threshold)}
-        for threshold in _THRESHOLDS
+        for threshold in thresholds
     ]
     return max(by_threshold, key=lambda scores: scores["score"])
 

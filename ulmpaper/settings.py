@@ -181,6 +181,13 @@ class Ml3d(Fitted):
     stride: int = setting(1, "frames from one window to the next", unit="frames", source="paper §II-A", low=1)
     sigma_px: float = setting(1.0, "blur of the detection loss", unit="px", source="ours", low=0)
     masked: bool = setting(True, "offset loss at true bubbles only", source="ours")
+    threshold: float | None = setting(
+        0.0,
+        "least probability of a bubble; None takes the best on validation data",
+        source="paper §II-B",
+        low=0,
+        high=1,
+    )
     min_distance_px: float = setting(
         0.7,
         "bubbles nearer to a more probable one are the same; 3 keeps peaks of p only",

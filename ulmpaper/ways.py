@@ -36,7 +36,7 @@ class Way:
         mSPCN goes by its threshold alone.
     threshold : float, optional
         Least score. For classical methods a peak's share of the highest value of all frames, for mSPCN the height in
-        its heat map (by default the one found in training), for 3DML-ResNet the probability.
+        its heat map, for 3DML-ResNet the probability; both have one from the training.
     weights : str, optional
         File of a network's weights instead of that of the settings.
 
@@ -207,21 +207,25 @@ def _ml3d(
         for name, way in ways.items()
     }
     file = cfg.ml3d.weights if file is None else file
+    about = infer.trained("ml3d", file)[1]
+    usual = about.get("threshold", 0.0) if cfg.ml3d.threshold is None else cfg.ml3d.threshold
+    least = {name: usual if way.threshold is None else way.threshold for name, way in ways.items()}
     table = infer.locate_ml3d(
         amplitude,
         net=file,
         n_bubbles=np.max(list(counts.values()), axis=0),
         stride=cfg.ml3d.stride,
+        threshold=min(least.values()),
         min_distance_px=cfg.ml3d.min_distance_px,
         precision=cfg.compute.precision,
         warn=lambda _: None,  # of so many bubbles
         **_use(cfg),
     )
-    text = domain.difference(amplitude, next(iter(counts.values())), infer.trained("ml3d", file)[1])
+    text = domain.difference(amplitude, next(iter(counts.values())), about)
     notes += [f"ml3d: {text}"] if text else []
     rank = table.groupby("frame").cumcount().to_numpy()
     wanted = {name: rank < n[table["frame"].to_numpy()] for name, n in counts.items()}
-    return {name: _above(table[wanted[name]], way.threshold) for name, way in ways.items()}
+    return {name: _above(table[wanted[name]], threshold) for name, threshold in least.items()}
 
 
 def _told(amplitude: NDArray, cfg: Config) -> NDArray[np.int64]:
@@ -250,8 +254,8 @@ def _mspcn(
     return {name: _above(table, threshold) for name, threshold in least.items()}
 
 
-def _above(table: pd.DataFrame, threshold: float | None) -> pd.DataFrame:
-    return (table if threshold is None else table[table["score"] > threshold]).reset_index(drop=True)
+def _above(table: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    return table[table["score"] > threshold].reset_index(drop=True)
 
 
 def _use(cfg: Config) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -47,13 +48,16 @@ def ship(folder: Path, name: str) -> None:
     recipe = RECIPES[name](cfg)
     path = shipped_weights(name, missing_ok=True)
     path.parent.mkdir(exist_ok=True)
-    write_network(path, net, recipe=name, network=recipe.arguments, about=about, half=True)
     write_whole(path.with_suffix(".csv"), course(runs).to_csv(index=False).encode())
+    how: dict[str, Any] = {"recipe": name, "network": recipe.arguments, "half": True}
+    write_network(path, net, about=about, **how)
     half, _ = read_network(path, recipe=name)
     with torch.no_grad():
         scores = recipe.score(lambda frames: half(recipe.inputs(frames)), validation_blocks(recipe, cfg))
-    kept, trained = scores["score"], about["scores"]["score"]
-    print(f"{path}: {path.stat().st_size / 1e3:.0f} kB, score {kept:.4f}, in training {trained:.4f}")
+    print(f"{name}: score {scores['score']:.4f}, in training {about['scores']['score']:.4f}")
+    about["scores"] = scores
+    about |= {"threshold": scores["threshold"]} if "threshold" in scores else {}
+    write_network(path, net, about=about, **how)
 
 
 if __name__ == "__main__":
