@@ -126,31 +126,43 @@ class TestDecodeOffsets:
         maps = torch.full((3, 1, 5, 5), 0.5)
         maps[0] = 0
         maps[0, 0, 2, 1:4] = torch.tensor([0.5, 0.6, 0.3])
-        maps[2, 0, 2, 1:4] = torch.tensor([0.9, 0.1, 0.5])  # the first two pixels mean the same place
-        assert decode_offsets(maps, 3)["x"].round(3).tolist() == [1.6, 3.0]
+        maps[2, 0, 2, 1:4] = torch.tensor([0.9, 0.1, 0.5])  # the first two pixels mean nearly the same place
+        found = decode_offsets(maps, 3)
+        assert found["x"].round(3).tolist() == [round((1.4 * 0.5 + 1.6 * 0.6) / 1.1, 3), 3.0]
+        assert found["score"].round(3).tolist() == [1.0, 0.3]  # 0.5 and 0.6, but no probability is above 1
         assert decode_offsets(maps, 3, min_distance_px=0)["x"].round(3).tolist() == [1.6, 1.4, 3.0]
-        assert decode_offsets(maps, 3, min_distance_px=3)["x"].round(3).tolist() == [1.6]
+        assert len(decode_offsets(maps, 3, min_distance_px=3)) == 1
+
+    def test_a_bubble_at_a_corner_of_four_pixels_has_the_probability_of_all(self) -> None:
+        maps = torch.full((3, 1, 6, 6), 0.5)
+        maps[0] = 0
+        maps[0, 0, 2:4, 2:4] = torch.tensor([[0.2, 0.3], [0.2, 0.25]])
+        maps[1, 0, 2:4], maps[2, 0, :, 2:4] = torch.tensor([[0.9], [0.1]]), torch.tensor([0.9, 0.1])
+        (bubble,) = decode_offsets(maps, 5, threshold=0.5).to_dict("records")
+        assert bubble["score"] == pytest.approx(0.95)
+        assert bubble["z"] == pytest.approx((2.4 * 0.5 + 2.6 * 0.45) / 0.95)
+        assert bubble["x"] == pytest.approx((2.4 * 0.4 + 2.6 * 0.55) / 0.95)
 
     @settings(max_examples=60, deadline=None)
     @given(seed=st.integers(0, 10_000), distance=st.sampled_from([0.3, 0.7, 1.2, 3.0]))
-    def test_drops_what_a_slow_search_drops(self, seed: int, distance: float) -> None:
+    def test_joins_what_a_slow_search_joins(self, seed: int, distance: float) -> None:
         rng = np.random.default_rng(seed)
         maps = rng.integers(1, 8, (3, 2, 5, 6)) / 8  # so that some are equal
-        where = np.argwhere(maps[0] >= 0)
-        kept = set()
-        for t, z, x in where:
+        kept = []
+        for t, z, x in np.argwhere(maps[0] >= 0):
             p, place = maps[0, t, z, x], (z, x) + maps[1:, t, z, x]
-            rivals = [
-                (maps[0, t, i, j] > p or (maps[0, t, i, j] == p and (i, j) < (z, x)))
-                and np.hypot(*((i, j) + maps[1:, t, i, j] - place)) < distance
+            same = [
+                (maps[0, t, i, j], (i, j) + maps[1:, t, i, j], (i, j))
                 for i in range(max(0, z - 1), min(5, z + 2))
                 for j in range(max(0, x - 1), min(6, x + 2))
-                if (i, j) != (z, x)
+                if np.hypot(*((i, j) + maps[1:, t, i, j] - place)) < distance
             ]
-            if not any(rivals):
-                kept.add((t, *(place - 0.5)))
+            if not any(q > p or (q == p and pixel < (z, x)) for q, _, pixel in same):
+                mean = np.average([told for _, told, _ in same], axis=0, weights=[q for q, *_ in same])
+                kept.append((t, *(mean - 0.5), min(1.0, sum(q for q, *_ in same))))
         found = decode_offsets(maps, 30, min_distance_px=distance)
-        assert set(found[["frame", "z", "x"]].itertuples(index=False, name=None)) == kept
+        exact = [t.round(4).sort_values(["frame", "z", "x"], ignore_index=True) for t in (found, table(*kept))]
+        pd.testing.assert_frame_equal(*exact, rtol=0, atol=2e-4)
 
     def test_takes_what_is_above_the_threshold(self) -> None:
         maps = torch.full((3, 1, 5, 9), 0.5)
@@ -173,7 +185,7 @@ class TestDecodeOffsets:
     def test_of_equal_neighbours_takes_one(self) -> None:
         maps = torch.zeros(3, 1, 5, 6)
         maps[0, 0, 1:3, 2:5] = 1.0
-        assert decode_offsets(maps, 9, min_distance_px=3)[["z", "x"]].values.tolist() == [[0.5, 1.5]]
+        assert decode_offsets(maps, 9, min_distance_px=3)[["z", "x"]].values.tolist() == [[1.0, 2.0]]
 
     def test_no_probability_no_bubble(self) -> None:
         assert decode_offsets(torch.zeros(3, 2, 4, 4), 3, min_distance_px=0).empty
@@ -231,6 +243,16 @@ class TestHeatmap:
         assert decode_heatmap(heatmap, 4, counts=0).empty
         assert decode_heatmap(heatmap[:, None], 4, threshold=99).empty
 
+    def test_centre_of_mass(self) -> None:
+        heatmap = torch.zeros(1, 8, 24)
+        heatmap[0, 3:5, 9:12] = torch.tensor([[1.0, 3.0, 2.0], [0.0, 2.0, 0.0]])
+        heatmap[0, 0, 23] = 5  # in the corner: what is outside weighs nothing
+        heatmap[0, 6, 10] = -4  # nor what is below 0
+        found = decode_heatmap(heatmap, 4, threshold=2, centre_side=5)
+        fine = (found[["z", "x"]] + 0.5) * 4 - 0.5
+        np.testing.assert_allclose(fine, [[0, 23], [3.25, (9 + 10 * 5 + 11 * 2) / 8]])
+        assert found["score"].tolist() == [5, 3]
+
     def test_below_zero_with_a_threshold_below_zero(self) -> None:
         heatmap = torch.full((1, 8, 8), -5.0)
         heatmap[0, 3, 3] = -1
@@ -259,6 +281,8 @@ class TestHeatmap:
             decode_heatmap(heatmap, 4)
         with pytest.raises(ValueError, match="side must be odd, not 4"):
             decode_heatmap(heatmap, 4, threshold=1, side=4)
+        with pytest.raises(ValueError, match="centre_side must be odd, not 2"):
+            decode_heatmap(heatmap, 4, threshold=1, centre_side=2)
         with pytest.raises(ValueError, match=r"not \(8, 8\)"):
             decode_heatmap(heatmap[0], 4, threshold=1)
         with pytest.raises(ValueError, match="upsample must be a number above 0"):

@@ -68,7 +68,7 @@ def test_one_look_of_a_network_serves_all_its_ways(short: Block, cfg: Config, mo
     likely = float(expected["seven"].score.median())
     expected["likely"] = infer.locate_ml3d(short.frames, n_bubbles=7, threshold=likely, **use)
     for least in (0.2, 0.4):
-        heat = {"net": cfg.mspcn.weights, "threshold": least * 1e-3}
+        heat = {"net": cfg.mspcn.weights, "threshold": least * 1e-3, "centre_side": cfg.mspcn.centre_side}
         expected[f"heat {least}"] = infer.locate_mspcn(short.frames, **heat)
     looks = []
     for name in ("locate_ml3d", "locate_mspcn"):
@@ -120,6 +120,7 @@ def test_best_way_of_each_method_is_chosen() -> None:
         ({"method": "radial", "n_bubbles": "told"}, "only ml3d has a network that counts"),
         ({"method": "mspcn", "n_bubbles": 5}, "give it no n_bubbles"),
         ({"method": "radial", "weights": "a"}, "has no weights"),
+        ({"method": "ml3d", "centre_side": 5}, "only mspcn has a heat map"),
         ({"method": "mspcn", "threshold": -1.0}, "0 or more"),
     ],
 )

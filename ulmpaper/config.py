@@ -147,6 +147,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "mspcn.crop_px": 32,
         "mspcn.warmup": 0.03,
         "mspcn.decay": "cosine",
+        "mspcn.centre_side": 5,
         "compute.precision": "auto",
     },
     "paper": {},

@@ -30,16 +30,17 @@ def decode_offsets(
     counts : int or array_like (N,) of int
         Bubbles in each frame, or in every frame. A frame with fewer candidates gives fewer.
     threshold : float
-        A bubble's p must be above this.
+        A bubble's score must be above this.
     min_distance_px : float
-        A pixel is no candidate if one of its eight neighbours has a higher p (the first of equal ones) and tells a
-        place nearer than this to its own [px]. 0 takes all pixels as candidates; 3 and more only those
-        whose p is the highest of 3 x 3.
+        Neighbouring pixels that tell places nearer than this to each other mean the same bubble [px]. 0 takes every
+        pixel for a bubble of its own, as the paper does.
 
     Returns
     -------
     DataFrame
-        Bubble table in pixels; ``score`` is p. By frame, and in a frame from the highest p down.
+        Bubble table in pixels. By frame, and in a frame from the highest ``score`` down. A bubble is a pixel of which
+        no neighbour means the same bubble with a higher p, or with an equal one before it. Its score is the sum of
+        its p and that of the neighbours that mean it, at most 1, and its place the mean of theirs, weighted by p.
 
     Raises
     ------
@@ -50,10 +51,9 @@ def decode_offsets(
     Notes
     -----
     Paper, section II-B: "the N_i MBs with the highest probability of existence in each US frame are selected". The
-    threshold and the suppression are ours: without the one, bubbles are made of noise where the number is too high;
-    without the other, one bubble between two pixels may be found twice. The
-    suppression looks at the places that pixels tell, not at the pixels, because bubbles in neighbouring pixels may
-    well be two.
+    threshold and the joining of neighbours are ours. Without the one, bubbles are made of noise where the number is too
+    high. Without the other, a bubble at the edge of a pixel, where p is shared, is found twice or hardly. Places are
+    compared and not just pixels, because bubbles in neighbouring pixels may well be two.
 
     Examples
     --------
@@ -70,10 +70,9 @@ def decode_offsets(
         raise ValueError(f"min_distance_px must be a number of 0 or more, not {min_distance_px}")
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is a probability, so from 0 to 1, not {threshold}")
-    found = values[0].float()
-    candidate = (found > threshold) & ~_doubles(values.float(), min_distance_px)
-    frame, row, column, score = _strongest(found, candidate, counts)
-    offset_z, offset_x = (values[k, frame, row, column].double() - 0.5 for k in (1, 2))
+    (found, *offsets), is_double = _joined(values.float(), min_distance_px)
+    frame, row, column, score = _strongest(found, (found > threshold) & ~is_double, counts)
+    offset_z, offset_x = (offset[frame, row, column].double() - 0.5 for offset in offsets)
     return bubble_table(*(part.cpu() for part in (frame, row + offset_z, column + offset_x, score)))
 
 
@@ -84,6 +83,7 @@ def decode_heatmap(
     threshold: float | None = None,
     counts: Tensor | ArrayLike | None = None,
     side: int = 7,
+    centre_side: int = 1,
 ) -> pd.DataFrame:
     """Read bubbles off heat maps: peaks above a threshold, or the highest peaks.
 
@@ -99,6 +99,9 @@ def decode_heatmap(
         Most bubbles in each frame, or in every frame; by default all peaks above `threshold`, which must be given.
     side : int
         A peak is the highest of a square of fine pixels with this side, odd; 1 takes every fine pixel.
+    centre_side : int
+        The place is the centre of mass of the heat in a square of this side around the peak, odd; 1 takes the centre of
+        the peak's fine pixel.
 
     Returns
     -------
@@ -108,12 +111,12 @@ def decode_heatmap(
     Raises
     ------
     ValueError
-        See `decode_offsets`; an even `side`; neither `threshold` nor `counts`.
+        See `decode_offsets`; an even side; neither `threshold` nor `counts`.
 
     Notes
     -----
     Non-maximum suppression and a threshold, as Hahne et al. (IEEE IUS 2023) read mSPCN out; its authors show maps only.
-    The default square keeps bubbles apart by a pixel where `upsample` is 4. A position is the centre of a fine pixel.
+    The default square keeps bubbles apart by a pixel where `upsample` is 4. The centre of mass is ours.
 
     Examples
     --------
@@ -122,9 +125,10 @@ def decode_heatmap(
     >>> bool((decode_heatmap(encode_heatmap(bubble, 1, (9, 9)), 4, threshold=0.5) == bubble).all(axis=None))
     True
     """
-    check_positive(upsample=upsample, side=side)
-    if side % 2 == 0:
-        raise ValueError(f"side must be odd, not {side}: a fine pixel and as many on both sides")
+    check_positive(upsample=upsample, side=side, centre_side=centre_side)
+    for name, value in (("side", side), ("centre_side", centre_side)):
+        if value % 2 == 0:
+            raise ValueError(f"{name} must be odd, not {value}: a fine pixel and as many on both sides")
     if threshold is None and counts is None:
         raise ValueError("give threshold, counts or both: every ripple of a heat map is a peak")
     maps = _tensor(heatmap)
@@ -137,8 +141,10 @@ def decode_heatmap(
     candidate = maps > (threshold or 0.0)
     if side > 1:
         candidate &= _peaks(maps, side // 2)
-    frame, row, column, score = (values.cpu() for values in _strongest(maps, candidate, counts))
-    return bubble_table(frame, (row + 0.5) / upsample - 0.5, (column + 0.5) / upsample - 0.5, score)
+    frame, row, column, score = _strongest(maps, candidate, counts)
+    shift_z, shift_x = _centre_of_mass(maps, frame, row, column, centre_side // 2)
+    z, x = ((pixel + shift + 0.5) / upsample - 0.5 for pixel, shift in ((row, shift_z), (column, shift_x)))
+    return bubble_table(*(part.cpu() for part in (frame, z, x, score)))
 
 
 def _strongest(
@@ -154,21 +160,31 @@ def _strongest(
     return frame, pixel // maps.shape[2], pixel % maps.shape[2], value[frame, rank]
 
 
-def _doubles(maps: Tensor, distance_px: float) -> Tensor:
-    """Whether a pixel of offset maps tells nearly the same place as a neighbour with a higher p, or an equal first."""
+def _joined(maps: Tensor, distance_px: float) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Offset maps whose pixels take part in what neighbours tell of the same place, and which of them are doubles.
+
+    A double tells nearly the same place as a neighbour with a higher p, or with an equal one before it.
+    """
     p, oz, ox = maps
     is_double = torch.zeros_like(p, dtype=torch.bool)
     if distance_px == 0:
-        return is_double
+        return (p, oz, ox), is_double
+    weight, shift_z, shift_x = p.clone(), torch.zeros_like(p), torch.zeros_like(p)
     n_z, n_x = p.shape[1:]
     for step_z, step_x in ((0, 1), (1, -1), (1, 0), (1, 1)):  # each pair of neighbours once
         one = (..., slice(n_z - step_z), slice(max(0, -step_x), n_x - max(0, step_x)))
         other = (..., slice(step_z, n_z), slice(max(0, step_x), n_x - max(0, -step_x)))
-        apart = (oz[other] - oz[one] + step_z).square() + (ox[other] - ox[one] + step_x).square()
-        near, first = apart < distance_px**2, p[one] >= p[other]
+        to_z, to_x = oz[other] - oz[one] + step_z, ox[other] - ox[one] + step_x
+        near, first = to_z.square() + to_x.square() < distance_px**2, p[one] >= p[other]
         is_double[other] |= near & first
         is_double[one] |= near & ~first
-    return is_double
+        for here, there, sign in ((one, other, 1), (other, one, -1)):
+            joining = torch.where(near, p[there], 0)
+            weight[here] += joining
+            shift_z[here] += sign * joining * to_z
+            shift_x[here] += sign * joining * to_x
+    scale = weight.clamp(min=torch.finfo(weight.dtype).tiny)
+    return (weight.clamp(max=1), oz + shift_z / scale, ox + shift_x / scale), is_double
 
 
 def _peaks(maps: Tensor, half: int) -> Tensor:
@@ -181,6 +197,16 @@ def _peaks(maps: Tensor, half: int) -> Tensor:
     left = functional.max_pool2d(middle[:, :, : -half - 1], (1, half), stride=1)
     right = functional.max_pool2d(middle[:, :, half + 1 :], (1, half), stride=1)
     return (maps > torch.maximum(above, left)) & (maps >= torch.maximum(below, right))
+
+
+def _centre_of_mass(maps: Tensor, frame: Tensor, row: Tensor, column: Tensor, half: int) -> tuple[Tensor, Tensor]:
+    """Places of the centres of mass around peaks, seen from them; what is below 0 weighs nothing."""
+    steps = torch.arange(-half, half + 1, device=maps.device)
+    rows, columns = row[:, None, None] + half + steps[:, None], column[:, None, None] + half + steps
+    padded = functional.pad(maps.clamp(min=0), (half, half, half, half))
+    heat = padded[frame[:, None, None], rows, columns].double()
+    mass = heat.sum(dim=(1, 2)).clamp(min=torch.finfo(torch.float64).tiny)
+    return (heat.sum(dim=2) @ steps.double()) / mass, (heat.sum(dim=1) @ steps.double()) / mass
 
 
 def _tensor(values: Tensor | ArrayLike) -> Tensor:

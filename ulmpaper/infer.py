@@ -149,6 +149,7 @@ def locate_mspcn(
     net: Weights = None,
     threshold: float | None = None,
     n_bubbles: ArrayLike | None = None,
+    centre_side: int = 1,
     batch: int = 4,
     tile_px: int | None = None,
     device: str = "auto",
@@ -168,6 +169,8 @@ def locate_mspcn(
         validation data of the training.
     n_bubbles : int or array_like (T,) of int, optional
         Most bubbles in each frame.
+    centre_side : int
+        See `ulmpaper.decode.decode_heatmap`.
 
     Returns
     -------
@@ -205,7 +208,8 @@ def locate_mspcn(
     ):
         counts = None if most is None else most[first : first + len(heat)]
         u = heat.shape[-1] // frames.shape[2]
-        parts.append((first, decode_heatmap(heat, u, threshold=threshold, counts=counts)))
+        how: dict[str, Any] = {"threshold": threshold, "counts": counts, "centre_side": centre_side}
+        parts.append((first, decode_heatmap(heat, u, **how)))
     bubbles = _numbered(parts)
     bubbles = bubbles[lit[bubbles["frame"]]].reset_index(drop=True)
     found = np.bincount(bubbles["frame"], minlength=len(frames))
@@ -241,7 +245,8 @@ def locate(
         use |= {"stride": cfg.ml3d.stride, "min_distance_px": cfg.ml3d.min_distance_px}
         bubbles = locate_ml3d(frames, warn=warn, **use)
     else:
-        bubbles = locate_mspcn(frames, net=cfg.mspcn.weights, threshold=cfg.mspcn.threshold, warn=warn, **use)
+        use |= {"net": cfg.mspcn.weights, "threshold": cfg.mspcn.threshold, "centre_side": cfg.mspcn.centre_side}
+        bubbles = locate_mspcn(frames, warn=warn, **use)
     return bubbles[bubbles["score"] > cfg.locate.min_score].reset_index(drop=True)
 
 

@@ -135,7 +135,7 @@ def mspcn(cfg: Config) -> Recipe:
         False,
         functools.partial(_encode_mspcn, upsample=s.upsample),
         functools.partial(mspcn_loss, sparsity=s.sparsity),
-        functools.partial(_score_mspcn, upsample=s.upsample),
+        functools.partial(_score_mspcn, upsample=s.upsample, centre_side=s.centre_side),
     )
 
 
@@ -152,7 +152,7 @@ def training_settings(cfg: Config, name: str) -> dict[str, Any]:
     >>> settings["ml3d.features"], "ml3d.stride" in settings
     (8, False)
     """
-    in_use = ("stride", "min_distance_px", "weights", "threshold")
+    in_use = ("stride", "min_distance_px", "centre_side", "weights", "threshold")
     sections = ("acquisition", "cam", "train", name)
     pairs = {
         f"{section}.{key}": list(value) if isinstance(value, tuple) else value
@@ -254,11 +254,12 @@ def _encode_mspcn(bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int
     return encode_heatmap(bubbles, n_frames, shape_px, upsample=upsample)[:, 0]
 
 
-def _score_mspcn(net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, upsample: int) -> dict[str, float]:
+def _score_mspcn(
+    net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, upsample: int, centre_side: int
+) -> dict[str, float]:
     """Detection scores at the threshold that serves these blocks best."""
-    found = [
-        decode_heatmap(net(_normalized(block)[:, None]), upsample, threshold=float(_HEIGHTS[0])) for block in blocks
-    ]
+    how: dict[str, Any] = {"threshold": float(_HEIGHTS[0]), "centre_side": centre_side}
+    found = [decode_heatmap(net(_normalized(block)[:, None]), upsample, **how) for block in blocks]
     return _best_threshold(found, blocks, _HEIGHTS)
 
 

@@ -190,7 +190,7 @@ class Ml3d(Fitted):
     )
     min_distance_px: float = setting(
         0.7,
-        "bubbles nearer to a more probable one are the same; 3 keeps peaks of p only",
+        "neighbouring pixels that tell places nearer than this mean the same bubble",
         unit="px",
         source="ours",
         low=0,
@@ -219,6 +219,14 @@ class Mspcn(Fitted):
     sparsity: float = setting(1.0, "weight of the sparsity loss", source="mSPCN", low=0)
     threshold: float | None = setting(
         None, "smallest peak that is a bubble; None takes the best on validation data", source="ours", above=0
+    )
+    centre_side: int = setting(
+        1,
+        "side of the square whose centre of mass is the bubble; 1 is the peak itself",
+        unit="fine px",
+        source="ours",
+        low=1,
+        odd=True,
     )
 
 

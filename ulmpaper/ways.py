@@ -37,6 +37,8 @@ class Way:
     threshold : float, optional
         Least score. For classical methods a peak's share of the highest value of all frames, for mSPCN the height in
         its heat map, for 3DML-ResNet the probability; both have one from the training.
+    centre_side : int, optional
+        For mSPCN, of what the centre of mass is taken, see `decode.decode_heatmap`; by default as the settings say.
     weights : str, optional
         File of a network's weights instead of that of the settings.
 
@@ -49,6 +51,7 @@ class Way:
     method: str
     n_bubbles: int | str | None = None
     threshold: float | None = None
+    centre_side: int | None = None
     weights: str | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +65,8 @@ class Way:
             raise ValueError(f"only ml3d has a network that counts: give {self.method} a number, or 'true'")
         if self.method == "mspcn" and n is not None:
             raise ValueError("mspcn takes what is above its threshold: give it no n_bubbles")
+        if self.method != "mspcn" and self.centre_side is not None:
+            raise ValueError(f"only mspcn has a heat map: give {self.method} no centre_side")
         if self.method in METHODS and self.weights is not None:
             raise ValueError(f"{self.method} is no network and has no weights")
         if self.threshold is not None and not self.threshold >= 0:
@@ -114,11 +119,11 @@ def find_bubbles(
     found = {name: _classical(amplitude, cfg, way, true) for name, way in ways.items() if way.method in METHODS}
     notes: list[str] = []
     for method, read in (("ml3d", _ml3d), ("mspcn", _mspcn)):
-        by_file: dict[str | None, dict[str, Way]] = {}
+        looks: dict[tuple[str | None, int | None], dict[str, Way]] = {}
         for name, way in ways.items():
             if way.method == method:
-                by_file.setdefault(way.weights, {})[name] = way
-        for file, those in by_file.items():
+                looks.setdefault((way.weights, way.centre_side), {})[name] = way
+        for (file, _), those in looks.items():
             found |= read(amplitude, cfg, those, file, true, notes)
     return {name: found[name] for name in ways}, tuple(dict.fromkeys(notes))
 
@@ -248,7 +253,13 @@ def _mspcn(
     usual = cfg.mspcn.threshold or infer.trained("mspcn", file)[1].get("threshold", 0.0)
     least = {name: usual if way.threshold is None else way.threshold for name, way in ways.items()}
     said: list[str] = []
-    options: dict[str, Any] = {"precision": cfg.compute.precision, "warn": said.append, **_use(cfg)}
+    side = next(iter(ways.values())).centre_side or cfg.mspcn.centre_side  # of all of them the same
+    options: dict[str, Any] = {
+        "centre_side": side,
+        "precision": cfg.compute.precision,
+        "warn": said.append,
+        **_use(cfg),
+    }
     table = infer.locate_mspcn(amplitude, net=file, threshold=min(least.values()), **options)
     notes += [f"mspcn: {text}" for text in said] if len(ways) == 1 else []
     return {name: _above(table, threshold) for name, threshold in least.items()}
