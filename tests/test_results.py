@@ -1,20 +1,14 @@
-"""The results notebooks in the profile smoke: their numbers, what they export, and PALA's files as their source."""
+"""The results notebooks in the profile smoke: their numbers and what all notebooks export."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import warnings
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import papermill
 import pytest
 from _book import BUILD, ROOT, collect_figures
-from _pala_files import insilico_settings, list_pos, write_insilico
-
-from ulmpaper.example import example_block
 
 _spec = importlib.util.spec_from_file_location("make_golden", Path(__file__).parent / "golden" / "make_golden.py")
 assert _spec is not None
@@ -60,38 +54,3 @@ def test_figures_and_tables_are_gathered() -> None:
     table = pd.read_csv(files["table1.csv"], index_col=[0, 1])
     assert table.paper.dropna().nunique() == 6
     assert files["table1.tex"].read_text().startswith(r"\begin{tabular}{llrrr}")
-
-
-def pala_files(data_dir: Path, n_frames: int = 32) -> None:
-    """Sequences 1 and 16 in PALA's layout: a generated flow as IQ."""
-    for number in (1, 16):
-        block = example_block(
-            n_frames=n_frames, n_bubbles=6, shape_px=(40, 48), rng=np.random.default_rng(number), noise=0.005
-        )
-        phase = np.exp(1j * np.random.default_rng(0).uniform(0, 6, (1, 40, 48)))
-        iq = np.moveaxis(block.frames * phase, 0, -1).astype(np.complex64)
-        rows = block.truth[["frame", "z", "x", "score"]].itertuples(index=False, name=None)
-        truth = list_pos(list(rows), n_frames, n_rows=12)
-        folder = data_dir / "PALA_data_InSilicoFlow"
-        write_insilico(folder, number, iq, truth, settings=insilico_settings())
-
-
-def test_table1_of_pala_files(tmp_path: Path) -> None:
-    pala_files(tmp_path / "data")
-    parameters = {"profile": "smoke", "source": "pala", "data_dir": str(tmp_path / "data"), "out_dir": str(tmp_path)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the kernel's sockets
-        papermill.execute_notebook(
-            ROOT / "notebooks" / "07_figure3_table1_insilico.ipynb",
-            tmp_path / "executed.ipynb",
-            parameters=parameters,
-            cwd=ROOT,
-            kernel_name="python3",
-            progress_bar=False,
-        )
-    (path,) = tmp_path.glob("smoke-*/07_figure3_table1_insilico/results.json")
-    results = json.loads(path.read_text(encoding="utf-8"))
-    assert results["source"].startswith("PALA in silico flow")
-    assert results["n_frames"] == 32
-    assert "length" not in results["maps"]["rs"], "the course of PALA's tubes is not published"
-    assert results["bubbles"]["classical"]["recall_far"][0] > 0.5
