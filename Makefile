@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup book notebooks figures pack unpack site linkcheck sync test test-slow check types bench fetch weights \
-	lock clean
+	finetune lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -81,6 +81,12 @@ train-%:
 	@$(BIN)/ulmpaper train --recipe $* --profile $(PROFILE) -o $(RUNS)/$*
 	@[ $(PROFILE) != quick ] || \
 	  $(BIN)/ulmpaper train --recipe $* --start $(RUNS)/$*/best.safetensors $(LAST_$*) -o $(RUNS)/$*_last
+
+finetune: setup ## train 3DML-ResNet on, with sequences 16 to 20 of the phantom, as the paper does with PALA's
+	@$(BIN)/ulmpaper simulate phantom --split validation --profile $(PROFILE) -o $(RUNS)/phantom
+	@$(BIN)/ulmpaper store $(RUNS)/phantom/IQ/*.mat -o $(RUNS)/phantom.h5
+	@$(BIN)/ulmpaper train --recipe ml3d --data $(RUNS)/phantom.h5 --start ulmpaper/data/weights/ml3d.safetensors \
+	  --profile $(PROFILE) --set ml3d.epochs=8 --set ml3d.steps=200 --set ml3d.learning_rate=5e-4 -o $(RUNS)/ml3d_phantom
 
 lock: ## after changing dependencies: write the installed versions to constraints.txt and environment.yml
 	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 from scipy.io import savemat
+
+from ulmpaper import scenes
+from ulmpaper.config import load_config
+from ulmpaper.example import example_block
 
 VERSIONS = ("v5", "v7", "v7.3")
 
@@ -107,3 +112,25 @@ def write_record(folder: Path, block: int, iq: NDArray, *, settings: bool = True
         param = {"FrameRate": 1000.0, "SpeedOfSound": 1540.0, "Angles": np.zeros((1, 5))}
         write_mat(folder / "param.mat", {"param": param, "Trans": TRANSDUCER, "PixelData": GRID}, "v5")
     return path
+
+
+def write_flow(data_dir: Path, numbers: Iterable[int] = (1, 16), *, n_frames: int = 32) -> Path:
+    """Folder of sequences of the in silico flow where `insilico` looks for them: PALA's grid, but few frames."""
+    folder = data_dir / "PALA_data_InSilicoFlow"
+    for number in numbers:
+        rng = np.random.default_rng(number)
+        block = example_block(n_frames=n_frames, n_bubbles=20, shape_px=(84, 143), rng=rng, noise=0.005)
+        phase = np.exp(1j * rng.uniform(0, 6, (1, 84, 143)))
+        iq = np.moveaxis(block.frames * phase, 0, -1).astype(np.complex64)
+        rows = block.truth[["frame", "z", "x", "score"]].itertuples(index=False, name=None)
+        truth = list_pos(list(rows), n_frames, n_rows=40)
+        write_insilico(folder, number, iq, truth, settings=insilico_settings())
+    return folder
+
+
+def brain_blocks(n_blocks: int = 2) -> list[NDArray]:
+    """IQ (z, x, t) of a brain under moving tissue, small and short."""
+    small = {"invivo.n_blocks": n_blocks, "invivo.n_frames": 40, "invivo.shape_px": (64, 64), "invivo.n_bubbles": 25}
+    cfg = load_config("smoke", small)
+    scene = scenes.invivo_scene(cfg)
+    return [scenes.invivo_block(cfg, number, scene).frames.transpose(1, 2, 0) for number in range(n_blocks)]

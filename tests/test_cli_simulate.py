@@ -13,13 +13,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from _pala_files import write_flow
 
 from ulmpaper import generate, scenes
 from ulmpaper.config import load_config
 from ulmpaper.datasets import open_frames, read_insilico
+from ulmpaper.evaluate import evaluate
+from ulmpaper.insilico import insilico_blocks
 from ulmpaper.records import Block
 from ulmpaper.results import read_table
 from ulmpaper.storage import BlockStore
+from ulmpaper.ways import Way
+from ulmpaper.weights import read_network
 
 Run = Callable[..., tuple[int, str, str]]
 SMOKE = ["--profile", "smoke"]
@@ -227,6 +232,17 @@ def test_an_interrupted_phantom_goes_on(run: Run, stops: Callable, n_calls: int)
     assert "it was begun with phantom.n_frames = 2, not 3" in err
 
 
+def test_a_split_of_the_phantom_is_added_to_the_first_sequences(run: Run) -> None:
+    assert run("simulate", "phantom", "-o", "it", *FEW)[0] == 0
+    code, _, err = run("simulate", "phantom", "-o", "it", "--split", "validation", *FEW)
+    assert (code, err) == (0, "10 frames with their true bubbles -> it\n")
+    names = sorted(path.name for path in Path("it/IQ").iterdir())
+    assert names == [f"PALA_InSilicoFlow_IQ{number:03d}.mat" for number in (1, 2, *range(16, 21))]
+    cfg = load_config("smoke", {"phantom.n_frames": 2, "phantom.n_bubbles": 3})
+    (sixteenth,) = scenes.phantom_blocks(cfg, [16], cache_dir=None)
+    np.testing.assert_array_equal(read_insilico("it", 16).frames, sixteenth.frames)
+
+
 @pytest.mark.parametrize(
     ("kind", "out", "arguments", "message"),
     [
@@ -238,7 +254,7 @@ def test_an_interrupted_phantom_goes_on(run: Run, stops: Callable, n_calls: int)
         ("cam", "FILE/it.h5", [], "there is no folder"),
         ("phantom", "FILE/it", [], "(Not a directory): choose another folder"),
         ("cam", "it.h5", ["--split", "tests"], "unknown split 'tests': did you mean 'test'?"),
-        ("invivo", "it.h5", ["--split", "test"], "invivo has no split 'test': only cam has"),
+        ("invivo", "it.h5", ["--split", "test"], "invivo has no split 'test': only cam and phantom have"),
         ("cam", "it.h5", ["--profile", "smok"], "unknown profile 'smok': did you mean 'smoke'"),
         ("cam", "it.h5", ["--set", "cam.psf=bmoed"], "did you mean 'bmode'"),
         ("cam", "it.h5", ["--set", "cam.n_bubbles=(90,10)"], "n_bubbles must be two numbers, the lower one first"),
@@ -246,6 +262,7 @@ def test_an_interrupted_phantom_goes_on(run: Run, stops: Callable, n_calls: int)
         ("cam", "it.h5", ["--set", "cam.n_bubbles=(1,99999)"], "the pixels of the mask that have flow"),
         ("invivo", "it.h5", ["--set", "invivo.n_bubbles=99999"], "the pixels of the mask that have flow"),
         ("phantom", "it", ["-j", "0"], "n_jobs == 0"),
+        ("phantom", "it", ["--split", "train"], "unknown split of the phantom 'train'"),
     ],
 )
 def test_bad_input_is_one_clear_error(run: Run, kind: str, out: str, arguments: list[str], message: str) -> None:
@@ -329,3 +346,21 @@ def test_store_joins_palas_sequences_with_their_truth(run: Run, tmp_path: Path) 
     assert code == 2
     assert err.count("\n") == 1
     assert not (tmp_path / "bad.h5").exists()
+
+
+def test_a_network_goes_on_with_palas_last_sequences(run: Run, tmp_path: Path) -> None:
+    """As the paper trains: on sequences 16 to 20, the last tenth to validate on; tested on another one."""
+    folder = write_flow(tmp_path, (1, *range(16, 21)), n_frames=10)
+    files = [folder / "IQ" / f"PALA_InSilicoFlow_IQ{number:03d}.mat" for number in range(16, 21)]
+    assert run("store", *files, "-o", tmp_path / "last.h5")[0] == 0
+    small = ["--recipe", "ml3d", *SMOKE, "--set", "ml3d.steps=1"]
+    assert run("train", *small, "-o", tmp_path / "cam")[0] == 0
+    how = ["--data", tmp_path / "last.h5", "--start", tmp_path / "cam" / "best.safetensors"]
+    code, _, err = run("train", *small, *how, "-o", tmp_path / "pala")
+    assert (code, err.splitlines()[0].split(",")[0]) == (0, "2 of 2 steps")
+    _, about = read_network(tmp_path / "pala" / "best.safetensors", recipe="ml3d")
+    assert about["settings"]["data"] == "last.h5"
+    cfg = load_config("smoke", {"phantom.n_frames": 10})
+    way = Way("ml3d", "true", weights=str(tmp_path / "pala" / "best.safetensors"))
+    made = evaluate(insilico_blocks(cfg, "test", source="pala", data_dir=tmp_path), cfg, {"ours": way}, draw=False)
+    assert made.sums["truth"].n_true.sum() > 100

@@ -219,6 +219,13 @@ def test_some_files_of_a_set(serve, tmp_path: Path) -> None:
         fetch("pala-ratbrain", tmp_path, files=["IQ_026.zip"])
 
 
+def test_all_files_of_a_set_by_one_command(serve, run, tmp_path: Path) -> None:
+    serve("pala-ratbrain", "good")
+    code, out, _ = run("fetch", "pala-ratbrain", "--all", "--data-dir", tmp_path)
+    assert (code, out.strip()) == (0, f"pala-ratbrain: {tmp_path / 'pala-ratbrain'}")
+    assert registry_table(tmp_path).set_index("name").loc["pala-ratbrain", "fetched"] == "yes"
+
+
 def test_unknown_name() -> None:
     with pytest.raises(ValueError, match="unknown data set 'rat-kidny': did you mean 'rat-kidney'"):
         fetch("rat-kidny")

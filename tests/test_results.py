@@ -1,4 +1,4 @@
-"""The results notebooks in the profile smoke: their numbers, what they export, and PALA's files as their source."""
+"""The notebooks in the profile smoke: their numbers, the same again from scratch, and what they export."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ import json
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import papermill
 import pytest
 from _book import BUILD, ROOT, collect_figures
-from _pala_files import insilico_settings, list_pos, write_insilico
-
-from ulmpaper.example import example_block
 
 _spec = importlib.util.spec_from_file_location("make_golden", Path(__file__).parent / "golden" / "make_golden.py")
 assert _spec is not None
@@ -26,6 +22,9 @@ pytestmark = pytest.mark.notebook
 # Other processors round otherwise, and a bubble on a limit falls to the other side.
 TOLERANCE = {"rel": 0.02, "abs": 0.02}
 EXPORTED = {
+    "02_psf_and_bmode": {"figure2.pdf", "figure2.png"},
+    "05_train_ml3d": {"figure1.pdf", "figure1.png"},
+    "09_figure5_ratbrain": {"figure5.pdf", "figure5.png", "figure5.csv", "figure5.tex"},
     "07_figure3_table1_insilico": {"figure3.pdf", "figure3.png", "table1.csv", "table1.tex", "table1_ranking.csv"},
     "08_figure4_table2_cam": {"figure4.pdf", "figure4.png", "table2.csv", "table2.tex", "table2_length.csv"},
 }
@@ -43,7 +42,30 @@ def test_numbers_are_those_stored(name: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("name", make_golden.NAMES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["07_figure3_table1_insilico", "09_figure5_ratbrain"])
+def test_two_runs_from_scratch_give_the_same_numbers(name: str, tmp_path: Path) -> None:
+    """On one machine, to the last bit; no cache is shared."""
+    found = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        folder.mkdir()
+        parameters = {"profile": "smoke", "data_dir": str(folder / "data"), "out_dir": str(folder)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the kernel's sockets
+            papermill.execute_notebook(
+                ROOT / "notebooks" / f"{name}.ipynb",
+                folder / "executed.ipynb",
+                parameters=parameters,
+                cwd=ROOT,
+                kernel_name="python3",
+                progress_bar=False,
+            )
+        (path,) = folder.glob(f"smoke-*/{name}/results.json")
+        found.append(json.loads(path.read_text(encoding="utf-8")))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", make_golden.RESULTS)
 def test_networks_take_part(name: str) -> None:
     results = make_golden.smoke_results(name)
     assert {"ml3d", "ml3d_true_count", "mspcn"} <= set(results["bubbles"])
@@ -53,45 +75,10 @@ def test_networks_take_part(name: str) -> None:
 
 
 def test_figures_and_tables_are_gathered() -> None:
-    for name in make_golden.NAMES:
+    for name in EXPORTED:
         make_golden.smoke_results(name)
     files = {path.name: path for path in collect_figures.collect(ROOT, "smoke", build=BUILD)}
     assert set().union(*EXPORTED.values()) <= set(files)
     table = pd.read_csv(files["table1.csv"], index_col=[0, 1])
     assert table.paper.dropna().nunique() == 6
     assert files["table1.tex"].read_text().startswith(r"\begin{tabular}{llrrr}")
-
-
-def pala_files(data_dir: Path, n_frames: int = 32) -> None:
-    """Sequences 1 and 16 in PALA's layout: a generated flow as IQ."""
-    for number in (1, 16):
-        block = example_block(
-            n_frames=n_frames, n_bubbles=6, shape_px=(40, 48), rng=np.random.default_rng(number), noise=0.005
-        )
-        phase = np.exp(1j * np.random.default_rng(0).uniform(0, 6, (1, 40, 48)))
-        iq = np.moveaxis(block.frames * phase, 0, -1).astype(np.complex64)
-        rows = block.truth[["frame", "z", "x", "score"]].itertuples(index=False, name=None)
-        truth = list_pos(list(rows), n_frames, n_rows=12)
-        folder = data_dir / "PALA_data_InSilicoFlow"
-        write_insilico(folder, number, iq, truth, settings=insilico_settings())
-
-
-def test_table1_of_pala_files(tmp_path: Path) -> None:
-    pala_files(tmp_path / "data")
-    parameters = {"profile": "smoke", "source": "pala", "data_dir": str(tmp_path / "data"), "out_dir": str(tmp_path)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the kernel's sockets
-        papermill.execute_notebook(
-            ROOT / "notebooks" / "07_figure3_table1_insilico.ipynb",
-            tmp_path / "executed.ipynb",
-            parameters=parameters,
-            cwd=ROOT,
-            kernel_name="python3",
-            progress_bar=False,
-        )
-    (path,) = tmp_path.glob("smoke-*/07_figure3_table1_insilico/results.json")
-    results = json.loads(path.read_text(encoding="utf-8"))
-    assert results["source"].startswith("PALA in silico flow")
-    assert results["n_frames"] == 32
-    assert "length" not in results["maps"]["rs"], "the course of PALA's tubes is not published"
-    assert results["bubbles"]["classical"]["recall_far"][0] > 0.5

@@ -213,7 +213,7 @@ class TestPhantom:
         assert first.frames.shape == (2, 84, 143)
         assert len(second.bubbles) == 6
         assert not np.array_equal(first.frames, second.frames)
-        (again,) = scenes.phantom_blocks(cfg, cache_dir=None, first=1)
+        (again,) = scenes.phantom_blocks(cfg, [2], cache_dir=None)
         assert same(again, second)
 
 

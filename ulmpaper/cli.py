@@ -28,7 +28,7 @@ _Overrides = Annotated[
 
 @app.command()
 def ulm(
-    file: Annotated[Path, typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for tables and maps.", show_default=False)],
     method: Annotated[
         str | None, typer.Option(help="Localization method, or ml3d or mspcn.", show_default="of the profile")
@@ -39,9 +39,10 @@ def ulm(
     jobs: Annotated[int | None, typer.Option("-j", "--jobs", help="Processes.", show_default="of the profile")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://host:port.")] = None,
 ) -> None:
-    """Find, track and map the bubbles of FILE.
+    """Find, track and map the bubbles of FILES, one after another, as one recording.
 
-    OUT then holds bubbles and tracks (tables.h5, .csv), the maps (maps.npz, .png) and the settings (run.json).
+    No track goes on from one file to the next. OUT then holds bubbles and tracks (tables.h5, .csv), the maps (maps.npz,
+    .png) and the settings (run.json).
     """
     from tqdm import tqdm
 
@@ -56,22 +57,31 @@ def ulm(
     if method is not None:
         settings["locate.method"] = check_choice(method, METHODS + NETWORKS, "method")
     cfg = load_config(profile, settings)
-    source = open_frames(file, variable)
+    sources = [open_frames(file, variable) for file in files]
     scale = {}
     for name, what in (("px_mm", "pixel pitch"), ("frame_rate_hz", "frame rate")):
         key, assumed = f"acquisition.{name}", getattr(cfg.acquisition, name)
-        if key not in settings and getattr(source, name) is None:
-            _say(f"{file.name} does not state its {what}: {assumed:g} assumed (--set {key}=...)")
+        stated = {getattr(source, name): source.path.name for source in sources}
+        if key not in settings and len(stated) > 1:
+            raise ValueError(
+                f"the files differ in their {what}, {stated}: run them apart, or set one (--set {key}=...)"
+            )
+        in_files, example = next(iter(stated.items()))
+        if key not in settings and in_files is None:
+            _say(f"{example} does not state its {what}: {assumed:g} assumed (--set {key}=...)")
         # What the user says counts before what the file says.
-        scale[name] = assumed if key in settings else getattr(source, name) or assumed
+        scale[name] = assumed if key in settings else in_files or assumed
     cfg = dataclasses.replace(cfg, acquisition=dataclasses.replace(cfg.acquisition, **scale))
-    blocks = (dataclasses.replace(block, **scale) for block in source.blocks(cfg.blocks.n_frames))
-    n_blocks = -(-source.n_frames // cfg.blocks.n_frames)
-    about: dict = {"input": file.name, "variable": source.variable, "source": source.source}
+    size, names = cfg.blocks.n_frames, [source.path.name for source in sources]
+    blocks = (dataclasses.replace(block, **scale) for source in sources for block in source.blocks(size))
+    n_blocks, n_frames = sum(-(-s.n_frames // size) for s in sources), sum(s.n_frames for s in sources)
+    about: dict = {"input": names[0] if len(names) == 1 else names}
+    about |= {"variable": sources[0].variable, "source": sources[0].source}
     if cfg.locate.method in NETWORKS:
         from ulmpaper.infer import check_run
 
-        about["weights"] = check_run(source.n_frames, cfg)
+        for length in {source.n_frames for source in sources}:
+            about["weights"] = check_run(length, cfg)
     with ResultWriter(out, cfg, px_mm=cfg.acquisition.px_mm, about=about) as writer:
         results = ulm_blocks(blocks, cfg, n_jobs=jobs, scheduler=scheduler)
         n_bubbles = n_tracks = 0
@@ -83,7 +93,7 @@ def ulm(
             notes += result.notes
     for note in notes[:1]:  # the other blocks say the same with slightly other figures
         _say(f"warning: {note}")
-    _say(f"{source.n_frames} frames, {n_bubbles} bubbles, {n_tracks} tracks -> {out}")
+    _say(f"{n_frames} frames, {n_bubbles} bubbles, {n_tracks} tracks -> {out}")
     if n_tracks == 0:
         _say("no track was long enough: see locate.n_bubbles, track.max_distance_px and track.min_length (--set)")
 
@@ -92,7 +102,9 @@ def ulm(
 def simulate(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="cam, phantom or invivo.", show_default=False)],
     out: Annotated[str, typer.Option("-o", "--out", help="File (.h5); for phantom a folder.", show_default=False)],
-    split: Annotated[str | None, typer.Option(help="Of cam: train, validation or test.", show_default="test")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of cam: train, validation or test (default). Of phantom: validation or test.")
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Where invivo looks for a real map.", show_default="data")
     ] = None,
@@ -189,6 +201,7 @@ def fetch(
     list_: Annotated[bool, typer.Option("--list", help="List what can be fetched.")] = False,
     small: Annotated[bool, typer.Option("--small", help="Fetch everything small.")] = False,
     files: Annotated[list[str] | None, typer.Option("--file", help="Only this file of the set; repeatable.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every file of the set, not only its first ones.")] = False,
     data_dir: Annotated[Path | None, typer.Option(help="Folder for the data.", show_default="data")] = None,
 ) -> None:
     """Fetch real data by name, checked and kept for the next time.
@@ -196,6 +209,7 @@ def fetch(
     ULMPAPER_DATA_DIR changes the folder; a folder in ULMPAPER_DATA_MIRROR is looked in before the network.
     """
     from ulmpaper import registry
+    from ulmpaper.records import check_choice
 
     if list_:
         for row in registry.registry_table(data_dir).itertuples():
@@ -208,7 +222,9 @@ def fetch(
     if not wanted:
         raise ValueError(f"nothing to fetch: name one of {', '.join(registry.REGISTRY)}, or --small, or --list")
     for name in wanted:
-        typer.echo(f"{name}: {registry.fetch(name, data_dir, files=files)}")
+        entry = registry.REGISTRY[check_choice(name, registry.REGISTRY, "data set")]
+        some = [file.name for file in entry.files] if all_ else files
+        typer.echo(f"{name}: {registry.fetch(name, data_dir, files=some)}")
 
 
 @app.command()

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ulmpaper import __version__, scenes
 from ulmpaper.config import Config
 from ulmpaper.datasets import open_frames
-from ulmpaper.phantom import write_pala
+from ulmpaper.phantom import SPLITS, write_pala
 from ulmpaper.records import Block, check_choice
 from ulmpaper.storage import BlockStore
 
@@ -53,7 +53,8 @@ def generate(
     cfg : Config
         Settings.
     split : {"test", "train", "validation"}, optional
-        Which part of ``cam``; by default the test set.
+        Which part of ``cam``, by default the test set; or of the phantom, all sequences of `phantom.SPLITS`, instead of
+        the first ``phantom.n_sequences``.
     data_dir : path, optional
         Where ``invivo`` looks for PALA's map of a brain, see `scenes.invivo_scene`.
     n_jobs : int
@@ -83,12 +84,15 @@ def generate(
     """
     check_choice(kind, KINDS, "kind of data")
     n_jobs = joblib.effective_n_jobs(n_jobs)
-    if split is not None and kind != "cam":
-        raise ValueError(f"{kind} has no split {split!r}: only cam has")
+    if split is not None and kind == "invivo":
+        raise ValueError(f"{kind} has no split {split!r}: only cam and phantom have")
     if not str(out).strip():
         raise ValueError(f"{kind} needs a place to be written to, not an empty name")
     if kind == "phantom":
-        return _fill_folder(Path(out), cfg, n_jobs, progress)
+        numbers = range(1, cfg.phantom.n_sequences + 1)
+        if split is not None:
+            numbers = SPLITS[check_choice(split, SPLITS, "split of the phantom")]
+        return _fill_folder(Path(out), cfg, numbers, n_jobs, progress)
     if Path(out).suffix.lower() not in (".h5", ".hdf5"):
         raise ValueError(f"{kind} is written to one file whose name ends in .h5, not to {str(out)!r}")
     if kind == "cam":
@@ -199,10 +203,9 @@ def _fill_store(
     return n_done
 
 
-def _fill_folder(folder: Path, cfg: Config, n_jobs: int, progress: bool) -> int:
+def _fill_folder(folder: Path, cfg: Config, numbers: range, n_jobs: int, progress: bool) -> int:
     """Write the sequences of the phantom that the folder does not hold."""
     about, note, cache = _about("phantom", cfg), folder / "simulate.json", folder / ".cache"
-    numbers = range(1, cfg.phantom.n_sequences + 1)
     files = [folder / "IQ" / f"PALA_InSilicoFlow_IQ{number:03d}.mat" for number in numbers]
     with _writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -213,8 +216,9 @@ def _fill_folder(folder: Path, cfg: Config, n_jobs: int, progress: bool) -> int:
             part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
             part.replace(note)
         first = sum(1 for _ in itertools.takewhile(Path.is_file, files))
-        blocks = scenes.phantom_blocks(cfg, cache_dir=cache, n_jobs=n_jobs, first=first, progress=progress)
-        for number, block in zip(numbers[first:], blocks, strict=True):
+        missing = numbers[first:]
+        blocks = scenes.phantom_blocks(cfg, missing, cache_dir=cache, n_jobs=n_jobs, progress=progress)
+        for number, block in zip(missing, blocks, strict=True):
             write_pala(block, folder, number)
             shutil.rmtree(cache)
     return len(files) * cfg.phantom.n_frames

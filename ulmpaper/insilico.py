@@ -12,12 +12,11 @@ from typing import Any
 
 from ulmpaper import datasets, registry
 from ulmpaper.config import Config
-from ulmpaper.phantom import phantom_block
+from ulmpaper.phantom import SPLITS, phantom_block
 from ulmpaper.records import Block, check_choice, check_positive
 
 SOURCES = ("simulated", "pala")
 ARCHIVE = "PALA_data_InSilicoFlow.zip"
-_NUMBERS = {"test": range(1, 16), "validation": range(16, 21)}
 
 
 def sequence_numbers(cfg: Config, split: str) -> range:
@@ -29,7 +28,7 @@ def sequence_numbers(cfg: Config, split: str) -> range:
     >>> [sequence_numbers(load_config(profile), "test") for profile in ("quick", "paper")]
     [range(1, 4), range(1, 16)]
     """
-    numbers = _NUMBERS[check_choice(split, _NUMBERS, "split")]
+    numbers = SPLITS[check_choice(split, SPLITS, "split")]
     return numbers[: cfg.phantom.n_sequences] if split == "test" else numbers
 
 

@@ -29,7 +29,10 @@ from ulmpaper.records import Block, bubble_table, check_bubbles, check_frames, c
 from ulmpaper.render import map_index, map_shape
 from ulmpaper.tubes import Tube, phantom_geometry
 
-__all__ = ["Tube", "phantom_block", "phantom_bubbles", "phantom_geometry", "true_map", "write_pala"]
+__all__ = ["SPLITS", "Tube", "phantom_block", "phantom_bubbles", "phantom_geometry", "true_map", "write_pala"]
+
+# Numbers of the sequences that the paper tests on, and of those it trains and validates on.
+SPLITS = {"test": range(1, 16), "validation": range(16, 21)}
 
 FRAME_RATE_HZ = 1000.0
 _CHUNK_FRAMES = 25

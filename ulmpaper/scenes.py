@@ -13,7 +13,7 @@ import math
 import os
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,14 +181,11 @@ def cam_blocks(cfg: Config, split: str = "test", *, first: int = 0) -> Iterator[
         yield _cut(cam_block(cfg, split, number), total - number * size)
 
 
-def phantom_blocks(
-    cfg: Config, *, cache_dir: str | Path | None, n_jobs: int = 1, first: int = 0, progress: bool = False
-) -> Iterator[Block]:
-    """Yield the sequences of the phantom but the `first` ones; see `phantom.phantom_block`, which counts from 1."""
-    options: dict[str, Any] = {"n_jobs": n_jobs, "cache_dir": cache_dir, "progress": progress}
-    n_frames, n_bubbles = cfg.phantom.n_frames, cfg.phantom.n_bubbles
-    for number in range(first + 1, cfg.phantom.n_sequences + 1):
-        yield phantom_block(number, n_frames=n_frames, n_bubbles=n_bubbles, seed=cfg.seed, **options)
+def phantom_blocks(cfg: Config, numbers: Iterable[int] | None = None, **options: Any) -> Iterator[Block]:
+    """Yield sequences of the phantom by their numbers, by default all; `options` as in `phantom.phantom_block`."""
+    what: dict[str, Any] = {"n_frames": cfg.phantom.n_frames, "n_bubbles": cfg.phantom.n_bubbles, "seed": cfg.seed}
+    for number in range(1, cfg.phantom.n_sequences + 1) if numbers is None else numbers:
+        yield phantom_block(number, **what, **options)
 
 
 def invivo_scene(cfg: Config, data_dir: str | Path | None = None) -> Scene:

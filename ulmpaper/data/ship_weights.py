@@ -1,10 +1,11 @@
 """Put the best networks of trainings into the package, at half the size, with the course of each training.
 
-    python ulmpaper/data/ship_weights.py build/weights/quick
+    python ulmpaper/data/ship_weights.py build/weights/quick [NAME ...]
 
-The folder holds a run for each network, as `make weights` leaves them; where one went on in a second run, ``_last``,
-that one counts. Each network is scored once more on its validation data, so that what 16-bit floats cost is seen before
-anything is committed.
+The folder holds a run for each network, as `make weights` leaves them, and in ``ml3d_phantom`` that of 3DML-ResNet on
+the frames of ``phantom.h5``, as `make finetune` leaves it. Without names all that are there are put into the
+package. Where a run went on in a second one, ``_last``, that one counts. Each network is scored once more on its
+validation data, so that what 16-bit floats cost is seen before anything is committed.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import torch
 from ulmpaper.config import load_config
 from ulmpaper.diskfile import write_whole
 from ulmpaper.recipes import RECIPES
+from ulmpaper.records import check_choice
 from ulmpaper.runs import BEST, METRICS
 from ulmpaper.train import validation_blocks
 from ulmpaper.weights import read_network, shipped_weights, write_network
 
+NAMES = (*RECIPES, "ml3d_phantom")
 COUNTED = ["epoch", "step", "seconds"]
 
 
@@ -36,24 +39,26 @@ def course(folders: list[Path]) -> pd.DataFrame:
 
 
 def ship(folder: Path, name: str) -> None:
-    """Write the weights and the metrics of a network to where `ulmpaper.weights.shipped_weights` looks."""
+    """Write the weights and the metrics of a network to where `ulmpaper.weights.shipped_weights` looks, or beside."""
+    kind, _, data = name.partition("_")
     runs = [run for run in (folder / name, folder / f"{name}_last") if run.is_dir()]
-    net, about = read_network(runs[-1] / BEST, recipe=name)
+    net, about = read_network(runs[-1] / BEST, recipe=kind)
     for run in runs[:-1]:  # all of it is the training of these weights
         before = pd.read_csv(run / METRICS).iloc[-1]
         about["steps"] += int(before["step"])
         about["seconds"] += round(before["seconds"])
     settings = {key: value for key, value in about["settings"].items() if key not in ("data", "start")}
     cfg = load_config("paper", settings)
-    recipe = RECIPES[name](cfg)
-    path = shipped_weights(name, missing_ok=True)
+    recipe = RECIPES[kind](cfg)
+    path = shipped_weights(kind, missing_ok=True).with_name(f"{name}.safetensors")
     path.parent.mkdir(exist_ok=True)
     write_whole(path.with_suffix(".csv"), course(runs).to_csv(index=False).encode())
-    how: dict[str, Any] = {"recipe": name, "network": recipe.arguments, "half": True}
+    how: dict[str, Any] = {"recipe": kind, "network": recipe.arguments, "half": True}
     write_network(path, net, about=about, **how)
-    half, _ = read_network(path, recipe=name)
+    half, _ = read_network(path, recipe=kind)
     with torch.no_grad():
-        scores = recipe.score(lambda frames: half(recipe.inputs(frames)), validation_blocks(recipe, cfg))
+        blocks = validation_blocks(recipe, cfg, folder / f"{data}.h5" if data else None)
+        scores = recipe.score(lambda frames: half(recipe.inputs(frames)), blocks)
     print(f"{name}: score {scores['score']:.4f}, in training {about['scores']['score']:.4f}")
     about["scores"] = scores
     about |= {"threshold": scores["threshold"]} if "threshold" in scores else {}
@@ -61,5 +66,6 @@ def ship(folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    for name in RECIPES:
-        ship(Path(sys.argv[1]), name)
+    weights = Path(sys.argv[1])
+    for name in sys.argv[2:] or [name for name in NAMES if (weights / name).is_dir()]:
+        ship(weights, check_choice(name, NAMES, "network"))
