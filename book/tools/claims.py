@@ -396,5 +396,5 @@ def claims_text(results: Mapping[str, Any], table: Callable[..., str]) -> str:
     counts = {word: verdicts.count(word) for word in (REPRODUCED, PARTLY, NOT, UNTESTED)}
     said = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
     header = ["Paper", "Claim", "Measured here", "Verdict", "Where"]
-    parts = [f"## {heading}\n\n{table(header, part, style='ulm-compare')}" for heading, part in rows.items()]
+    parts = [f"## {heading}\n\n{table(header, part, style='ulm-claims')}" for heading, part in rows.items()]
     return f"Of {len(verdicts)} claims in this edition: {said}.\n\n" + "\n\n".join(parts)

@@ -164,6 +164,7 @@ def runs_page(profile: str, records: Mapping[str, Mapping[str, Any]]) -> str:
             )
             for name, record in records.items()
         ],
+        style="ulm-runs",
     )
     versions = sorted({item for record in records.values() for item in record["versions"].items()})
     total = in_words(sum(record["seconds"] for record in records.values()))
