@@ -86,7 +86,7 @@ def locate_ml3d(
     net, count_net : path-like or Module, optional
         Weights of the two networks, see `trained`.
     n_bubbles : int or array_like (T,) of int, optional
-        Bubbles in each frame, instead of what the counting network tells.
+        Bubbles in each frame, instead of what the counting network tells. Fewer where fewer are probable enough.
     window : int, optional
         Frames that go through the network together, at most T; by default as in the training, or 10.
     stride, batch, tile_px, device, precision
