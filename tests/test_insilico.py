@@ -37,6 +37,13 @@ def test_phantom_is_that_of_the_settings(tmp_path: Path) -> None:
     assert (tmp_path / "cache").is_dir()
 
 
+def test_phantom_is_simulated_before_its_first_sequence_is_used(tmp_path: Path) -> None:
+    """Else processes that use it and processes that simulate the next sequence would get in each other's way."""
+    blocks = insilico_blocks(CFG, "validation", data_dir=tmp_path, n_sequences=2, n_frames=2, n_jobs=2)
+    assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 2
+    assert [block.source for block in blocks] == [f"flow phantom, sequence {number}" for number in (16, 17)]
+
+
 def test_pala_files_stream_and_are_cut(tmp_path: Path) -> None:
     folder = tmp_path / "PALA_data_InSilicoFlow"
     rng = np.random.default_rng(0)

@@ -6,6 +6,7 @@ The paper tests on the first 15 of PALA's 20 sequences and trains and validates 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def insilico_blocks(
     n_frames: int | None = None,
     n_jobs: int = 1,
 ) -> Iterator[Block]:
-    """Yield the sequences of a split, one at a time.
+    """Give the sequences of a split, one at a time.
 
     Parameters
     ----------
@@ -71,7 +72,10 @@ def insilico_blocks(
     if source == "simulated":
         where: dict[str, Any] = {"cache_dir": Path(data_dir) / "cache", "n_jobs": n_jobs}
         what: dict[str, Any] = {"n_frames": n_frames, "n_bubbles": cfg.phantom.n_bubbles, "seed": cfg.seed}
-        return (phantom_block(number, **what, **where) for number in numbers)
+        block = functools.partial(phantom_block, **what, **where)
+        for number in numbers:  # all into the cache, before other processes at work on the first get in the way
+            block(number)
+        return map(block, numbers)
     archive = Path(data_dir) / ARCHIVE
     if not (archive.is_file() or archive.with_suffix("").is_dir()):
         raise FileNotFoundError(f"no {archive}: run `ulmpaper fetch pala-insilico` (4.4 GB) first")
