@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def insilico_blocks(
     if source == "simulated":
         where: dict[str, Any] = {"cache_dir": Path(data_dir) / "cache", "n_jobs": n_jobs}
         what: dict[str, Any] = {"n_frames": n_frames, "n_bubbles": cfg.phantom.n_bubbles, "seed": cfg.seed}
-        block = functools.partial(phantom_block, **what, **where)
+        block: Callable[[int], Block] = functools.partial(phantom_block, **what, **where)
         for number in numbers:  # all into the cache, before other processes at work on the first get in the way
             block(number)
         return map(block, numbers)
