@@ -28,7 +28,6 @@ SAYS = {
     BRAIN: "PALA rat brain (PALA_InVivoRatBrain_001)",
 }
 NONE = "Nothing on this page is made from PALA's sequences"
-QUICK = ("04_classical_ulm", "07_figure3_table1_insilico", "11_pala_differences")
 
 
 def run(name: str, data_dir: Path, out_dir: Path, overrides: dict | None = None) -> tuple[dict, str]:
@@ -69,7 +68,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in NAMES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_every_notebook_runs_on_palas_files(name: str, data_dir: Path, tmp_path: Path) -> None:
     results, text = run(name, data_dir, tmp_path)
     assert results
