@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from ulmpaper import figures
 from ulmpaper.config import load_config
@@ -132,3 +133,21 @@ def test_failed_run_leaves_earlier_results(flow: Block, tmp_path: Path) -> None:
         fail_in_the_middle()
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
     assert (tmp_path / "run.json").read_text() == "earlier"
+
+
+def test_a_film_plays_once_and_shows_its_last_picture_elsewhere(tmp_path: Path) -> None:
+    stripes = np.repeat(np.array([0, 120, 240], np.uint8), 6)[None].repeat(10, axis=0)
+    pictures = [Image.fromarray(stripes.copy()).convert("RGB") for _ in range(3)]
+    for shade, picture in zip((0, 120, 240), pictures, strict=True):
+        picture.paste((shade,) * 3, (0, 0, 4, 4))
+    with Image.open(figures.save_film(pictures, tmp_path / "a.png", picture_s=0.5)) as film:
+        assert (film.n_frames, film.info["loop"]) == (4, 1)
+        shades = []
+        for number in range(4):
+            film.seek(number)
+            shades.append(film.convert("RGB").getpixel((1, 1))[0])
+            assert number == 0 or film.info["duration"] == 500
+    assert shades == [240, 0, 120, 240]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    with pytest.raises(ValueError, match="at least one picture"):
+        figures.save_film([], tmp_path / "b.png")

@@ -6,7 +6,9 @@ the field), ``viridis`` for speed, ``berlin`` (dark in the middle) for speed up 
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from matplotlib.colors import FuncNorm, LinearSegmentedColormap, Normalize, Powe
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
+from PIL import Image
 
 from ulmpaper.filters import to_db
 from ulmpaper.records import check_choice
@@ -218,6 +221,45 @@ def save(figure: Figure, path: str | os.PathLike, **how: Any) -> Path:
         settings |= {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}}
     try:
         figure.savefig(part, **{**settings, **how})
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def as_picture(figure: Figure, *, dpi: float = 100) -> Image.Image:
+    """Draw a figure as it is now, e.g. for `save_film`."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=dpi, format="png", pil_kwargs={"compress_level": 0})
+    return Image.open(drawn).convert("RGB")
+
+
+def save_film(pictures: Sequence[Image.Image], path: str | os.PathLike, *, picture_s: float = 0.12) -> Path:
+    """Write pictures as an animated PNG that plays once and stays at the last one.
+
+    Parameters
+    ----------
+    pictures : sequence of Image
+        Of one size, as from `as_picture`. Where films are not shown, the last one is.
+    path : path-like
+        Where; the file appears under its name when it is complete.
+    picture_s : float
+        Time that each picture is shown [s].
+
+    Raises
+    ------
+    ValueError
+        No picture.
+    """
+    if not pictures:
+        raise ValueError("a film needs at least one picture")
+    path = Path(path)
+    colours = pictures[-1].quantize(128)  # of the last one, which shows most
+    last, *film = [picture.quantize(palette=colours, dither=Image.Dither.NONE) for picture in (pictures[-1], *pictures)]
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    how: dict[str, Any] = {"format": "PNG", "save_all": True, "default_image": True, "append_images": film}
+    try:
+        last.save(part, **how, duration=round(1000 * picture_s), loop=1)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
