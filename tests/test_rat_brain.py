@@ -59,7 +59,7 @@ def test_files_are_one_recording(files: list[Path], n_jobs: int) -> None:
 def cluster() -> Iterator[str]:
     """Address of two workers' scheduler."""
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as local:
         yield local.scheduler_address
 
 

@@ -135,12 +135,10 @@ def locate_ml3d(
         n_bubbles = np.rint(predict_counts(counter, frames, tile_px=side, **use))
     counts = np.where(lit, _per_frame(n_bubbles, len(frames)), 0)
     threshold = about.get("threshold", 0.0) if threshold is None else threshold
-    how = {"threshold": threshold, "min_distance_px": min_distance_px}
+    read = functools.partial(decode_offsets, threshold=threshold, min_distance_px=min_distance_px)
     if text := difference(frames, counts, about):
         warn(text)
-    return _numbered(
-        (first, decode_offsets(chunk, counts[first : first + chunk.shape[1]], **how)) for first, chunk in maps
-    )
+    return _numbered((first, read(chunk, counts[first : first + chunk.shape[1]])) for first, chunk in maps)
 
 
 def locate_mspcn(
@@ -208,8 +206,8 @@ def locate_mspcn(
     ):
         counts = None if most is None else most[first : first + len(heat)]
         u = heat.shape[-1] // frames.shape[2]
-        how: dict[str, Any] = {"threshold": threshold, "counts": counts, "centre_side": centre_side}
-        parts.append((first, decode_heatmap(heat, u, **how)))
+        table = decode_heatmap(heat, u, threshold=threshold, counts=counts, centre_side=centre_side)
+        parts.append((first, table))
     bubbles = _numbered(parts)
     bubbles = bubbles[lit[bubbles["frame"]]].reset_index(drop=True)
     found = np.bincount(bubbles["frame"], minlength=len(frames))
