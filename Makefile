@@ -50,7 +50,7 @@ sync: setup ## after editing notebooks/*.md: update and format the paired .ipynb
 	@$(BIN)/jupytext --quiet --to md:myst notebooks/*.ipynb
 
 test: setup ## the default test suite, in two processes
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow

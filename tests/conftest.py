@@ -18,7 +18,6 @@ from ulmpaper.records import Block
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is no fault of the code
 hypothesis.settings.load_profile("any machine")
 ROOT = Path(__file__).parents[1]
-BUILDS_BOOK = {"test_book", "test_notebooks"}
 READS_BOOK = {"test_browser", "test_claims", "test_results", "test_run_it"}
 
 
@@ -27,13 +26,9 @@ def folder_from_environment(variable: str, default: str) -> Path:
     return ROOT / os.environ.get(variable, default)
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process builds the book while another runs the rest; what reads the book comes last."""
-    for item in items:
-        if item.path.stem in BUILDS_BOOK:
-            item.add_marker(pytest.mark.xdist_group("book"))
-    items.sort(key=lambda item: item.path.stem in READS_BOOK)
+    """Of two processes one begins with the book, while the other runs the rest; what reads the book comes last."""
+    items.sort(key=lambda item: 0 if item.path.stem == "test_book" else 2 if item.path.stem in READS_BOOK else 1)
 
 
 @pytest.fixture(scope="session")

@@ -335,3 +335,13 @@ def test_runs_page_names_every_notebook_and_its_profile() -> None:
     assert "profile smoke" in text
     assert all(name in text for name in NOTEBOOKS)
     assert "numpy" in text
+
+
+@pytest.mark.notebook
+def test_all_notebooks_run_in_smoke() -> None:
+    built_book()
+    for notebook in runner.read_plan(ROOT, "smoke", build=BUILD):
+        executed = nbformat.read(ROOT / BUILD / "nb" / "smoke" / f"{notebook.name}.ipynb", 4)
+        code = [cell for cell in executed.cells if cell.cell_type == "code"]
+        assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+        assert isinstance(json.loads((ROOT / notebook.results / "results.json").read_text()), dict)
