@@ -275,7 +275,7 @@ def test_home_page_shows_the_picture_and_numbers_of_a_notebook() -> None:
     html = built_book()
     figure = soup(html / "index.html").select_one("article figure#fig-home")
     results = json.loads((STAGED / "results.json").read_text(encoding="utf-8"))
-    assert f"Paths of {results['classical_ulm']['n_tracks']} bubbles" in figure.get_text()
+    assert f"paths of {results['classical_ulm']['n_tracks']} bubbles" in figure.get_text()
     assert (html / figure.img["src"]).stat().st_size > 1000
 
 
