@@ -260,6 +260,7 @@ def test_notebook_page_shows_its_figures_and_what_made_them(name: str) -> None:
     assert re.fullmatch(
         r"Profile smoke, source \w+\. Run on \d{4}-\d\d-\d\d in [\d.]+ \w+ on .+, revision .+\.", byline
     )
+    assert bool(re.search(r"Networks: ml3d \w{10}, count \w{10}, mspcn \w{10}\.$", byline)) == ("05" <= name < "11")
 
 
 @pytest.mark.notebook

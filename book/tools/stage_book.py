@@ -15,6 +15,7 @@ api/MODULE.md               one page for each module that exists
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import shutil
@@ -28,7 +29,7 @@ import yaml
 from claims import claims_text
 from run_notebooks import Notebook, read_plan
 
-from ulmpaper import config, registry
+from ulmpaper import config, registry, weights
 
 CITED = ("pustovalov2024", "heiles2022", "liu2020", "ulmpaper")
 SHORTER = """For this content no run of the profile *paper* was at hand, which needs a GPU. So data are fewer, networks
@@ -116,19 +117,30 @@ def with_outputs(source: nbformat.NotebookNode, executed: nbformat.NotebookNode)
         if "parameters" in cell.metadata.get("tags", []) and executed.metadata.ulmpaper.parameters:
             cells.append(next(twins))
     title, _, rest = cells[0].source.partition("\n")
-    cells[0].source = f"{title}\n\n{byline(executed.metadata.ulmpaper)}\n{rest}"
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    made_by = byline(executed.metadata.ulmpaper, trained=re.search(r"\binfer\.|\"ml3d\"", code) is not None)
+    cells[0].source = f"{title}\n\n{made_by}\n{rest}"
     source.cells = cells
     source.metadata["language_info"] = executed.metadata.language_info
     return source
 
 
-def byline(record: Mapping[str, Any]) -> str:
-    """One line of HTML: what made the outputs of a page."""
+def byline(record: Mapping[str, Any], *, trained: bool = False) -> str:
+    """One line of HTML: what made the outputs of a page, and with `trained` which trainings made the networks."""
+    digests = (f"{name} {digest}" for name, digest in weights_in_use().items())
+    networks = f" Networks: {', '.join(digests)}." if trained else ""
     return (
         f'<p class="provenance">Profile <strong>{record["profile"]}</strong>, source {record["source"]}. '
         f"Run on {record['finished'][:10]} in {in_words(record['seconds'])} on {record['device']}, "
-        f"revision {record['commit']}.</p>"
+        f"revision {record['commit']}.{networks}</p>"
     )
+
+
+@functools.cache
+def weights_in_use() -> dict[str, str]:
+    """The networks that come with the package, and the digests of their trainings' settings."""
+    paths = {name: weights.shipped_weights(name) for name in ("ml3d", "count", "mspcn")}
+    return {name: weights.read_network(path)[1]["digest"] for name, path in paths.items()}
 
 
 def in_words(seconds: float) -> str:
