@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ulmpaper import infer
 from ulmpaper.config import load_config
+from ulmpaper.decode import MIN_DISTANCE_PX
 from ulmpaper.infer import check_run, locate, locate_ml3d, locate_mspcn, trained
 from ulmpaper.model import MSPCN, CountNet, ML3DResNet
 from ulmpaper.records import bubble_table
@@ -122,6 +123,10 @@ def test_fewer_than_counted_are_the_most_probable(frames: np.ndarray) -> None:
     maps[0, 0] *= torch.linspace(0.2, 0.9, SHAPE[0])[:, None]
     found = locate_ml3d(frames, net=Knows(maps), n_bubbles=2, window=3, device="cpu")
     assert found["z"].round().tolist() == [22, 12]
+
+
+def test_least_distance_is_that_of_the_settings() -> None:
+    assert load_config("paper").ml3d.min_distance_px == MIN_DISTANCE_PX
 
 
 def test_least_distance_reaches_the_decoder(frames: np.ndarray) -> None:
