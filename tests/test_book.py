@@ -19,7 +19,7 @@ from _book import run_notebooks as runner
 from bs4 import BeautifulSoup, Tag
 
 import ulmpaper
-from ulmpaper import array, config, model, records, registry
+from ulmpaper import array, config, model, records, registry, weights
 
 STAGED = ROOT / BUILD / "book"
 NOTEBOOKS = list(runner.read_profiles(ROOT)["notebooks"])
@@ -97,6 +97,27 @@ def test_staged_notebook_joins_new_prose_and_outputs() -> None:
     assert (title, words) == ("# Title", "New words.")
     assert re.search("smoke.*simulated.*2026-01-02 in 2 min on a slow computer.*abc1234", byline)
     assert "ulmpaper" not in page.metadata
+
+
+def test_staged_notebook_numbers_its_equations() -> None:
+    source, executed = executed_notebook()
+    source.cells[0].source += "\n\n$$\na = b\n$$\n\nand\n\n$$\nc\n= d\n$$\n\nwith $e$."
+    text = stage_book.with_outputs(source, executed).cells[0].source
+    assert re.findall(r"^\$\$ .*", text, re.M) == ["$$ (eq-title-1)", "$$ (eq-title-2)"]
+    assert text.endswith("with $e$.")
+
+
+def test_page_tells_the_networks_that_made_it(tmp_path: Path) -> None:
+    assert "Networks" not in stage_book.with_outputs(*executed_notebook()).cells[0].source
+    source, executed = executed_notebook()
+    own = tmp_path / "own.safetensors"
+    net = model.CountNet(n_max=4, features=2)
+    weights.write_network(own, net, recipe="count", network={"n_max": 4, "features": 2}, about={"digest": "0123456789"})
+    executed.metadata["ulmpaper"]["parameters"] = {"overrides": {"count.weights": str(own)}}
+    for cells in (source.cells, executed.cells):
+        cells[-1].source = "infer.locate(frames, cfg)"
+    byline = stage_book.with_outputs(source, executed).cells[0].source
+    assert re.search(r"Networks: ml3d \w{10}, count 0123456789, mspcn \w{10}\.</p>", byline)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.04, "0.0 s"), (99.9, "99.9 s"), (130, "2 min"), (9000, "2.5 h")])
@@ -260,7 +281,8 @@ def test_notebook_page_shows_its_figures_and_what_made_them(name: str) -> None:
     assert re.fullmatch(
         r"Profile smoke, source \w+\. Run on \d{4}-\d\d-\d\d in [\d.]+ \w+ on .+, revision .+\.", byline
     )
-    assert bool(re.search(r"Networks: ml3d \w{10}, count \w{10}, mspcn \w{10}\.$", byline)) == ("05" <= name < "11")
+    networks = r"Networks: ml3d \w{10}, count \w{10}, mspcn \w{10}(, ml3d_phantom \w{10})?\.$"
+    assert bool(re.search(networks, byline)) == ("05" <= name < "11")
 
 
 @pytest.mark.notebook

@@ -141,6 +141,24 @@ def test_what_the_user_says_of_the_scale_counts(run: Run, npy: Path, tmp_path: P
     assert np.hypot(tracks.vz, tracks.vx).median() < 1  # pixels per frame
 
 
+def test_results_of_another_run_are_kept(run: Run, npy: Path, tmp_path: Path) -> None:
+    assert run("ulm", npy, "-o", tmp_path / "out")[0] == 0
+    assert run("ulm", npy, "-o", tmp_path / "out")[0] == 0, "the same again"
+    first = (tmp_path / "out" / "tables.h5").read_bytes()
+    code, _, err = run("ulm", npy, "-o", tmp_path / "out", "--method", "parabola")
+    assert code == 2
+    assert "out holds the results of another run (digest" in err
+    assert "--overwrite" in err
+    assert (tmp_path / "out" / "tables.h5").read_bytes() == first
+    other = tmp_path / "other.npy"
+    other.write_bytes(npy.read_bytes())
+    code, _, err = run("ulm", other, "-o", tmp_path / "out")
+    assert code == 2
+    assert "input 'flow.npy' there, 'other.npy' now" in err
+    assert run("ulm", other, "-o", tmp_path / "out", "--overwrite")[0] == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["input"] == "other.npy"
+
+
 def test_matlab_file_of_every_version(run: Run, flow: Block, tmp_path: Path) -> None:
     frames = np.moveaxis(flow.frames, 0, 2)
     io.savemat(tmp_path / "v5.mat", {"frames": frames})

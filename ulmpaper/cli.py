@@ -38,6 +38,7 @@ def ulm(
     overrides: _Overrides = None,
     jobs: Annotated[int | None, typer.Option("-j", "--jobs", help="Processes.", show_default="of the profile")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://host:port.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results of another run in OUT.")] = False,
 ) -> None:
     """Find, track and map the bubbles of FILES, one after another, as one recording.
 
@@ -50,7 +51,7 @@ def ulm(
     from ulmpaper.datasets import open_frames
     from ulmpaper.pipeline import ulm_blocks
     from ulmpaper.records import check_choice
-    from ulmpaper.results import ResultWriter
+    from ulmpaper.results import ResultWriter, check_free
     from ulmpaper.settings import METHODS, NETWORKS
 
     settings = _parse_overrides(overrides)
@@ -77,6 +78,8 @@ def ulm(
     n_blocks, n_frames = sum(-(-s.n_frames // size) for s in sources), sum(s.n_frames for s in sources)
     about: dict = {"input": names[0] if len(names) == 1 else names}
     about |= {"variable": sources[0].variable, "source": sources[0].source}
+    if not overwrite:
+        check_free(out, cfg, about)
     if cfg.locate.method in NETWORKS:
         from ulmpaper.infer import check_run
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -140,6 +141,32 @@ class ResultWriter:
             "config": dataclasses.asdict(self._cfg),
         }
         (self._part / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+
+
+def check_free(folder: str | os.PathLike, cfg: Config, about: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds the results of another run; the same run may be done again.
+
+    Parameters
+    ----------
+    folder, cfg, about
+        As for `ResultWriter`.
+
+    Raises
+    ------
+    ValueError
+        The results there are of other settings, or `about` tells otherwise; says in what they differ.
+    """
+    note = Path(folder) / "run.json"
+    if not note.is_file():
+        return
+    try:
+        there = dict(json.loads(note.read_text(encoding="utf-8")))
+    except ValueError:
+        there = {}
+    here = {**json.loads(json.dumps(about)), "digest": cfg.digest()}
+    if differ := [key for key, value in here.items() if there.get(key) != value]:
+        told = ", ".join(f"{key} {there.get(key)!r} there, {here[key]!r} now" for key in differ)
+        raise ValueError(f"{folder} holds the results of another run ({told}): choose another folder, or --overwrite")
 
 
 def read_table(path: str | os.PathLike, name: str) -> pd.DataFrame:

@@ -15,7 +15,7 @@ api/MODULE.md               one page for each module that exists
 from __future__ import annotations
 
 import ast
-import functools
+import itertools
 import json
 import re
 import shutil
@@ -118,28 +118,46 @@ def with_outputs(source: nbformat.NotebookNode, executed: nbformat.NotebookNode)
             cells.append(next(twins))
     title, _, rest = cells[0].source.partition("\n")
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    made_by = byline(executed.metadata.ulmpaper, trained=re.search(r"\binfer\.|\"ml3d\"", code) is not None)
+    made_by = byline(executed.metadata.ulmpaper, code)
     cells[0].source = f"{title}\n\n{made_by}\n{rest}"
+    number_equations(cells, re.sub(r"\W+", "-", title.strip("# ").lower()))
     source.cells = cells
     source.metadata["language_info"] = executed.metadata.language_info
     return source
 
 
-def byline(record: Mapping[str, Any], *, trained: bool = False) -> str:
-    """One line of HTML: what made the outputs of a page, and with `trained` which trainings made the networks."""
-    digests = (f"{name} {digest}" for name, digest in weights_in_use().items())
-    networks = f" Networks: {', '.join(digests)}." if trained else ""
+def number_equations(cells: Iterable[nbformat.NotebookNode], name: str) -> None:
+    """Give each displayed equation a label, so that it has a number; in a notebook labels would be clutter."""
+    number = itertools.count(1)
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(
+                r"^\$\$\n(.*?)\n\$\$$",
+                lambda found: f"{found[0]} (eq-{name}-{next(number)})",
+                cell.source,
+                flags=re.M | re.S,
+            )
+
+
+def byline(record: Mapping[str, Any], code: str = "") -> str:
+    """One line of HTML: what made the outputs of a page, and which trainings made the networks that its code uses."""
+    networks = networks_in_use(record, code)
+    told = f" Networks: {', '.join(f'{name} {digest}' for name, digest in networks.items())}." if networks else ""
     return (
         f'<p class="provenance">Profile <strong>{record["profile"]}</strong>, source {record["source"]}. '
         f"Run on {record['finished'][:10]} in {in_words(record['seconds'])} on {record['device']}, "
-        f"revision {record['commit']}.{networks}</p>"
+        f"revision {record['commit']}.{told}</p>"
     )
 
 
-@functools.cache
-def weights_in_use() -> dict[str, str]:
-    """The networks that come with the package, and the digests of their trainings' settings."""
-    paths = {name: weights.shipped_weights(name) for name in ("ml3d", "count", "mspcn")}
+def networks_in_use(record: Mapping[str, Any], code: str) -> dict[str, str]:
+    """The networks that a page's code uses, and the digests of the settings of their trainings."""
+    if not re.search(r"\binfer\.|\"ml3d", code):
+        return {}
+    cfg = config.load_config(record["profile"], record["parameters"].get("overrides"))
+    paths = {name: getattr(cfg, name).weights or weights.shipped_weights(name) for name in ("ml3d", "count", "mspcn")}
+    if "ml3d_phantom" in code:
+        paths["ml3d_phantom"] = paths["ml3d"].with_name("ml3d_phantom.safetensors")
     return {name: weights.read_network(path)[1]["digest"] for name, path in paths.items()}
 
 
