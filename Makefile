@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book notebooks figures pack unpack site linkcheck sync test test-slow check types bench fetch weights \
+.PHONY: help setup book notebooks figures pack unpack site pdf linkcheck sync test test-slow check types bench fetch weights \
 	finetune lock clean
 
 help: ## show this list
@@ -39,6 +39,9 @@ unpack: setup ## put such archives, build/runs/*.zip, where `make book` and `mak
 
 site: setup ## the book to publish, from the profile paper where that was run for this content, else from quick; zipped
 	@$(BIN)/python book/tools/publish.py site
+
+pdf: setup ## the book as PDF, with LaTeX: build/ulmpaper-book.pdf
+	@$(BIN)/python book/tools/build_book.py $(PROFILE) --pdf
 
 linkcheck: setup ## ask every link that leaves the book (network)
 	@$(BIN)/python book/tools/build_book.py $(PROFILE) --check-links

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -368,3 +369,26 @@ def test_all_notebooks_run_in_smoke() -> None:
         code = [cell for cell in executed.cells if cell.cell_type == "code"]
         assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
         assert isinstance(json.loads((ROOT / notebook.results / "results.json").read_text()), dict)
+
+
+# --- PDF ---------------------------------------------------------------------------------------------------------
+
+
+def test_pdf_without_latex_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(build_book.shutil, "which", lambda program: None if program == "latexmk" else program)
+    with pytest.raises(ValueError, match=r"apt-get install --no-install-recommends latexmk$"):
+        build_book.build_book(tmp_path, "smoke", want="pdf")
+
+
+@pytest.mark.slow
+@pytest.mark.notebook
+def test_book_can_be_printed(tmp_path: Path) -> None:
+    if lacking := [program for program in build_book.TEX if not shutil.which(program)]:
+        pytest.skip(f"the PDF needs {', '.join(lacking)}")
+    built_book()
+    pdf = build_book.print_pdf(ROOT, STAGED, tmp_path)
+    assert pdf is not None
+    assert pdf.read_bytes().startswith(b"%PDF")
+    log = (tmp_path / "pdf" / "_build" / "latex" / "ulmpaper-book.log").read_text(encoding="utf-8", errors="replace")
+    assert int(re.search(r"Output written on ulmpaper-book\.pdf \((\d+) pages", log)[1]) > 100
+    assert not re.findall(r"^Missing character.*", log, re.M)

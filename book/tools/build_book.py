@@ -1,8 +1,9 @@
 """Execute the notebooks, stage the pages and build the book; each step only where something has changed.
 
-    python book/tools/build_book.py PROFILE [--check-links]
+    python book/tools/build_book.py PROFILE [--check-links | --pdf]
 
-The book ends up in build/out/_build/html and reads from there, without a server or a network.
+The book ends up in build/out/_build/html and reads from there, without a server or a network; as PDF in
+build/ulmpaper-book.pdf.
 """
 
 from __future__ import annotations
@@ -24,19 +25,29 @@ from stage_book import stage
 
 from ulmpaper.config import PROFILES
 
+TEX = {  # program: Debian packages that bring it, with what the pages need
+    "xelatex": "texlive-xetex texlive-latex-extra texlive-fonts-recommended lmodern fonts-freefont-otf",
+    "latexmk": "latexmk",
+    "rsvg-convert": "librsvg2-bin",
+}
 
-def build_book(root: Path, profile: str, *, build: str = "build", check: bool = False) -> Path | None:
+
+def build_book(root: Path, profile: str, *, build: str = "build", want: str = "html") -> Path | None:
     """Bring the book up to date and return its first page; None where a notebook or Sphinx reports a problem.
 
-    With `check`, ask every link to other sites instead, and return the list of those that are broken.
+    `want` may be "pdf" instead; or "links": ask every link to other sites, and return the list of those that broke.
     """
+    if want == "pdf" and (lacking := [package for program, package in TEX.items() if not shutil.which(program)]):
+        raise ValueError(f"the PDF needs LaTeX; on Debian: apt-get install --no-install-recommends {' '.join(lacking)}")
     (root / build).mkdir(parents=True, exist_ok=True)
     with FileLock(root / build / "lock"):  # two builds at once would write into each other's files
         runs = run_notebooks(root, profile, build=build)
         if any(run.status in ("failed", "waits") for run in runs):
             return None
         staged = stage(root, profile, build=build)
-        return check_links(root, staged, root / build) if check else run_sphinx(root, staged, root / build / "out")
+        if want == "html":
+            return run_sphinx(root, staged, root / build / "out")
+        return {"links": check_links, "pdf": print_pdf}[want](root, staged, root / build)
 
 
 def run_sphinx(root: Path, staged: Path, out: Path) -> Path | None:
@@ -76,6 +87,21 @@ def check_links(root: Path, staged: Path, folder: Path) -> Path:
     return broken
 
 
+def print_pdf(root: Path, staged: Path, folder: Path) -> Path | None:
+    """Typeset `staged`; return ulmpaper-book.pdf, or None where LaTeX stopped."""
+    out, name = folder / "pdf", "ulmpaper-book.pdf"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [*sphinx_command(staged, out), "--builder", "pdflatex"]
+    quiet = {**os.environ, "LATEXMKOPTS": "-interaction=nonstopmode -halt-on-error -quiet"}
+    made = subprocess.run(
+        command, cwd=root, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if made.returncode:
+        print(made.stdout)
+        return None
+    return Path(shutil.copyfile(out / "_build" / "latex" / name, folder / name))
+
+
 def sphinx_command(staged: Path, out: Path) -> list[str]:
     """Jupyter Book of this very interpreter, whatever stands first on PATH; every warning is an error."""
     call = "from jupyter_book.cli.main import main; main()"
@@ -92,16 +118,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Execute the notebooks and build the book.")
     parser.add_argument("profile", choices=list(PROFILES))
     parser.add_argument("--build", default="build", help="folder for all that is made (default: build)")
-    parser.add_argument("--check-links", action="store_true", help="ask the links that leave the book instead")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--check-links", dest="want", action="store_const", const="links", help="ask links to elsewhere"
+    )
+    instead.add_argument("--pdf", dest="want", action="store_const", const="pdf", help="typeset it, with LaTeX")
+    parser.set_defaults(want="html")
     args = parser.parse_args(argv)
     try:
-        page = build_book(ROOT, args.profile, build=args.build, check=args.check_links)
+        page = build_book(ROOT, args.profile, build=args.build, want=args.want)
     except ValueError as error:
         parser.error(str(error))
     if page is None:
         print("The book was not built: see above.", file=sys.stderr)
         return 1
-    if args.check_links and (broken := page.read_text(encoding="utf-8")):
+    if args.want == "links" and (broken := page.read_text(encoding="utf-8")):
         print(broken)
         return 1
     print(os.path.relpath(page))
