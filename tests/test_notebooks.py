@@ -103,6 +103,23 @@ def test_text_is_plain_markdown(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_exercises_have_solutions_in_words_and_as_code(name: str) -> None:
+    book = read(name).cells
+    start = next(i for i, cell in enumerate(book) if "\n## Exercises\n" in f"\n{cell.source}")
+    asked, _, told = book[start].source.partition("<details>")
+    before, _, asked = asked.rpartition("## Exercises")
+    numbers = re.findall(r"^(\d)\. \*\((easy|medium|open)\)\*", asked, re.M)
+    assert 3 <= len(numbers) <= 6
+    assert re.findall(r"^(\d)\. ", told, re.M) == [number for number, _ in numbers]
+    assert "> **Try changing this.**" in before or any("> **Try changing this.**" in c.source for c in book[:start])
+    cells = [cell for cell in book[start + 1 :] if cell.cell_type == "code"]
+    assert {tuple(cell.metadata.tags) for cell in cells} == {("hide-cell", "solution")}
+    solved = [re.match(r"Solution (\d), as code", cell.metadata.mystnb.code_prompt_show)[1] for cell in cells]
+    assert solved == sorted(solved)
+    assert set(solved) >= {number for number, level in numbers if level != "open"}
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_notebook_begins_with_its_title(name: str) -> None:
     titles = [line for cell in cells(name, "markdown") for line in cell.source.splitlines() if re.match("# ", line)]
     assert len(titles) == 1
