@@ -125,6 +125,15 @@ def test_fewer_than_counted_are_the_most_probable(frames: np.ndarray) -> None:
     assert found["z"].round().tolist() == [22, 12]
 
 
+def test_margin_of_the_counter_is_for_the_localizer_alone(truth: pd.DataFrame, frames: np.ndarray, ml3d: Knows) -> None:
+    true = np.bincount(truth["frame"], minlength=N_FRAMES)
+    half = true // 2
+    use = {"net": ml3d, "window": 4, "device": "cpu", "threshold": 0.5}
+    found = [len(locate_ml3d(frames, count_net=Counts(half), count_margin=margin, **use)) for margin in (1, 1.5, 3)]
+    assert found == [np.minimum(np.rint(margin * half), true).sum() for margin in (1, 1.5, 3)]
+    assert len(locate_ml3d(frames, n_bubbles=half, count_margin=3, **use)) == half.sum()
+
+
 def test_least_distance_is_that_of_the_settings() -> None:
     assert load_config("paper").ml3d.min_distance_px == MIN_DISTANCE_PX
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,8 @@ def test_classical_ways_are_their_methods(short: Block, cfg: Config) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_one_look_of_a_network_serves_all_its_ways(short: Block, cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    use = {"net": cfg.ml3d.weights, "count_net": cfg.count.weights, "stride": cfg.ml3d.stride}
+    cfg = dataclasses.replace(cfg, count=dataclasses.replace(cfg.count, margin=1.5))
+    use = {"net": cfg.ml3d.weights, "count_net": cfg.count.weights, "stride": cfg.ml3d.stride, "count_margin": 1.5}
     numbers = {"told": None, "true": n_true(short), "seven": 7}
     expected = {name: infer.locate_ml3d(short.frames, n_bubbles=n, **use) for name, n in numbers.items()}
     likely = float(expected["seven"].score.median())

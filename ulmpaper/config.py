@@ -142,6 +142,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "count.learning_rate": 2e-3,
         "count.warmup": 0.03,
         "count.decay": "cosine",
+        "count.margin": 1.2,
         "mspcn.epochs": 16,
         "mspcn.steps": 250,
         "mspcn.batch": 16,

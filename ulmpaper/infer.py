@@ -71,6 +71,7 @@ def locate_ml3d(
     threshold: float | None = None,
     min_distance_px: float = MIN_DISTANCE_PX,
     count_tile_px: int | None = None,
+    count_margin: float = 1.0,
     batch: int = 4,
     tile_px: int | None = None,
     device: str = "auto",
@@ -97,6 +98,9 @@ def locate_ml3d(
         See `ulmpaper.decode.decode_offsets`.
     count_tile_px : int, optional
         See `ulmpaper.predict.predict_counts`; by default as in the training, or 64.
+    count_margin : float
+        Times the told number of bubbles that are looked for. A number too low loses bubbles; one too high does no harm
+        where the threshold sorts them out.
     warn : callable
         Is told, in a sentence, in what the frames differ from those of the training, where they do.
 
@@ -133,12 +137,15 @@ def locate_ml3d(
         counter, about_counter = trained("count", count_net)
         side = about_counter.get("tile_px", _TILE_PX) if count_tile_px is None else count_tile_px
         n_bubbles = np.rint(predict_counts(counter, frames, tile_px=side, **use))
-    counts = np.where(lit, _per_frame(n_bubbles, len(frames)), 0)
+        wanted = np.rint(count_margin * n_bubbles)
+    else:
+        wanted = np.asarray(n_bubbles)
+    counts, wanted = (np.where(lit, _per_frame(n, len(frames)), 0) for n in (n_bubbles, wanted))
     threshold = about.get("threshold", 0.0) if threshold is None else threshold
     read = functools.partial(decode_offsets, threshold=threshold, min_distance_px=min_distance_px)
     if text := difference(frames, counts, about):
         warn(text)
-    return _numbered((first, read(chunk, counts[first : first + chunk.shape[1]])) for first, chunk in maps)
+    return _numbered((first, read(chunk, wanted[first : first + chunk.shape[1]])) for first, chunk in maps)
 
 
 def locate_mspcn(
@@ -241,6 +248,7 @@ def locate(
     if check_choice(method, NETWORKS, "network") == "ml3d":
         use |= {"net": cfg.ml3d.weights, "count_net": cfg.count.weights, "threshold": cfg.ml3d.threshold}
         use |= {"stride": cfg.ml3d.stride, "min_distance_px": cfg.ml3d.min_distance_px}
+        use |= {"count_margin": cfg.count.margin}
         bubbles = locate_ml3d(frames, warn=warn, **use)
     else:
         use |= {"net": cfg.mspcn.weights, "threshold": cfg.mspcn.threshold, "centre_side": cfg.mspcn.centre_side}

@@ -206,6 +206,9 @@ class Count(Fitted):
     tile_px: int = setting(
         64, "largest side of a counted tile; weights bring their own", unit="px", source="ours", low=16
     )
+    margin: float = setting(
+        1.0, "times as many bubbles as were told may be found where they are probable enough", source="ours", low=1
+    )
 
 
 @dataclass(frozen=True)

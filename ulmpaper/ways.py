@@ -206,7 +206,8 @@ def _ml3d(
     from ulmpaper import domain, infer  # here, since torch takes seconds to load
 
     told = _told(amplitude, cfg) if any(way.n_bubbles in (None, "told") for way in ways.values()) else true
-    by_word = {None: told, "told": told, "true": true}
+    asked = np.rint(cfg.count.margin * told).astype(int)
+    by_word = {None: asked, "told": asked, "true": true}
     counts = {
         name: np.full(len(amplitude), way.n_bubbles) if isinstance(way.n_bubbles, int) else by_word[way.n_bubbles]
         for name, way in ways.items()
@@ -226,7 +227,8 @@ def _ml3d(
         warn=lambda _: None,  # of so many bubbles
         **_use(cfg),
     )
-    text = domain.difference(amplitude, next(iter(counts.values())), about)
+    first, counted = next(iter(counts)), ways[next(iter(ways))].n_bubbles in (None, "told")
+    text = domain.difference(amplitude, told if counted else counts[first], about)
     notes += [f"ml3d: {text}"] if text else []
     rank = table.groupby("frame").cumcount().to_numpy()
     wanted = {name: rank < n[table["frame"].to_numpy()] for name, n in counts.items()}
