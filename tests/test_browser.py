@@ -205,5 +205,10 @@ def test_solutions_open_on_click(browser: Browser) -> None:
         assert solution.get_attribute("open") is None, name
         solution.locator("summary").click()
         expect(solution.locator("li").first).to_be_visible()
+        code = page.locator("article details.hide").first
+        expect(code.locator("summary")).to_contain_text("Solution 1, as code")
+        expect(code.locator("pre").first).not_to_be_visible()
+        code.locator("summary").click()
+        expect(code.locator("pre").first).to_be_visible()
     assert wrong == []
     context.close()
