@@ -100,6 +100,13 @@ def test_staged_notebook_joins_new_prose_and_outputs() -> None:
     assert "ulmpaper" not in page.metadata
 
 
+def test_code_that_changed_while_it_ran_is_named() -> None:
+    source, executed = executed_notebook()
+    source.cells[-1].source = "2 + 2"
+    with pytest.raises(ValueError, match="changed while it ran"):
+        stage_book.with_outputs(source, executed)
+
+
 def test_staged_notebook_numbers_its_equations() -> None:
     source, executed = executed_notebook()
     source.cells[0].source += "\n\n$$\na = b\n$$\n\nand\n\n$$\nc\n= d\n$$\n\nwith $e$."

@@ -47,7 +47,10 @@ def stage(root: Path, profile: str, *, build: str = "build") -> Path:
     for folder in ("notebooks", "figures", "api"):
         (staged / folder).mkdir(exist_ok=True)
     for notebook in plan:
-        page = with_outputs(nbformat.read(notebook.source, 4), executed[notebook.name])
+        try:
+            page = with_outputs(nbformat.read(notebook.source, 4), executed[notebook.name])
+        except ValueError as error:
+            raise ValueError(f"{notebook.name}: {error}") from None
         nbformat.write(page, staged / "notebooks" / f"{notebook.name}.ipynb")
     results = {short(n.name): json.loads((root / n.results / "results.json").read_text(encoding="utf-8")) for n in plan}
     (staged / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
@@ -112,7 +115,9 @@ def with_outputs(source: nbformat.NotebookNode, executed: nbformat.NotebookNode)
         cells.append(cell)
         if cell.cell_type != "code":
             continue
-        twin = next(twins)
+        twin = next(twins, None)
+        if twin is None or twin.source != cell.source:
+            raise ValueError("its code was changed while it ran: execute it again")
         cell.outputs, cell.execution_count = twin.outputs, twin.execution_count
         if "parameters" in cell.metadata.get("tags", []) and executed.metadata.ulmpaper.parameters:
             cells.append(next(twins))
