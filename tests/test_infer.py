@@ -15,7 +15,7 @@ from ulmpaper import infer
 from ulmpaper.config import load_config
 from ulmpaper.decode import MIN_DISTANCE_PX
 from ulmpaper.infer import check_run, locate, locate_ml3d, locate_mspcn, trained
-from ulmpaper.model import MSPCN, CountNet, ML3DResNet
+from ulmpaper.model import MSPCN, CountNet, Mirrored, ML3DResNet
 from ulmpaper.records import bubble_table
 from ulmpaper.targets import encode_heatmap, encode_offsets
 from ulmpaper.weights import write_network
@@ -132,6 +132,18 @@ def test_margin_of_the_counter_is_for_the_localizer_alone(truth: pd.DataFrame, f
     found = [len(locate_ml3d(frames, count_net=Counts(half), count_margin=margin, **use)) for margin in (1, 1.5, 3)]
     assert found == [np.minimum(np.rint(margin * half), true).sum() for margin in (1, 1.5, 3)]
     assert len(locate_ml3d(frames, n_bubbles=half, count_margin=3, **use)) == half.sum()
+
+
+@pytest.mark.parametrize("tile_px", [None, 16])
+def test_mirrored_frames_are_read_too(frames: np.ndarray, tile_px: int | None) -> None:
+    torch.manual_seed(0)
+    frames, net = np.random.default_rng(0).random(frames.shape), ML3DResNet(4, 1)
+    use = {"n_bubbles": 5, "window": 4, "device": "cpu", "tile_px": tile_px}
+    found = locate_ml3d(frames, net=net, mirrored=True, **use)
+    same(found, locate_ml3d(frames, net=Mirrored(net), **use))
+    other = locate_ml3d(frames[:, :, ::-1], net=net, mirrored=True, **use)
+    same(found, other.assign(x=frames.shape[2] - 1 - other.x), atol=1e-4)
+    assert not found.equals(locate_ml3d(frames, net=net, **use))
 
 
 def test_least_distance_is_that_of_the_settings() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ulmpaper.decode import decode_heatmap
 from ulmpaper.loss import count_loss
-from ulmpaper.model import MSPCN, CountNet, ML3DResNet, ResidualBlock, SkipSum, layer_table
+from ulmpaper.model import MSPCN, CountNet, Mirrored, ML3DResNet, ResidualBlock, SkipSum, layer_table
 from ulmpaper.records import bubble_table
 
 
@@ -35,6 +35,31 @@ def reach(net: nn.Module, shape: tuple[int, ...]) -> list[torch.Tensor]:
     out[(0, slice(None), *(n // 2 for n in out.shape[2:]))].sum().backward()
     assert frames.grad is not None
     return [axis.unique() for axis in frames.grad.nonzero().T]
+
+
+class TestMirrored:
+    def test_answers_are_averaged_and_places_mirrored(self) -> None:
+        class Leans(nn.Module):
+            """Sure of itself where frames are bright; puts all bubbles at a fifth of their pixel."""
+
+            def forward(self, frames: torch.Tensor) -> torch.Tensor:
+                tilt = torch.linspace(0.5, 1, frames.shape[-1])  # sees less on the left
+                place = torch.full_like(frames, 0.2)
+                return torch.cat([frames * tilt, torch.full_like(frames, 0.3), place], dim=1)
+
+        frames = torch.zeros(1, 1, 2, 4, 5)
+        frames[..., 1, 4] = 1
+        maps = Mirrored(Leans())(frames)
+        assert maps[0, 0, 0, 1].tolist() == pytest.approx([0, 0, 0, 0, (1 + 0.5) / 2])
+        torch.testing.assert_close(maps[0, 1], torch.full((2, 4, 5), 0.3))
+        assert float(maps[0, 2, 0, 1, 4]) == pytest.approx((1 * 0.2 + 0.5 * 0.8) / 1.5)
+        assert float(maps[0, 2, 0, 0, 0]) == pytest.approx(0.5)
+
+    def test_has_no_preferred_side(self) -> None:
+        net, frames = Mirrored(ML3DResNet(4, 1)), torch.rand(1, 1, 5, 16, 12)
+        maps, other = net(frames), net(frames.flip(-1)).flip(-1)
+        torch.testing.assert_close(maps[:, :2], other[:, :2])
+        torch.testing.assert_close(maps[:, 2], 1 - other[:, 2])
 
 
 class TestML3DResNet:

@@ -21,6 +21,7 @@ from torch import nn
 from ulmpaper.config import Config
 from ulmpaper.decode import MIN_DISTANCE_PX, decode_heatmap, decode_offsets
 from ulmpaper.domain import difference
+from ulmpaper.model import Mirrored
 from ulmpaper.predict import predict_counts, predict_heatmaps, predict_maps
 from ulmpaper.records import bubble_table, check_choice, check_frames
 from ulmpaper.settings import NETWORKS
@@ -68,6 +69,7 @@ def locate_ml3d(
     n_bubbles: ArrayLike | None = None,
     window: int | None = None,
     stride: int = 1,
+    mirrored: bool = False,
     threshold: float | None = None,
     min_distance_px: float = MIN_DISTANCE_PX,
     count_tile_px: int | None = None,
@@ -92,6 +94,8 @@ def locate_ml3d(
         Frames that go through the network together, at most T; by default as in the training, or 10.
     stride, batch, tile_px, device, precision
         See `ulmpaper.predict.predict_maps`.
+    mirrored : bool
+        See `ulmpaper.model.Mirrored`: somewhat better, at twice the work.
     threshold : float, optional
         Least probability of a bubble; by default the best on the validation data of the training, or 0.
     min_distance_px : float
@@ -132,6 +136,7 @@ def locate_ml3d(
     network, about = trained("ml3d", net)
     window = about.get("window", _WINDOW) if window is None else window
     use: dict[str, Any] = {"batch": batch, "device": device}
+    network = Mirrored(network) if mirrored else network
     maps = predict_maps(network, frames, window=window, stride=stride, tile_px=tile_px, precision=precision, **use)
     if n_bubbles is None:
         counter, about_counter = trained("count", count_net)
@@ -248,7 +253,7 @@ def locate(
     if check_choice(method, NETWORKS, "network") == "ml3d":
         use |= {"net": cfg.ml3d.weights, "count_net": cfg.count.weights, "threshold": cfg.ml3d.threshold}
         use |= {"stride": cfg.ml3d.stride, "min_distance_px": cfg.ml3d.min_distance_px}
-        use |= {"count_margin": cfg.count.margin}
+        use |= {"mirrored": cfg.ml3d.mirrored, "count_margin": cfg.count.margin}
         bubbles = locate_ml3d(frames, warn=warn, **use)
     else:
         use |= {"net": cfg.mspcn.weights, "threshold": cfg.mspcn.threshold, "centre_side": cfg.mspcn.centre_side}

@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ulmpaper.model import CountNet
+from ulmpaper.model import LEAST_WEIGHT, CountNet
 from ulmpaper.records import check_frames, check_positive
 from ulmpaper.weights import resolve_device, resolve_precision
-
-_LEAST_WEIGHT = 1e-6  # of a window in the mean of the offsets
 
 
 def predict_maps(
@@ -211,7 +209,7 @@ def _slide(
         end = group[-1] + window
         held = torch.cat([held, _read(frames, first + len(held), end, scale)])
         maps = run(torch.stack([held[start - first : start - first + window] for start in group])[:, None])
-        weight = maps[:, :1].clamp(min=_LEAST_WEIGHT)
+        weight = maps[:, :1].clamp(min=LEAST_WEIGHT)
         terms = torch.cat([maps[:, :1], weight, weight * maps[:, 1:]], dim=1)
         sums = functional.pad(sums.to(terms.device), (0, 0, 0, 0, 0, end - first - sums.shape[1]))
         for start, term in zip(group, terms, strict=True):

@@ -152,7 +152,7 @@ def training_settings(cfg: Config, name: str) -> dict[str, Any]:
     >>> settings["ml3d.features"], "ml3d.stride" in settings
     (8, False)
     """
-    in_use = ("stride", "min_distance_px", "centre_side", "margin", "weights", "threshold")
+    in_use = ("stride", "mirrored", "min_distance_px", "centre_side", "margin", "weights", "threshold")
     sections = ("acquisition", "cam", "train", name)
     pairs = {
         f"{section}.{key}": list(value) if isinstance(value, tuple) else value

@@ -179,6 +179,7 @@ class Ml3d(Fitted):
         10, "frames of a training window; trained weights bring their own", source="paper §II-E", low=1
     )
     stride: int = setting(1, "frames from one window to the next", unit="frames", source="paper §II-A", low=1)
+    mirrored: bool = setting(False, "look at the frames mirrored left to right as well, and average", source="ours")
     sigma_px: float = setting(1.0, "blur of the detection loss", unit="px", source="ours", low=0)
     masked: bool = setting(True, "offset loss at true bubbles only", source="ours")
     threshold: float | None = setting(

@@ -221,6 +221,7 @@ def _ml3d(
         net=file,
         n_bubbles=np.max(list(counts.values()), axis=0),
         stride=cfg.ml3d.stride,
+        mirrored=cfg.ml3d.mirrored,
         threshold=min(least.values()),
         min_distance_px=cfg.ml3d.min_distance_px,
         precision=cfg.compute.precision,
