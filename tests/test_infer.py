@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ulmpaper import infer
 from ulmpaper.config import load_config
-from ulmpaper.decode import MIN_DISTANCE_PX
+from ulmpaper.decode import MIN_DISTANCE_PX, Mirrored
 from ulmpaper.infer import check_run, locate, locate_ml3d, locate_mspcn, trained
-from ulmpaper.model import MSPCN, CountNet, Mirrored, ML3DResNet
+from ulmpaper.model import MSPCN, CountNet, ML3DResNet
 from ulmpaper.records import bubble_table
 from ulmpaper.targets import encode_heatmap, encode_offsets
 from ulmpaper.weights import write_network

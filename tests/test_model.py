@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ulmpaper.decode import decode_heatmap
+from ulmpaper.decode import Mirrored, decode_heatmap
 from ulmpaper.loss import count_loss
-from ulmpaper.model import MSPCN, CountNet, Mirrored, ML3DResNet, ResidualBlock, SkipSum, layer_table
+from ulmpaper.model import MSPCN, CountNet, ML3DResNet, ResidualBlock, SkipSum, layer_table
 from ulmpaper.records import bubble_table
 
 

@@ -19,9 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from ulmpaper.config import Config
-from ulmpaper.decode import MIN_DISTANCE_PX, decode_heatmap, decode_offsets
+from ulmpaper.decode import MIN_DISTANCE_PX, Mirrored, decode_heatmap, decode_offsets
 from ulmpaper.domain import difference
-from ulmpaper.model import Mirrored
 from ulmpaper.predict import predict_counts, predict_heatmaps, predict_maps
 from ulmpaper.records import bubble_table, check_choice, check_frames
 from ulmpaper.settings import NETWORKS
@@ -95,7 +94,7 @@ def locate_ml3d(
     stride, batch, tile_px, device, precision
         See `ulmpaper.predict.predict_maps`.
     mirrored : bool
-        See `ulmpaper.model.Mirrored`: somewhat better, at twice the work.
+        See `ulmpaper.decode.Mirrored`: somewhat better, at twice the work.
     threshold : float, optional
         Least probability of a bubble; by default the best on the validation data of the training, or 0.
     min_distance_px : float
@@ -138,14 +137,13 @@ def locate_ml3d(
     use: dict[str, Any] = {"batch": batch, "device": device}
     network = Mirrored(network) if mirrored else network
     maps = predict_maps(network, frames, window=window, stride=stride, tile_px=tile_px, precision=precision, **use)
+    margin = 1.0
     if n_bubbles is None:
         counter, about_counter = trained("count", count_net)
         side = about_counter.get("tile_px", _TILE_PX) if count_tile_px is None else count_tile_px
-        n_bubbles = np.rint(predict_counts(counter, frames, tile_px=side, **use))
-        wanted = np.rint(count_margin * n_bubbles)
-    else:
-        wanted = np.asarray(n_bubbles)
-    counts, wanted = (np.where(lit, _per_frame(n, len(frames)), 0) for n in (n_bubbles, wanted))
+        n_bubbles, margin = np.rint(predict_counts(counter, frames, tile_px=side, **use)), count_margin
+    counts = np.where(lit, _per_frame(n_bubbles, len(frames)), 0)
+    wanted = counts if margin == 1 else np.rint(margin * counts)
     threshold = about.get("threshold", 0.0) if threshold is None else threshold
     read = functools.partial(decode_offsets, threshold=threshold, min_distance_px=min_distance_px)
     if text := difference(frames, counts, about):
@@ -197,12 +195,6 @@ def locate_mspcn(
     -----
     Liu et al., IEEE Trans. Med. Imaging 39 (2020) 3064, with the target of `ulmpaper.targets.encode_heatmap`. The
     authors' own weights put bubbles elsewhere, see `ulmpaper.model.MSPCN`.
-
-    Examples
-    --------
-    >>> from ulmpaper.model import MSPCN
-    >>> locate_mspcn(np.ones((3, 16, 16)), net=MSPCN(2), n_bubbles=2).columns.tolist()
-    ['frame', 'z', 'x', 'score']
     """
     frames = check_frames(frames)
     lit = np.asarray(frames.any(axis=(1, 2)))
@@ -213,17 +205,15 @@ def locate_mspcn(
         threshold = about.get("threshold")
     most = None if n_bubbles is None else _per_frame(n_bubbles, len(frames))
     parts = []
-    for first, heat in predict_heatmaps(
-        network, frames, batch=batch, tile_px=tile_px, device=device, precision=precision
-    ):
+    use: dict[str, Any] = {"batch": batch, "tile_px": tile_px, "device": device, "precision": precision}
+    for first, heat in predict_heatmaps(network, frames, **use):
         counts = None if most is None else most[first : first + len(heat)]
         u = heat.shape[-1] // frames.shape[2]
         table = decode_heatmap(heat, u, threshold=threshold, counts=counts, centre_side=centre_side)
         parts.append((first, table))
     bubbles = _numbered(parts)
     bubbles = bubbles[lit[bubbles["frame"]]].reset_index(drop=True)
-    found = np.bincount(bubbles["frame"], minlength=len(frames))
-    if text := difference(frames, found, about):
+    if text := difference(frames, np.bincount(bubbles["frame"], minlength=len(frames)), about):
         warn(text)
     return bubbles
 
@@ -300,9 +290,7 @@ def _read(recipe: str, path: Path, changed: int) -> tuple[nn.Module, dict[str, A
 
 def _per_frame(n_bubbles: ArrayLike, n_frames: int) -> NDArray:
     if np.shape(n_bubbles) not in ((), (n_frames,)):
-        raise ValueError(
-            f"n_bubbles must be one number, or one for each of {n_frames} frames, not {np.shape(n_bubbles)}"
-        )
+        raise ValueError(f"n_bubbles must be one number, or one for each of {n_frames} frames: {np.shape(n_bubbles)}")
     return np.broadcast_to(n_bubbles, n_frames)
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ulmpaper.records import check_choice, check_positive
 
 P_BIAS = -4.0  # so p starts at 2 %: bubbles are rare
-LEAST_WEIGHT = 1e-6  # of an answer in the mean of the offsets
 BLOCK_WEIGHT = 0.3
 _POOL_CELLS = 32  # of 4 x 4 px: sums over fewer cells are too large for the layers behind, over more too small
 _OUTPUTS = {"sigmoid": nn.Sigmoid, "linear": nn.Identity}
@@ -137,40 +136,6 @@ class ML3DResNet(nn.Module):
         _check_shape(frames, "B, 1, N, Z, X")
         first = self.extract(frames)
         return self.output(self.reconstruct(self.sum(first, self.fuse(self.blocks(first)))))
-
-
-class Mirrored(nn.Module):
-    """Look at frames twice, as they are and mirrored left to right, and average what a localizer says.
-
-    Parameters
-    ----------
-    net : Module
-        Maps (B, 3, N, Z, X) of frames (B, 1, N, Z, X), such as `ML3DResNet`.
-
-    Notes
-    -----
-    Ours. Frames have no preferred side, but a trained network is not exactly symmetric: the two answers err apart, and
-    their mean errs less, at twice the work. Offsets are weighted by p, as in `ulmpaper.predict.predict_maps`.
-
-    Examples
-    --------
-    >>> net = Mirrored(ML3DResNet(4, 1))
-    >>> frames = torch.rand(1, 1, 5, 16, 12)
-    >>> torch.allclose(net(frames)[:, 0], net(frames.flip(-1))[:, 0].flip(-1), atol=1e-6)
-    True
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Maps (B, 3, N, Z, X) float32 of `frames` (B, 1, N, Z, X)."""
-        maps, other = self.net(frames).float(), self.net(frames.flip(-1)).flip(-1).float()
-        other = torch.cat([other[:, :2], 1 - other[:, 2:]], dim=1)
-        weight, other_weight = (m[:, :1].clamp(min=LEAST_WEIGHT) for m in (maps, other))
-        offsets = (weight * maps[:, 1:] + other_weight * other[:, 1:]) / (weight + other_weight)
-        return torch.cat([(maps[:, :1] + other[:, :1]) / 2, offsets], dim=1)
 
 
 class CountNet(nn.Module):

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ulmpaper.model import LEAST_WEIGHT, CountNet
+from ulmpaper.decode import LEAST_WEIGHT
+from ulmpaper.model import CountNet
 from ulmpaper.records import check_frames, check_positive
 from ulmpaper.weights import resolve_device, resolve_precision
 
