@@ -55,8 +55,9 @@ def test_networks_beat_what_needs_no_training() -> None:
 def test_lead_over_the_densities_of_the_training() -> None:
     """Each classical method has the best of four numbers of bubbles for each density.
 
-    The limits lie below what was measured: with the paper's stride of 1 and sequences of 40 frames, all densities
-    together, 1.84 times the index of radial symmetry and 1.20 times that of the best classical method.
+    The limits lie below what was measured: with the paper's stride of 1, mirrored frames (``ml3d.mirrored``) and sequences
+    of 40 frames, all densities together, 1.85 times the index of radial symmetry and 1.204 times that of the best
+    classical method; not mirrored 1.84 and 1.197. The count is wrong by 2 % of its mean.
     """
     rows: dict[int, dict[str, float]] = {}
     found: dict[str, list[pd.DataFrame]] = {method: [] for method in ("ml3d", "mspcn", *CLASSICAL)}
@@ -81,4 +82,4 @@ def test_lead_over_the_densities_of_the_training() -> None:
     assert together["ml3d"] > 1.15 * together[list(CLASSICAL)].max()
     # Where bubbles are sparse the best of the others comes so near to 1 that nothing can be much better.
     assert (1 - table["ml3d"] < 0.8 * (1 - best)).all()
-    assert error < 0.1
+    assert error < 0.05
