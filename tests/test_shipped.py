@@ -55,9 +55,9 @@ def test_networks_beat_what_needs_no_training() -> None:
 def test_lead_over_the_densities_of_the_training() -> None:
     """Each classical method has the best of four numbers of bubbles for each density.
 
-    The limits lie below what was measured: with the paper's stride of 1, mirrored frames (``ml3d.mirrored``) and sequences
-    of 40 frames, all densities together, 1.85 times the index of radial symmetry and 1.204 times that of the best
-    classical method; not mirrored 1.84 and 1.197. The count is wrong by 2 % of its mean.
+    The limits lie below what was measured: with the paper's stride of 1, mirrored frames (``ml3d.mirrored``) and
+    sequences of 40 frames, all densities together, 1.85 times the index of radial symmetry and 1.204 times that of the
+    best classical method; not mirrored 1.84 and 1.197. The count is wrong by 2 % of its mean.
     """
     rows: dict[int, dict[str, float]] = {}
     found: dict[str, list[pd.DataFrame]] = {method: [] for method in ("ml3d", "mspcn", *CLASSICAL)}
