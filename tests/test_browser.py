@@ -186,12 +186,12 @@ def test_menu_opens_on_a_phone(browser: Browser) -> None:
     context, wrong = open_context(browser, viewport=PHONE)
     page = context.new_page()
     visit(page, "index")
-    link = page.locator(".bd-sidebar-primary a", has_text="Conventions")
+    link = page.locator(".bd-sidebar-primary a", has_text="Run it yourself")
     expect(link).not_to_be_in_viewport()
     page.locator("button.primary-toggle:visible").click()
     expect(link).to_be_in_viewport()
     link.click()
-    expect(page.locator("article h1")).to_contain_text("Conventions")
+    expect(page.locator("article h1")).to_contain_text("Run it yourself")
     assert wrong == []
     context.close()
 
