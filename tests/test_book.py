@@ -126,6 +126,9 @@ def test_page_tells_the_networks_that_made_it(tmp_path: Path) -> None:
         cells[-1].source = "infer.locate(frames, cfg)"
     byline = stage_book.with_outputs(source, executed).cells[0].source
     assert re.search(r"Networks: ml3d \w{10}, count 0123456789, mspcn \w{10}\.</p>", byline)
+    record = {"profile": "smoke", "parameters": {"overrides": {"ml3d.weights": str(own)}}}
+    networks = stage_book.networks_in_use(record, 'infer.trained("ml3d_phantom")')
+    assert networks["ml3d"] == "0123456789" != networks["ml3d_phantom"]
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.04, "0.0 s"), (99.9, "99.9 s"), (130, "2 min"), (9000, "2.5 h")])

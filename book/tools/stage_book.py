@@ -162,7 +162,7 @@ def networks_in_use(record: Mapping[str, Any], code: str) -> dict[str, str]:
     cfg = config.load_config(record["profile"], record["parameters"].get("overrides"))
     paths = {name: getattr(cfg, name).weights or weights.shipped_weights(name) for name in ("ml3d", "count", "mspcn")}
     if "ml3d_phantom" in code:
-        paths["ml3d_phantom"] = paths["ml3d"].with_name("ml3d_phantom.safetensors")
+        paths["ml3d_phantom"] = weights.shipped_weights("ml3d").with_name("ml3d_phantom.safetensors")
     return {name: weights.read_network(path)[1]["digest"] for name, path in paths.items()}
 
 
