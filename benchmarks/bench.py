@@ -2,6 +2,7 @@
 
     make bench                      all
     python benchmarks/bench.py ulm  one section
+    python benchmarks/bench.py gpu  the paper's network on a GPU, see bench_gpu.py
     python benchmarks/bench.py --write   also put the table into benchmarks/README.md
 
 Speeds of steps are frames per CPU second of one core: best of several runs in one process, which is what a busy
@@ -27,6 +28,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import torch
+from bench_gpu import bench_gpu
 from scipy import io
 from torch import nn
 
@@ -233,6 +235,7 @@ for _ in predict_maps(trained("ml3d")[0], frames, stride=10, precision="auto"):
 
 
 SECTIONS = {"ulm": bench_ulm, "process": bench_process, "simulate": bench_simulate, "networks": bench_networks}
+SECTIONS |= {"gpu": bench_gpu}
 
 
 def main() -> None:
@@ -244,9 +247,12 @@ def main() -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {dt.date.today()}"
     print(machine, end="\n\n")
     for name in arguments.sections or SECTIONS:
+        rows = SECTIONS[check_choice(name, SECTIONS, "section")]()
+        if not rows:
+            print(f"{name}: there is no CUDA device here")
+            continue
         table = "| what | measured | asked | |\n|---|---|---|---|\n"
-        for row in SECTIONS[check_choice(name, SECTIONS, "section")]():
-            table += "| " + " | ".join(row) + " |\n"
+        table += "".join("| " + " | ".join(row) + " |\n" for row in rows)
         print(table)
         if arguments.write:
             text = README.read_text(encoding="utf-8")

@@ -32,6 +32,7 @@ LAYERS = [
     {
         "crb",
         "decode",
+        "kernels",
         "localize",
         "loss",
         "metrics",
@@ -60,6 +61,7 @@ MAY_IMPORT_TORCH = {
     "costs",
     "decode",
     "infer",
+    "kernels",
     "loss",
     "model",
     "predict",

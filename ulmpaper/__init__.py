@@ -40,6 +40,7 @@ __all__ = [
     "infer",
     "insilico",
     "judge",
+    "kernels",
     "localize",
     "loss",
     "metrics",

@@ -77,6 +77,7 @@ def locate_ml3d(
     tile_px: int | None = None,
     device: str = "auto",
     precision: str = "float32",
+    compiled: bool = False,
     warn: Callable[[str], object] = _WARN,
 ) -> pd.DataFrame:
     """Detect and localize bubbles by 3DML-ResNet, as many as the counting network tells.
@@ -91,7 +92,7 @@ def locate_ml3d(
         Bubbles in each frame, instead of what the counting network tells. Fewer where fewer are probable enough.
     window : int, optional
         Frames that go through the network together, at most T; by default as in the training, or 10.
-    stride, batch, tile_px, device, precision
+    stride, batch, tile_px, device, precision, compiled
         See `ulmpaper.predict.predict_maps`.
     mirrored : bool
         See `ulmpaper.decode.Mirrored`: somewhat better, at twice the work.
@@ -135,8 +136,8 @@ def locate_ml3d(
     network, about = trained("ml3d", net)
     window = about.get("window", _WINDOW) if window is None else window
     use: dict[str, Any] = {"batch": batch, "device": device}
-    network = Mirrored(network) if mirrored else network
-    maps = predict_maps(network, frames, window=window, stride=stride, tile_px=tile_px, precision=precision, **use)
+    how: dict[str, Any] = {"stride": stride, "tile_px": tile_px, "precision": precision, "compiled": compiled, **use}
+    maps = predict_maps(Mirrored(network) if mirrored else network, frames, window=window, **how)
     margin = 1.0
     if n_bubbles is None:
         counter, about_counter = trained("count", count_net)
@@ -203,8 +204,7 @@ def locate_mspcn(
     network, about = trained("mspcn", net)
     if threshold is None and n_bubbles is None:
         threshold = about.get("threshold")
-    most = None if n_bubbles is None else _per_frame(n_bubbles, len(frames))
-    parts = []
+    most, parts = None if n_bubbles is None else _per_frame(n_bubbles, len(frames)), []
     use: dict[str, Any] = {"batch": batch, "tile_px": tile_px, "device": device, "precision": precision}
     for first, heat in predict_heatmaps(network, frames, **use):
         counts = None if most is None else most[first : first + len(heat)]
@@ -243,7 +243,7 @@ def locate(
     if check_choice(method, NETWORKS, "network") == "ml3d":
         use |= {"net": cfg.ml3d.weights, "count_net": cfg.count.weights, "threshold": cfg.ml3d.threshold}
         use |= {"stride": cfg.ml3d.stride, "min_distance_px": cfg.ml3d.min_distance_px}
-        use |= {"mirrored": cfg.ml3d.mirrored, "count_margin": cfg.count.margin}
+        use |= {"mirrored": cfg.ml3d.mirrored, "count_margin": cfg.count.margin, "compiled": c.compile}
         bubbles = locate_ml3d(frames, warn=warn, **use)
     else:
         use |= {"net": cfg.mspcn.weights, "threshold": cfg.mspcn.threshold, "centre_side": cfg.mspcn.centre_side}

@@ -7,7 +7,7 @@ few windows are in memory at a time. Networks see frames divided by the highest 
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ulmpaper.decode import LEAST_WEIGHT
+from ulmpaper.kernels import compile_parts, in_use, with_quicker_convolutions
 from ulmpaper.model import CountNet
 from ulmpaper.records import check_frames, check_positive
 from ulmpaper.weights import resolve_device, resolve_precision
@@ -35,6 +36,7 @@ def predict_maps(
     tile_px: int | None = None,
     device: str = "auto",
     precision: str = "float32",
+    compiled: bool = False,
     scale: float | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Predict the offset maps of every frame, averaged over the windows that see it.
@@ -56,6 +58,8 @@ def predict_maps(
         network sees, so the result is the same. By default frames are looked at whole.
     device, precision : str
         See `ulmpaper.weights.resolve_device` and `ulmpaper.weights.resolve_precision`.
+    compiled : bool
+        See `ulmpaper.kernels.compile_parts`.
     scale : float, optional
         Value that becomes 1, instead of the highest of all frames.
 
@@ -92,7 +96,7 @@ def predict_maps(
         raise ValueError(f"{n_frames} frames are fewer than the window of {window}: give more, or a smaller window")
     if stride > window:
         raise ValueError(f"a stride of {stride} leaves frames out between windows of {window}: take {window} or less")
-    run = _runner(net, batch, tile_px, device, precision)
+    run = _runner(net, batch, tile_px, device, precision, compiled)
     starts = [*range(0, n_frames - window, stride), n_frames - window]
     return _slide(run, frames, _scale(frames, scale), starts, window, batch)
 
@@ -221,7 +225,9 @@ def _slide(
         held, sums, first = held[done:], sums[:, done:], first + done
 
 
-def _runner(net: nn.Module, batch: int, tile_px: int | None, device: str, precision: str) -> Callable[[Tensor], Tensor]:
+def _runner(
+    net: nn.Module, batch: int, tile_px: int | None, device: str, precision: str, compiled: bool = False
+) -> Callable[[Tensor], Tensor]:
     """Function that puts frames (B, 1, ..., Z, X) through `net` on the device."""
     check_positive(batch=batch, **({} if tile_px is None else {"tile_px": tile_px}))
     place = resolve_device(device)
@@ -229,10 +235,15 @@ def _runner(net: nn.Module, batch: int, tile_px: int | None, device: str, precis
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Conv3d)]
     margin = sum(max(layer.kernel_size[-2:]) // 2 for layer in layers)  # one after another, all of stride 1
     layout = torch.channels_last_3d if any(isinstance(layer, nn.Conv3d) for layer in layers) else torch.channels_last
-    net.to(place).to(memory_format=layout)  # type: ignore[call-overload]
+    net.to(place)
+    if place.type == "cuda":
+        net = with_quicker_convolutions(net)
+    if compiled:
+        net = compile_parts(copy.deepcopy(net))
+    net.to(memory_format=layout)  # type: ignore[call-overload]
 
     def run(frames: Tensor) -> Tensor:
-        with _in_use(place, dtype):
+        with in_use(place, dtype):
             frames = frames.to(place)
             return (net(frames) if tile_px is None else _tiled(net, frames, tile_px, margin)).float()
 
@@ -253,19 +264,6 @@ def _tiled(net: nn.Module, frames: Tensor, tile_px: int, margin: int) -> Tensor:
 
     across = spans(frames.shape[-1])
     return torch.cat([torch.cat([tile(*z, *x) for x in across], dim=-1) for z in spans(frames.shape[-2])], dim=-2)
-
-
-@contextlib.contextmanager
-def _in_use(place: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """No gradients, `dtype` in earnest (not TF32 for float32), and clear words where memory runs out."""
-    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    try:
-        with torch.no_grad(), exact, torch.autocast(place.type, dtype, enabled=dtype != torch.float32):
-            yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        raise MemoryError("out of memory: lower compute.batch, or set a smaller compute.tile_px") from error
 
 
 def _sliceable(frames: Any) -> Any:

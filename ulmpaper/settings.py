@@ -273,7 +273,7 @@ class Compute(Checked):
 
     device: str = setting("auto", "processor; auto is CUDA where there is one", source="ours")
     precision: str = setting("float32", "of a trained network in use", source="ours", choices=PRECISIONS)
-    compile: bool = setting(False, "let torch compile a network for its training", source="ours")
+    compile: bool = setting(False, "let torch compile networks, in training and in use", source="ours")
     batch: int = setting(4, "windows or frames that go through a network together", source="ours", low=1)
     tile_px: int | None = setting(
         None, "side of the parts in which large frames are looked at; None takes all", unit="px", source="ours", low=32

@@ -99,7 +99,7 @@ def synthesize(
     margin = 2 * bank.half_px
     table = _check_drawing(bubbles, bank, shape_px, n_frames)
     first = np.searchsorted(table["frame"], np.arange(n_frames + 1)).tolist()
-    index, weights, corner = _splats(table, bank, shape_px, margin)
+    index, weights, corner = (part.to(where) for part in _splats(table, bank, shape_px, margin))
     rows = _pixel_tables(bank, where)
     window = torch.arange(2 * bank.half_px + 1)
     inside = window[:, None] * (n_x + 2 * margin) + window
@@ -115,8 +115,8 @@ def synthesize(
         last = first[start + len(part)]
         for k in range(first[start], last, _CHUNK_BUBBLES):
             chunk = slice(k, min(k + _CHUNK_BUBBLES, last))
-            patches = torch.bmm(weights[chunk].to(where), rows[index[chunk].to(where)])
-            at = corner[chunk].to(where) - 2 * plane * start
+            patches = torch.bmm(weights[chunk], rows[index[chunk]])
+            at = corner[chunk] - 2 * plane * start
             flat.scatter_add_(0, (at[:, None, None] + pixels).reshape(-1), patches.reshape(-1))
         if iq:
             part.copy_(torch.complex(shown[:, 0], shown[:, 1]))

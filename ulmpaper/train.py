@@ -18,6 +18,7 @@ from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
 from ulmpaper.config import Config
+from ulmpaper.kernels import compile_parts
 from ulmpaper.processes import in_any, made_ahead, processes, stop_signals
 from ulmpaper.recipes import RECIPES, Recipe, describe, training_settings
 from ulmpaper.records import Block, check_choice
@@ -116,12 +117,13 @@ def fit(
     if start is not None:
         settings["start"] = hashlib.sha256(Path(start).read_bytes()).hexdigest()[:10]
     n_steps = options.epochs * options.steps
-    with processes(cfg.compute.device) as (rank, world, device), stop_signals() as stop:
+    kernels = torch.backends.cudnn.flags(enabled=True, benchmark=True)  # try out which are the quickest
+    with processes(cfg.compute.device) as (rank, world, device), stop_signals() as stop, kernels:
         net = _begin(recipe, cfg.seed, start).to(device)
         optimizer = torch.optim.Adam(net.parameters(), lr=options.learning_rate)
         state = read_state(folder, net, optimizer, settings)
         net.to(memory_format=recipe.layout)  # type: ignore[call-overload]
-        run = torch.compile(net) if cfg.compute.compile else net
+        run = compile_parts(net) if cfg.compute.compile else net
         dtype = resolve_precision(cfg.train.precision, device)
         blocks = validation_blocks(recipe, cfg, data) if rank == 0 else []
         windows = training_windows(recipe, cfg, data, rank=rank, world=world)

@@ -2,10 +2,11 @@
 
     python ulmpaper/data/ship_weights.py build/weights/quick [NAME ...]
 
-The folder holds a run for each network, as `make weights` leaves them, and in ``ml3d_phantom`` that of 3DML-ResNet on
-the frames of ``phantom.h5``, as `make finetune` leaves it. Without names all that are there are put into the
-package. Where a run went on in a second one, ``_last``, that one counts. Each network is scored once more, on ten times
-as many validation frames as in its training: so thresholds rest on more, and what 16-bit floats cost is seen.
+The folder holds a run for each network, as `make weights` leaves them, in ``ml3d_phantom`` that of 3DML-ResNet on the
+frames of ``phantom.h5``, as `make finetune` leaves it, and in ``ml3d_paper`` that of the paper's size. Without names
+all that are there are put into the package. Where a run went on in a second one, ``_last``, that one counts. Each
+network is scored once more, on ten times as many validation frames as in its training: so thresholds rest on more, and
+what 16-bit floats cost is seen.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from ulmpaper.recipes import RECIPES
 from ulmpaper.records import check_choice
 from ulmpaper.runs import BEST, METRICS
 from ulmpaper.train import validation_blocks
-from ulmpaper.weights import read_network, shipped_weights, write_network
+from ulmpaper.weights import read_network, resolve_device, shipped_weights, write_network
 
-NAMES = (*RECIPES, "ml3d_phantom")
+NAMES = (*RECIPES, "ml3d_phantom", "ml3d_paper")
 COUNTED = ["epoch", "step", "seconds"]
 
 
@@ -40,7 +41,7 @@ def course(folders: list[Path]) -> pd.DataFrame:
 
 def ship(folder: Path, name: str) -> None:
     """Write the weights and the metrics of a network to where `ulmpaper.weights.shipped_weights` looks, or beside."""
-    kind, _, data = name.partition("_")
+    kind, device = name.partition("_")[0], resolve_device("auto")
     runs = [run for run in (folder / name, folder / f"{name}_last") if run.is_dir()]
     net, about = read_network(runs[-1] / BEST, recipe=kind)
     for run in runs[:-1]:  # all of it is the training of these weights
@@ -56,10 +57,10 @@ def ship(folder: Path, name: str) -> None:
     write_whole(path.with_suffix(".csv"), course(runs).to_csv(index=False).encode())
     how: dict[str, Any] = {"recipe": kind, "network": recipe.arguments, "half": True}
     write_network(path, net, about=about, **how)
-    half, _ = read_network(path, recipe=kind)
+    half, _ = read_network(path, recipe=kind, device=str(device))
     with torch.no_grad():
-        blocks = validation_blocks(recipe, cfg, folder / f"{data}.h5" if data else None)
-        scores = recipe.score(lambda frames: half(recipe.inputs(frames)), blocks)
+        blocks = validation_blocks(recipe, cfg, None if about["data"] == "simulated" else folder / about["data"])
+        scores = recipe.score(lambda frames: half(recipe.inputs(frames.to(device))).cpu(), blocks)
     print(f"{name}: score {scores['score']:.4f}, in training {about['scores']['score']:.4f}")
     about["scores"] = scores
     about |= {"threshold": scores["threshold"]} if "threshold" in scores else {}

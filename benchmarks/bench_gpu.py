@@ -1,0 +1,187 @@
+"""The networks of the paper's size on a GPU: what the card can do at best, and what share of it each measure brings.
+
+    python benchmarks/bench.py gpu
+
+Rates are those of multiplications and additions of the 3-D convolutions alone, over the rate of one large product of
+bfloat16 matrices on the same card in the same run. Times are taken by the card's own clock, median of several.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from ulmpaper.config import Config, load_config
+from ulmpaper.decode import decode_offsets
+from ulmpaper.infer import trained
+from ulmpaper.kernels import compile_parts, with_quicker_convolutions
+from ulmpaper.loss import ml3d_loss
+from ulmpaper.model import ML3DResNet
+from ulmpaper.predict import predict_maps
+from ulmpaper.recipes import RECIPES
+from ulmpaper.scenes import cam_scene, psf_bank
+from ulmpaper.scoring import bubble_scores
+from ulmpaper.simulate import advect, simulate_block
+from ulmpaper.synthesis import synthesize
+from ulmpaper.train import training_windows
+from ulmpaper.windows import SimulatedSource, sequence
+
+Row = tuple[str, str, str, str]
+MEASURES = ("float32", "bfloat16", "channels last", "quickest kernels", "transposed", "compiled")
+
+
+def seconds(call: Callable[[], object], least: int = 3, budget_s: float = 0.8) -> float:
+    """Median time that the card takes for a call [s]; the first two do not count."""
+    for _ in range(2):
+        call()
+    torch.cuda.synchronize()
+    taken: list[float] = []
+    while len(taken) < least or sum(taken) < budget_s:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        taken.append(start.elapsed_time(end) / 1000)
+    return statistics.median(taken)
+
+
+def ceilings() -> tuple[float, float]:
+    """Rate of a product of bfloat16 matrices [operations/s] and of copying, read and written [bytes/s]."""
+    a, b = torch.randn(2, 8192, 8192, device="cuda", dtype=torch.bfloat16)
+    rate = 2 * 8192**3 / seconds(lambda: a @ b)
+    source = torch.randn(2**30, device="cuda")
+    target = torch.empty_like(source)
+    return rate, 2 * source.nbytes / seconds(lambda: target.copy_(source))
+
+
+@contextlib.contextmanager
+def measures(n: int, *, training: bool = False) -> Iterator[nn.Module]:
+    """The paper's network with the first `n` of `MEASURES` taken; in training convolutions stay as they are."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    net: nn.Module = ML3DResNet().cuda()
+    if n > 4 and not training:
+        net = with_quicker_convolutions(net)
+    if n > 2:
+        net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    if n > 5:
+        compile_parts(net)
+    kernels = torch.backends.cudnn.flags(enabled=True, benchmark=n > 3, allow_tf32=False)
+    with kernels, torch.autocast("cuda", torch.bfloat16, enabled=n > 1):
+        yield net
+
+
+def operations(net: nn.Module, frames: torch.Tensor) -> int:
+    """Multiplications and additions of a forward pass."""
+    return 2 * sum(w.numel() for w in net.parameters() if w.ndim == 5) * frames.numel()
+
+
+def bench_inference(rate: float) -> list[Row]:
+    """Windows of 10 frames, one new frame in each: the stride of 1."""
+    rows = []
+    for shape in ((250, 250), (84, 143)):
+        frames = torch.rand(4, 1, 10, *shape, device="cuda")
+        for n, name in enumerate(MEASURES, 1):
+            with measures(n) as net, torch.no_grad():
+                taken = seconds(functools.partial(net, frames))
+                share = operations(net, frames) / taken / rate
+            asked = ">= 60 frames/s" if n == len(MEASURES) and shape == (250, 250) else ""
+            words = f"inference, {shape[0]} x {shape[1]} px, {'and ' if n > 1 else ''}{name}"
+            rows.append(
+                (words, f"{len(frames) / taken:,.1f} frames/s", asked, f"{100 * share:.0f} % of the matrix rate")
+            )
+    return rows
+
+
+def bench_training(rate: float) -> list[Row]:
+    """Forward and backward pass and a step of Adam."""
+    rows = []
+    for batch, side in ((4, 250), (8, 64)):
+        frames = torch.rand(batch, 1, 10, side, side, device="cuda")
+        targets = (torch.rand(batch, 3, 10, side, side, device="cuda") > 0.99).float()
+        for n in (2, 3, 4, 6):
+            with measures(n, training=True) as net:
+                optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
+                taken = seconds(functools.partial(train_step, net, optimizer, frames, targets))
+                share = 3 * operations(net, frames) / taken / rate  # the backward pass counts twice
+            asked = ">= 40 %" if n == len(MEASURES) else ""
+            words = f"training, {batch} windows of {side} x {side} px, {'and ' if n > 2 else ''}{MEASURES[n - 1]}"
+            speed = f"{10 * batch / taken:,.0f} frames/s"
+            rows.append((words, f"{100 * share:.0f} % of the matrix rate", asked, speed))
+    return rows
+
+
+def train_step(net: nn.Module, optimizer: torch.optim.Optimizer, frames: torch.Tensor, targets: torch.Tensor) -> None:
+    """Forward and backward pass and a step of the optimizer."""
+    optimizer.zero_grad(set_to_none=True)
+    ml3d_loss(net(frames), targets)[0].backward()
+    optimizer.step()
+
+
+def bench_simulator(cfg: Config) -> list[Row]:
+    """Frames of 250 x 250 px with 60 bubbles, drawn on the card, and windows as workers make them for a training."""
+    scene, bank, n_frames = cam_scene(cfg, 0), psf_bank(cfg), 2000
+    bubbles = advect(
+        scene.mask, scene.maps, n_frames=n_frames, n_bubbles=60, n_psf=len(bank), rng=np.random.default_rng(0)
+    )
+    use = {"n_frames": n_frames, "device": "cuda", "batch_frames": 128}
+    taken = seconds(lambda: synthesize(bubbles, bank, scene.mask.shape, **use))
+    rows = [("frames drawn", f"{n_frames / taken:,.0f} frames/s", ">= 20,000", "250 x 250 px, 60 bubbles, one process")]
+    rng = np.random.default_rng(0)
+    start = time.perf_counter()
+    simulate_block(scene.mask, scene.maps, bank, n_bubbles=60, rng=rng, **use)
+    taken = time.perf_counter() - start
+    rows.append(
+        ("simulate_block", f"{n_frames / taken:,.0f} frames/s", "", "with drift of the bubbles, and back to the CPU")
+    )
+    windows = training_windows(RECIPES["ml3d"](cfg), cfg)
+    windows[0]
+    start = time.perf_counter()
+    n_seen = sum(windows[step].frames[:, :, 0, 0].numel() for step in range(1, 6))
+    speed = n_seen / (time.perf_counter() - start)
+    rows.append(("windows for a training, a worker", f"{speed:,.0f} frames/s", "", "whole frames, on the CPU"))
+    return rows
+
+
+def bench_use(cfg: Config) -> list[Row]:
+    """`predict_maps` with the paper's network as anybody calls it; what bfloat16 does to the scores of that shipped."""
+    rows, net = [], ML3DResNet()
+    for shape in ((250, 250), (84, 143)):
+        frames = np.random.default_rng(0).random((200, *shape), np.float32)
+        for _ in range(2):  # the first time compiles
+            start = time.perf_counter()
+            for _, maps in predict_maps(net, frames, device="cuda", precision="bfloat16", compiled=True):
+                decode_offsets(maps, 60, threshold=0.5)
+            speed = len(frames) / (time.perf_counter() - start)
+        words = f"from frames to bubbles, {shape[0]} x {shape[1]} px"
+        rows.append((words, f"{speed:,.1f} frames/s", "", "stride 1, bfloat16, compiled"))
+    block = sequence(SimulatedSource(cfg, "validation"), 60, cfg.seed, "benchmark", 0)
+    net, about = trained("ml3d", cfg.ml3d.weights)
+    n_true, maps = np.bincount(block.truth["frame"], minlength=60), {}
+    for precision in ("float32", "bfloat16"):
+        chunks = predict_maps(net, block.frames, window=about["window"], device="cuda", precision=precision)
+        maps[precision] = torch.cat([part for _, part in chunks], dim=1)
+        near = bubble_scores(decode_offsets(maps[precision], n_true), block.truth)["jaccard_near"]
+        rows.append((f"Jaccard index at 0.25 px, {precision}", f"{near:.4f}", "", "weights shipped, simulated frames"))
+    apart = float((maps["float32"][0] - maps["bfloat16"][0]).abs().max())
+    rows.append(("largest difference of p", f"{apart:.4f}", "", "between the two"))
+    return rows
+
+
+def bench_gpu() -> list[Row]:
+    """All of it; nothing where there is no CUDA device."""
+    if not torch.cuda.is_available():
+        return []
+    cfg, (rate, copying) = load_config("paper"), ceilings()
+    name = torch.cuda.get_device_name()
+    rows = [("product of bfloat16 matrices", f"{rate / 1e12:,.0f} TFLOP/s", "", f"{name}, torch {torch.__version__}")]
+    rows.append(("copy, read and written", f"{copying / 1e12:.2f} TB/s", "", ""))
+    return rows + bench_inference(rate) + bench_training(rate) + bench_simulator(cfg) + bench_use(cfg)

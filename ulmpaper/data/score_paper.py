@@ -1,0 +1,105 @@
+"""Score the network of the paper's size on the frames on which chapters 7 and 8 score those of the profile quick.
+
+    python ulmpaper/data/score_paper.py WEIGHTS [FOLDER]
+
+The tables go to ``ulmpaper/data/results/paper``, or to another folder. With a GPU it takes a minute or two, without one
+hours. The network looks at every frame in ten windows (``ml3d.stride`` of 1), as in the paper.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ulmpaper import coverage, evaluate, insilico, judge, scenes, scoring, ways
+from ulmpaper.config import Config, load_config
+from ulmpaper.diskfile import write_whole
+from ulmpaper.records import Block
+from ulmpaper.weights import read_network
+from ulmpaper.windows import SimulatedSource, sequence
+
+USE: dict[str, Any] = {"ml3d.stride": 1, "compute.precision": "auto"}
+# As in chapter 8 in the profile quick.
+CAM = {"cam.shape_px": (96, 96), "cam.n_bubbles": (3, 29), "acquisition.frame_rate_hz": 250}
+CAM |= {"cam.n_frames": 3200, "cam.sequence_frames": 400}
+# As in the test of the weights that are shipped: the paper's simulator, four pictures for each number of bubbles.
+PAPER_DATA = {"train.psf": "bmode", "train.stretch": (1.0, 1.0), "train.still": 1.0, "train.speed": (1.0, 1.0)}
+PAPER_DATA |= {"train.quieter_db": (0.0, 0.0), "cam.n_test_pictures": 4}
+CROWDS = (20, 60, 120, 200)
+
+
+def maps(blocks: Iterable[Block], cfg: Config, weights: str, course: pd.DataFrame | None) -> pd.DataFrame:
+    """Scores of bubbles and maps, a row for each way to tell the network how many bubbles there are."""
+    tried = {"predicted count": ways.Way("ml3d", "told", weights=weights)}
+    tried["true count"] = ways.Way("ml3d", "true", weights=weights)
+    made, rng = evaluate.evaluate(blocks, cfg, tried), np.random.default_rng(cfg.seed)
+    bubbles = judge.bubble_scores(made, rng=rng)
+    scored = judge.map_scores(made, rng=rng, n_draws=0, course=course)
+    print(*made.notes, sep="\n")
+    table = bubbles.values.join(scored.values).join(bubbles.half_widths().add_suffix("_half"))
+    return table.rename_axis("count")
+
+
+def crowds(weights: str) -> pd.DataFrame:
+    """Jaccard index at a quarter of a pixel with the number of bubbles that the counting network tells."""
+    cfg, rows = load_config("quick", USE), {}
+    found: list[pd.DataFrame] = []
+    true: list[pd.DataFrame] = []
+    tried = {"ours": ways.Way("ml3d", "told", weights=weights)}
+    for n in CROWDS:
+        source = SimulatedSource(load_config("quick", {**PAPER_DATA, "cam.n_bubbles": (n, n)}), "test")
+        blocks = [sequence(source, 40, 7, "shipped", number) for number in range(4)]
+        tables = [ways.find_bubbles(block.frames, cfg, tried)[0]["ours"] for block in blocks]
+        truth = [block.truth for block in blocks]
+        rows[str(n)] = scoring.bubble_scores(*scoring.join_sequences(tables, truth))
+        found, true = found + tables, true + truth
+    rows["together"] = scoring.bubble_scores(*scoring.join_sequences(found, true))
+    return pd.DataFrame(rows).T.rename_axis("bubbles")
+
+
+def main() -> None:
+    """Make all tables."""
+    weights, folder = (
+        sys.argv[1],
+        Path(sys.argv[2] if len(sys.argv) > 2 else Path(__file__).parent / "results" / "paper"),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    _, about = read_network(weights, recipe="ml3d")
+    phantom, cam = load_config("quick", USE), load_config("quick", {**CAM, **USE})
+    on_gpu, n_jobs = torch.cuda.is_available(), os.cpu_count() or 1
+
+    def in_silico() -> pd.DataFrame:
+        blocks = insilico.insilico_blocks(phantom, "test", source="simulated", data_dir="data", n_jobs=n_jobs)
+        return maps(blocks, phantom, weights, coverage.phantom_course())
+
+    def on_cam() -> pd.DataFrame:
+        mask = scenes.cam_scene(cam, scenes.cam_pictures(cam, "test")[0]).mask
+        return maps(scenes.cam_blocks(cam, "test"), cam, weights, coverage.mask_course(mask))
+
+    for name, make in {"crowds": lambda: crowds(weights), "table1": in_silico, "table2": on_cam}.items():
+        start = time.perf_counter()
+        table = make()
+        print(f"{name}: {time.perf_counter() - start:.0f} s", table.T.round(4), sep="\n", flush=True)
+        write_whole(folder / f"{name}.csv", table.to_csv().encode())
+    made_with = {
+        "date": str(dt.date.today()),
+        "hardware": torch.cuda.get_device_name() if on_gpu else platform.machine(),
+        "settings": USE,
+        "weights": {key: about[key] for key in ("revision", "digest", "hardware", "seconds", "steps", "scores")},
+    }
+    write_whole(folder / "about.json", json.dumps(made_with, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main()
