@@ -9,17 +9,23 @@ bfloat16 matrices on the same card in the same run. Times are taken by the card'
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import functools
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
+import ulmpaper
 from ulmpaper.config import Config, load_config
 from ulmpaper.decode import decode_offsets
+from ulmpaper.diskfile import write_whole
 from ulmpaper.infer import trained
 from ulmpaper.kernels import compile_parts, with_quicker_convolutions
 from ulmpaper.loss import ml3d_loss
@@ -34,6 +40,7 @@ from ulmpaper.train import training_windows
 from ulmpaper.windows import SimulatedSource, sequence
 
 Row = tuple[str, str, str, str]
+RESULTS = Path(ulmpaper.__file__).parent / "data" / "results" / "paper"
 MEASURES = ("float32", "bfloat16", "channels last", "quickest kernels", "transposed", "compiled")
 
 
@@ -174,6 +181,16 @@ def bench_use(cfg: Config) -> list[Row]:
     apart = float((maps["float32"][0] - maps["bfloat16"][0]).abs().max())
     rows.append(("largest difference of p", f"{apart:.4f}", "", "between the two"))
     return rows
+
+
+def keep(rows: list[Row]) -> None:
+    """Put the rows where the book reads them."""
+    table = pd.DataFrame(rows, columns=["what", "measured", "asked", "note"])
+    write_whole(RESULTS / "benchmark.csv", table.to_csv(index=False).encode())
+    about = json.loads((RESULTS / "about.json").read_text(encoding="utf-8"))
+    hardware = torch.cuda.get_device_name()
+    about["benchmark"] = {"date": str(dt.date.today()), "hardware": hardware, "torch": torch.__version__}
+    write_whole(RESULTS / "about.json", json.dumps(about, indent=1).encode())
 
 
 def bench_gpu() -> list[Row]:

@@ -18,7 +18,8 @@ def test_profiles_load(profile: str) -> None:
 
 
 def test_paper_profile_is_the_default_values() -> None:
-    assert load_config("paper") == Config()
+    assert load_config("paper", {"ml3d.weights": None}) == Config()
+    assert load_config("paper").ml3d.weights == "paper"  # the network as large as these values make it
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from ulmpaper.scenes import cam_pictures, cam_scene, psf_bank
 from ulmpaper.simulate import simulate_block
 from ulmpaper.weights import (
     FORMAT,
+    find_weights,
     load_tensors,
     read_network,
     resolve_device,
@@ -211,6 +212,17 @@ def test_shipped_weights_are_found_or_it_is_said_how_to_train_them(
         shipped_weights("mspcn")
     with pytest.raises(ValueError, match="did you mean 'ml3d'"):
         shipped_weights("mld3")
+
+
+def test_settings_name_weights_of_the_package_or_a_file(tmp_path: Path) -> None:
+    assert find_weights("ml3d") == shipped_weights("ml3d")
+    for variant in ("phantom", "paper"):
+        assert find_weights("ml3d", variant) == shipped_weights("ml3d").with_name(f"ml3d_{variant}.safetensors")
+        assert read_network(find_weights("ml3d", variant), recipe="ml3d")[1]["settings"]["ml3d.window"] == 10
+    assert find_weights("count", "paper") == Path("paper")  # there is none
+    assert find_weights("ml3d", tmp_path / "mine.safetensors") == tmp_path / "mine.safetensors"
+    with pytest.raises(FileNotFoundError, match="papr"):
+        read_network(find_weights("ml3d", "papr"))
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "mspcn.centre_side": 5,
         "compute.precision": "auto",
     },
-    "paper": {},
+    "paper": {"ml3d.weights": "paper"},
 }
 
 

@@ -24,7 +24,7 @@ from ulmpaper.domain import difference
 from ulmpaper.predict import predict_counts, predict_heatmaps, predict_maps
 from ulmpaper.records import bubble_table, check_choice, check_frames
 from ulmpaper.settings import NETWORKS
-from ulmpaper.weights import read_network, resolve_device, shipped_weights
+from ulmpaper.weights import find_weights, read_network, resolve_device
 
 Weights = nn.Module | str | os.PathLike | None
 _WINDOW, _TILE_PX = 10, 64  # where weights do not tell
@@ -39,7 +39,7 @@ def trained(recipe: str, weights: Weights = None) -> tuple[nn.Module, dict[str, 
     recipe : {"ml3d", "count", "mspcn"}
         Which network.
     weights : path-like or Module, optional
-        File of weights; by default those that come with the package. A network in memory comes back as it is.
+        See `ulmpaper.weights.find_weights`. A network in memory comes back as it is.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def trained(recipe: str, weights: Weights = None) -> tuple[nn.Module, dict[str, 
     """
     if isinstance(weights, nn.Module):
         return weights, {}
-    path = Path(shipped_weights(recipe) if weights is None else weights)
+    path = find_weights(recipe, weights)
     changed = path.stat().st_mtime_ns if path.exists() else 0
     return _read(recipe, path, changed)
 

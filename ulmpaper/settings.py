@@ -164,7 +164,9 @@ class Fitted(Checked):
         "none", "how it falls then: not, as a cosine to 0, or times 0.1 halfway", source="ours", choices=DECAYS
     )
     clip: float = setting(1.0, "largest norm of the gradient", source="ours", above=0)
-    weights: str | None = setting(None, "file of weights to use; None takes those shipped", source="ours")
+    weights: str | None = setting(
+        None, "file of weights to use, or for ml3d phantom or paper; None takes those shipped", source="ours"
+    )
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,18 @@ another.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ulmpaper.judge import BLACK, Scores
+from ulmpaper.records import check_choice
 
+_PAPER_SIZED = Path(__file__).parent / "data" / "results" / "paper"
 RS, MSPCN, ML3D = "RS", "mSPCN", "3DML-ResNet"
 # SSIM [%] and RMSE as printed in the paper.
 PAPER = {
@@ -132,6 +137,32 @@ def sentences(ranks: pd.DataFrame, *, ours: str = ML3D) -> list[str]:
         paper = row["paper_ahead"]
         said.append(text + ("." if np.isnan(paper) else f"; in the paper by {paper:.3g}."))
     return said
+
+
+def paper_sized(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read what was measured once, on a GPU, of the network of the paper's size; see ``data/score_paper.py``.
+
+    Parameters
+    ----------
+    name : {"table1", "table2", "crowds", "benchmark"}
+        Scores on the frames of chapters 7 and 8 in the profile quick, on the paper's simulator by number of bubbles, or
+        speeds.
+
+    Returns
+    -------
+    table : DataFrame
+        Rows by the first column of the file.
+    about : dict
+        ``date`` and ``hardware``, and for scores the ``stride`` and the digest of the training of the ``weights``.
+
+    Examples
+    --------
+    >>> paper_sized("crowds")[0].index.tolist()
+    ['20', '60', '120', '200', 'together']
+    """
+    about = json.loads((_PAPER_SIZED / "about.json").read_text(encoding="utf-8"))
+    check_choice(name, about, "table")
+    return pd.read_csv(_PAPER_SIZED / f"{name}.csv", index_col=0, keep_default_na=name != "benchmark"), about[name]
 
 
 def _beside(scores: pd.DataFrame, table: str) -> pd.DataFrame:

@@ -40,7 +40,7 @@ class Way:
     centre_side : int, optional
         For mSPCN, of what the centre of mass is taken, see `decode.decode_heatmap`; by default as the settings say.
     weights : str, optional
-        File of a network's weights instead of that of the settings.
+        A network's weights instead of those of the settings, see `ulmpaper.weights.find_weights`.
 
     Raises
     ------

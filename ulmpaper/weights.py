@@ -59,10 +59,8 @@ def write_network(
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = write_network(
-    ...         f"{folder}/a.safetensors", CountNet(9), recipe="count", network={"n_max": 9}, about={"seconds": 60}
-    ...     )
-    ...     net, about = read_network(path)
+    ...     how = {"recipe": "count", "network": {"n_max": 9}, "about": {"seconds": 60}}
+    ...     net, about = read_network(write_network(f"{folder}/a.safetensors", CountNet(9), **how))
     >>> net.n_max, about
     (9, {'seconds': 60})
     """
@@ -168,6 +166,14 @@ def shipped_weights(recipe: str, *, missing_ok: bool = False) -> Path:
             f"and name the file in the setting {recipe}.weights"
         )
     return path
+
+
+def find_weights(recipe: str, weights: str | os.PathLike | None = None) -> Path:
+    """Find the file that a setting means: a path, ``phantom`` or ``paper`` for others of the package, or None."""
+    if weights is None:
+        return shipped_weights(recipe)
+    named = _SHIPPED / f"{recipe}_{weights}.safetensors"
+    return named if named.is_file() else Path(weights)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

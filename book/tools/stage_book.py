@@ -160,10 +160,10 @@ def networks_in_use(record: Mapping[str, Any], code: str) -> dict[str, str]:
     if not re.search(r"\binfer\.|\"ml3d", code):
         return {}
     cfg = config.load_config(record["profile"], record["parameters"].get("overrides"))
-    paths = {name: getattr(cfg, name).weights or weights.shipped_weights(name) for name in ("ml3d", "count", "mspcn")}
-    if "ml3d_phantom" in code:
-        paths["ml3d_phantom"] = weights.shipped_weights("ml3d").with_name("ml3d_phantom.safetensors")
-    return {name: weights.read_network(path)[1]["digest"] for name, path in paths.items()}
+    files = {name: weights.find_weights(name, getattr(cfg, name).weights) for name in ("ml3d", "count", "mspcn")}
+    if 'weights="phantom"' in code:
+        files["ml3d phantom"] = weights.find_weights("ml3d", "phantom")
+    return {name: weights.read_network(path)[1]["digest"] for name, path in files.items()}
 
 
 def in_words(seconds: float) -> str:

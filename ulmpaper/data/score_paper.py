@@ -1,22 +1,20 @@
 """Score the network of the paper's size on the frames on which chapters 7 and 8 score those of the profile quick.
 
-    python ulmpaper/data/score_paper.py WEIGHTS [FOLDER]
+    python ulmpaper/data/score_paper.py [table1] [table2] [crowds] [--stride N] [--weights FILE] [--folder FOLDER]
 
-The tables go to ``ulmpaper/data/results/paper``, or to another folder. With a GPU it takes a minute or two, without one
-hours. The network looks at every frame in ten windows (``ml3d.stride`` of 1), as in the paper.
+The tables go to ``ulmpaper/data/results/paper``, with what they were made by in ``about.json``. With a GPU all take two
+minutes; without one a table takes hours in the paper's stride of 1, so give it one of 5, or 10.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
 import json
 import os
-import platform
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,11 +23,10 @@ import torch
 from ulmpaper import coverage, evaluate, insilico, judge, scenes, scoring, ways
 from ulmpaper.config import Config, load_config
 from ulmpaper.diskfile import write_whole
-from ulmpaper.records import Block
+from ulmpaper.records import Block, check_choice
 from ulmpaper.weights import read_network
 from ulmpaper.windows import SimulatedSource, sequence
 
-USE: dict[str, Any] = {"ml3d.stride": 1, "compute.precision": "auto"}
 # As in chapter 8 in the profile quick.
 CAM = {"cam.shape_px": (96, 96), "cam.n_bubbles": (3, 29), "acquisition.frame_rate_hz": 250}
 CAM |= {"cam.n_frames": 3200, "cam.sequence_frames": 400}
@@ -51,9 +48,9 @@ def maps(blocks: Iterable[Block], cfg: Config, weights: str, course: pd.DataFram
     return table.rename_axis("count")
 
 
-def crowds(weights: str) -> pd.DataFrame:
+def crowds(cfg: Config, weights: str) -> pd.DataFrame:
     """Jaccard index at a quarter of a pixel with the number of bubbles that the counting network tells."""
-    cfg, rows = load_config("quick", USE), {}
+    rows = {}
     found: list[pd.DataFrame] = []
     true: list[pd.DataFrame] = []
     tried = {"ours": ways.Way("ml3d", "told", weights=weights)}
@@ -69,36 +66,43 @@ def crowds(weights: str) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Make all tables."""
-    weights, folder = (
-        sys.argv[1],
-        Path(sys.argv[2] if len(sys.argv) > 2 else Path(__file__).parent / "results" / "paper"),
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    _, about = read_network(weights, recipe="ml3d")
-    phantom, cam = load_config("quick", USE), load_config("quick", {**CAM, **USE})
+    """Make the tables asked for."""
+    here = Path(__file__).parent
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", default=["table1", "table2", "crowds"])
+    parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--weights", default=str(here / "weights" / "ml3d_paper.safetensors"))
+    parser.add_argument("--folder", type=Path, default=here / "results" / "paper")
+    asked = parser.parse_args()
+    _, trained = read_network(asked.weights, recipe="ml3d")
+    use = {"ml3d.stride": asked.stride, "compute.precision": "auto"}
+    phantom, cam = load_config("quick", use), load_config("quick", {**CAM, **use})
     on_gpu, n_jobs = torch.cuda.is_available(), os.cpu_count() or 1
 
-    def in_silico() -> pd.DataFrame:
+    def table1() -> pd.DataFrame:
         blocks = insilico.insilico_blocks(phantom, "test", source="simulated", data_dir="data", n_jobs=n_jobs)
-        return maps(blocks, phantom, weights, coverage.phantom_course())
+        return maps(blocks, phantom, asked.weights, coverage.phantom_course())
 
-    def on_cam() -> pd.DataFrame:
+    def table2() -> pd.DataFrame:
         mask = scenes.cam_scene(cam, scenes.cam_pictures(cam, "test")[0]).mask
-        return maps(scenes.cam_blocks(cam, "test"), cam, weights, coverage.mask_course(mask))
+        return maps(scenes.cam_blocks(cam, "test"), cam, asked.weights, coverage.mask_course(mask))
 
-    for name, make in {"crowds": lambda: crowds(weights), "table1": in_silico, "table2": on_cam}.items():
+    makers = {"table1": table1, "table2": table2, "crowds": lambda: crowds(phantom, asked.weights)}
+    file = asked.folder / "about.json"
+    about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    for name in asked.tables:
         start = time.perf_counter()
-        table = make()
+        table = makers[check_choice(name, makers, "table")]()
         print(f"{name}: {time.perf_counter() - start:.0f} s", table.T.round(4), sep="\n", flush=True)
-        write_whole(folder / f"{name}.csv", table.to_csv().encode())
-    made_with = {
-        "date": str(dt.date.today()),
-        "hardware": torch.cuda.get_device_name() if on_gpu else platform.machine(),
-        "settings": USE,
-        "weights": {key: about[key] for key in ("revision", "digest", "hardware", "seconds", "steps", "scores")},
-    }
-    write_whole(folder / "about.json", json.dumps(made_with, indent=1).encode())
+        write_whole(asked.folder / f"{name}.csv", table.to_csv().encode())
+        about[name] = {
+            "date": str(dt.date.today()),
+            "hardware": torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} threads of a CPU",
+            "stride": asked.stride,
+            "weights": trained["digest"],
+        }
+        write_whole(file, json.dumps(about, indent=1).encode())
 
 
 if __name__ == "__main__":
