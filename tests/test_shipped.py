@@ -12,6 +12,7 @@ from ulmpaper import infer, localize, predict
 from ulmpaper.config import load_config
 from ulmpaper.records import Block
 from ulmpaper.scoring import bubble_scores, join_sequences
+from ulmpaper.tables import paper_sized
 from ulmpaper.windows import SimulatedSource, sequence
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,6 +50,17 @@ def test_networks_beat_what_needs_no_training() -> None:
     jaccard = {m: near(find(m, sequences, 25), sequences) for m in ("ml3d", "mspcn", "parabola", "radial")}
     assert jaccard["ml3d"] > jaccard["parabola"] > jaccard["radial"]
     assert jaccard["mspcn"] > jaccard["radial"]
+
+
+@pytest.mark.filterwarnings("ignore:the frames are unlike")
+def test_the_network_of_the_papers_size_works_without_a_gpu() -> None:
+    sequences = blocks(6, (64, 64), n_sequences=2, n_frames=10)
+    cfg = load_config("paper", {"compute.device": "cpu", "compute.precision": "auto", "ml3d.threshold": None})
+    assert near([infer.locate(block.frames, cfg) for block in sequences], sequences) > 0.7
+    net, about = infer.trained("ml3d", "paper")
+    assert (net.extract.out_channels, len(net.blocks)) == (cfg.ml3d.features, cfg.ml3d.blocks)
+    for name in ("table1", "table2", "crowds"):
+        assert paper_sized(name)[1]["weights"] == about["digest"], "scored with these weights"
 
 
 @pytest.mark.slow
