@@ -22,7 +22,7 @@ from _book import BUILD, ROOT, run_notebooks
 GOLDEN = Path(__file__).with_name("results_smoke.json")
 RESULTS = ("07_figure3_table1_insilico", "08_figure4_table2_cam")
 NAMES = ("02_psf_and_bmode", "03_data", "04_classical_ulm", *RESULTS, "11_pala_differences")
-_LEFT_OUT = ("mspcn", "ml3d", "ranks", "length_by_width", "real", "brain")
+_LEFT_OUT = ("mspcn", "ml3d", "paper_sized", "ranks", "length_by_width", "real", "brain")
 
 
 def smoke_results(name: str) -> dict[str, Any]:
