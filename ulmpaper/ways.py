@@ -225,6 +225,7 @@ def _ml3d(
         threshold=min(least.values()),
         min_distance_px=cfg.ml3d.min_distance_px,
         precision=cfg.compute.precision,
+        compiled=cfg.compute.compile,
         warn=lambda _: None,  # of so many bubbles
         **_use(cfg),
     )
