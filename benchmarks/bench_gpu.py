@@ -31,7 +31,7 @@ from ulmpaper.kernels import compile_parts, with_quicker_convolutions
 from ulmpaper.loss import ml3d_loss
 from ulmpaper.model import ML3DResNet
 from ulmpaper.predict import predict_maps
-from ulmpaper.recipes import RECIPES
+from ulmpaper.recipes import RECIPES, revision
 from ulmpaper.scenes import cam_scene, psf_bank
 from ulmpaper.scoring import bubble_scores
 from ulmpaper.simulate import advect, simulate_block
@@ -188,8 +188,8 @@ def keep(rows: list[Row]) -> None:
     table = pd.DataFrame(rows, columns=["what", "measured", "asked", "note"])
     write_whole(RESULTS / "benchmark.csv", table.to_csv(index=False).encode())
     about = json.loads((RESULTS / "about.json").read_text(encoding="utf-8"))
-    hardware = torch.cuda.get_device_name()
-    about["benchmark"] = {"date": str(dt.date.today()), "hardware": hardware, "torch": torch.__version__}
+    how = {"date": str(dt.date.today()), "revision": revision(), "hardware": torch.cuda.get_device_name()}
+    about["benchmark"] = how | {"torch": torch.__version__}
     write_whole(RESULTS / "about.json", json.dumps(about, indent=1).encode())
 
 

@@ -163,6 +163,15 @@ def training_settings(cfg: Config, name: str) -> dict[str, Any]:
     return {"seed": cfg.seed, **pairs}
 
 
+def revision() -> str:
+    """Commit of the source, with ``-dirty`` where files were changed; ``unknown`` where it is no checkout."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
 def describe(
     recipe: Recipe, cfg: Config, settings: Mapping[str, Any], progress: Progress, device: torch.device
 ) -> dict[str, Any]:
@@ -171,7 +180,7 @@ def describe(
     on_gpu = device.type == "cuda"
     return {
         "digest": digest,
-        "revision": _revision(),
+        "revision": revision(),
         "ulmpaper": __version__,
         "data": settings["data"],
         "settings": settings,
@@ -198,15 +207,6 @@ def _domain(cfg: Config) -> dict[str, Any]:
         "bubbles_per_px": [n / area for n in cfg.cam.n_bubbles],
         "px_wavelengths": banks[0].px_wavelengths,
     }
-
-
-def _revision() -> str:
-    """Commit of the source, where it is a checkout."""
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _score_ml3d(

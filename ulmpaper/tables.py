@@ -153,7 +153,8 @@ def paper_sized(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     table : DataFrame
         Rows by the first column of the file.
     about : dict
-        ``date`` and ``hardware``, and for scores the ``stride`` and the digest of the training of the ``weights``.
+        ``date``, ``revision`` of this package and ``hardware``; for scores the ``stride`` and the digest
+        of the training of the ``weights``.
 
     Examples
     --------

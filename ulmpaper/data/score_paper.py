@@ -23,6 +23,7 @@ import torch
 from ulmpaper import coverage, evaluate, insilico, judge, scenes, scoring, ways
 from ulmpaper.config import Config, load_config
 from ulmpaper.diskfile import write_whole
+from ulmpaper.recipes import revision
 from ulmpaper.records import Block, check_choice
 from ulmpaper.weights import read_network
 from ulmpaper.windows import SimulatedSource, sequence
@@ -98,6 +99,7 @@ def main() -> None:
         write_whole(asked.folder / f"{name}.csv", table.to_csv().encode())
         about[name] = {
             "date": str(dt.date.today()),
+            "revision": revision(),
             "hardware": torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} threads of a CPU",
             "stride": asked.stride,
             "weights": trained["digest"],
