@@ -87,11 +87,14 @@ train-%:
 	@[ $(PROFILE) != quick ] || [ -z "$(LAST_$*)" ] || \
 	  $(BIN)/ulmpaper train --recipe $* --start $(RUNS)/$*/best.safetensors $(LAST_$*) -o $(RUNS)/$*_last
 
-finetune: setup ## train 3DML-ResNet on, with sequences 16 to 20 of the phantom, as the paper does with PALA's
+finetune: setup ## train 3DML-ResNet and mSPCN on, with sequences 16 to 20 of the phantom, as the paper does with PALA's
 	@$(BIN)/ulmpaper simulate phantom --split validation --profile $(PROFILE) -o $(RUNS)/phantom
 	@$(BIN)/ulmpaper store $(RUNS)/phantom/IQ/*.mat -o $(RUNS)/phantom.h5
-	@$(BIN)/ulmpaper train --recipe ml3d --data $(RUNS)/phantom.h5 --start ulmpaper/data/weights/ml3d.safetensors \
-	  --profile $(PROFILE) --set ml3d.epochs=8 --set ml3d.steps=200 --set ml3d.learning_rate=5e-4 -o $(RUNS)/ml3d_phantom
+	@$(MAKE) --no-print-directory --jobs=2 tune-ml3d tune-mspcn
+
+tune-%:
+	@$(BIN)/ulmpaper train --recipe $* --data $(RUNS)/phantom.h5 --start ulmpaper/data/weights/$*.safetensors \
+	  --profile $(PROFILE) --set $*.epochs=8 --set $*.steps=200 --set $*.learning_rate=5e-4 -o $(RUNS)/$*_phantom
 
 lock: ## after changing dependencies: write the installed versions to constraints.txt and environment.yml
 	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt

@@ -127,8 +127,10 @@ def test_page_tells_the_networks_that_made_it(tmp_path: Path) -> None:
     byline = stage_book.with_outputs(source, executed).cells[0].source
     assert re.search(r"Networks: ml3d \w{10}, count 0123456789, mspcn \w{10}\.</p>", byline)
     record = {"profile": "smoke", "parameters": {"overrides": {"ml3d.weights": str(own)}}}
-    networks = stage_book.networks_in_use(record, 'Way("ml3d", "told", weights="phantom")')
+    code = 'Way("ml3d", "told", weights="phantom"); Way("mspcn", weights="phantom"); infer.trained("count", "paper")'
+    networks = stage_book.networks_in_use(record, code)
     assert networks["ml3d"] == "0123456789" != networks["ml3d phantom"]
+    assert {"mspcn phantom", "count paper"} < set(networks)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.04, "0.0 s"), (99.9, "99.9 s"), (130, "2 min"), (9000, "2.5 h")])
@@ -292,7 +294,7 @@ def test_notebook_page_shows_its_figures_and_what_made_them(name: str) -> None:
     assert re.fullmatch(
         r"Profile smoke, source \w+\. Run on \d{4}-\d\d-\d\d in [\d.]+ \w+ on .+, revision .+\.", byline
     )
-    networks = r"Networks: ml3d \w{10}, count \w{10}, mspcn \w{10}(, ml3d phantom \w{10})?\.$"
+    networks = r"Networks: ml3d \w{10}, count \w{10}, mspcn \w{10}(, (ml3d|count|mspcn) (phantom|paper) \w{10})*\.$"
     assert bool(re.search(networks, byline)) == ("05" <= name < "11")
 
 

@@ -129,7 +129,8 @@ def sentences(ranks: pd.DataFrame, *, ours: str = ML3D) -> list[str]:
     said = []
     for (recipe, group), (_, row) in zip(ranks.index, ranks.iterrows(), strict=True):
         place = "ahead of" if row["ahead"] > 0 else "behind"
-        rival = f"the {group}" if row["which"] == group else f"the best of {group}, {row['which']}"
+        alone = f"the {group}" if group == BLACK else group
+        rival = alone if row["which"] == group else f"the best of {group}, {row['which']}"
         size, low, high = abs(row["ahead"]), *sorted(np.sign(row["ahead"] or 1) * row[["low", "high"]].to_numpy(float))
         text = f"{recipe}: {ours} ({row['ours']:.4g}) is {place} {rival} ({row['rival']:.4g}), by {size:.3g}"
         if np.isfinite(low):

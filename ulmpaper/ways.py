@@ -145,15 +145,15 @@ def number_grid(
     return ways
 
 
-def threshold_grid(thresholds: Iterable[float], *, weights: str | None = None) -> dict[str, Way]:
-    """Ways of mSPCN to choose from.
+def threshold_grid(thresholds: Iterable[float], *, method: str = "mspcn", weights: str | None = None) -> dict[str, Way]:
+    """Ways of a network to choose from.
 
     Examples
     --------
     >>> list(threshold_grid([2, 4.5]))
     ['mspcn, > 2', 'mspcn, > 4.5']
     """
-    return {f"mspcn, > {t:.3g}": Way("mspcn", threshold=float(t), weights=weights) for t in thresholds}
+    return {f"{method}, > {t:.3g}": Way(method, threshold=float(t), weights=weights) for t in thresholds}
 
 
 def choose(ways: Mapping[str, Way], scores: pd.Series) -> dict[str, str]:

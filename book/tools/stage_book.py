@@ -161,8 +161,10 @@ def networks_in_use(record: Mapping[str, Any], code: str) -> dict[str, str]:
         return {}
     cfg = config.load_config(record["profile"], record["parameters"].get("overrides"))
     files = {name: weights.find_weights(name, getattr(cfg, name).weights) for name in ("ml3d", "count", "mspcn")}
-    if 'weights="phantom"' in code:
-        files["ml3d phantom"] = weights.find_weights("ml3d", "phantom")
+    others = r"Way\(\"(\w+)\"[^)]*weights=\"(\w+)\"|trained\(\"(\w+)\", \"(\w+)\"\)"
+    for way, variant, name, named in re.findall(others, code):
+        recipe, of = way or name, variant or named
+        files[f"{recipe} {of}"] = weights.find_weights(recipe, of)
     return {name: weights.read_network(path)[1]["digest"] for name, path in files.items()}
 
 

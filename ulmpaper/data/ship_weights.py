@@ -2,8 +2,8 @@
 
     python ulmpaper/data/ship_weights.py build/weights/quick [NAME ...]
 
-The folder holds a run for each network, as `make weights` leaves them, in ``ml3d_phantom`` that of 3DML-ResNet on the
-frames of ``phantom.h5``, as `make finetune` leaves it, and in ``ml3d_paper`` that of the paper's size. Without names
+The folder holds a run for each network, as `make weights` leaves them; ``_phantom`` behind the name, those that went on
+with the frames of ``phantom.h5``, as `make finetune` leaves them; ``_paper``, those of the profile `paper`. Without names
 all that are there are put into the package. Where a run went on in a second one, ``_last``, that one counts. Each
 network is scored once more, on ten times as many validation frames as in its training: so thresholds rest on more, and
 what 16-bit floats cost is seen.
@@ -27,7 +27,7 @@ from ulmpaper.runs import BEST, METRICS
 from ulmpaper.train import validation_blocks
 from ulmpaper.weights import read_network, resolve_device, shipped_weights, write_network
 
-NAMES = (*RECIPES, "ml3d_phantom", "ml3d_paper")
+NAMES = tuple(name + variant for variant in ("", "_phantom", "_paper") for name in RECIPES)
 COUNTED = ["epoch", "step", "seconds"]
 
 
