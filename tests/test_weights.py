@@ -219,7 +219,7 @@ def test_settings_name_weights_of_the_package_or_a_file(tmp_path: Path) -> None:
     for variant in ("phantom", "paper"):
         assert find_weights("ml3d", variant) == shipped_weights("ml3d").with_name(f"ml3d_{variant}.safetensors")
         assert read_network(find_weights("ml3d", variant), recipe="ml3d")[1]["settings"]["ml3d.window"] == 10
-    assert find_weights("count", "paper") == Path("paper")  # there is none
+    assert find_weights("count", "phantom") == Path("phantom")  # there is none
     assert find_weights("ml3d", tmp_path / "mine.safetensors") == tmp_path / "mine.safetensors"
     with pytest.raises(FileNotFoundError, match="papr"):
         read_network(find_weights("ml3d", "papr"))

@@ -3,8 +3,8 @@
     python ulmpaper/data/ship_weights.py build/weights/quick [NAME ...]
 
 The folder holds a run for each network, as `make weights` leaves them; ``_phantom`` behind the name, those that went on
-with the frames of ``phantom.h5``, as `make finetune` leaves them; ``_paper``, those of the profile `paper`. Without names
-all that are there are put into the package. Where a run went on in a second one, ``_last``, that one counts. Each
+with the frames of ``phantom.h5``, as `make finetune` leaves them; ``_paper``, those of the profile `paper`. Without
+names all that are there are put into the package. Where a run went on in a second one, ``_last``, that one counts. Each
 network is scored once more, on ten times as many validation frames as in its training: so thresholds rest on more, and
 what 16-bit floats cost is seen.
 """
