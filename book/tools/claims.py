@@ -203,7 +203,8 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             FIG3,
             lambda r: (
                 f"its numbers are off by {100 * r(f'{_6}.in_silico.error_share'):.0f} % on the phantom and by "
-                f"{100 * r(f'{_6}.cam_error_share'):.0f} % on CAM; Jaccard index on the phantom {r(f'{_3}.bubbles.ml3d.jaccard_near'):.2f}, "
+                f"{100 * r(f'{_6}.cam_error_share'):.0f} % on CAM; Jaccard index on the phantom "
+                f"{r(f'{_3}.bubbles.ml3d.jaccard_near'):.2f}, "
                 f"with the true numbers {r(f'{_3}.bubbles.ml3d_true_count.jaccard_near'):.2f}"
             ),
             lambda r: (
