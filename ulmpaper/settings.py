@@ -165,7 +165,7 @@ class Fitted(Checked):
     )
     clip: float = setting(1.0, "largest norm of the gradient", source="ours", above=0)
     weights: str | None = setting(
-        None, "file of weights to use, or for ml3d phantom or paper; None takes those shipped", source="ours"
+        None, "file of weights, or paper or (not for count) phantom: others that are shipped", source="ours"
     )
 
 
