@@ -21,7 +21,14 @@ def figure(better: float) -> dict[str, Any]:
     """Results of notebook 07 or 08 in which 3DML-ResNet is ahead by `better`."""
     bubbles = {
         way: scores(jaccard_near=j, recall_far=j, rms_px=0.2, false_tracks=0.02, count_bias=0.1, count_error=0.2)
-        for way, j in (("rs", 0.5), ("weighted", 0.45), ("classical", 0.55), ("mspcn", 0.5), ("ml3d", 0.5 + better))
+        for way, j in (
+            ("rs", 0.5),
+            ("weighted", 0.45),
+            ("classical", 0.55),
+            ("mspcn", 0.5),
+            ("mspcn_paper", 0.5),
+            ("ml3d", 0.5 + better),
+        )
     }
     bubbles["ml3d_true_count"] = scores(jaccard_near=0.5 + better)
     maps = {way: scores(false=0.2, length=0.97) for way in ("rs", "mspcn", "ml3d")}

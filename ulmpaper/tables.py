@@ -141,7 +141,7 @@ def sentences(ranks: pd.DataFrame, *, ours: str = ML3D) -> list[str]:
 
 
 def paper_sized(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read what was measured once, on a GPU, of the network of the paper's size; see ``data/score_paper.py``.
+    """Read what was measured once of the network of the paper's size; see ``data/score_paper.py``.
 
     Parameters
     ----------
