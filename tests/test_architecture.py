@@ -25,6 +25,7 @@ LAYERS = [
         "filters",
         "flow",
         "model",
+        "parallel",
         "registry",
         "subpixel",
         "tubes",

@@ -52,6 +52,9 @@ def test_from_frames_to_maps(run: Run, npy: Path, tmp_path: Path) -> None:
     tracks = read_table(out / "tables.h5", "tracks")
     assert tracks.columns.tolist() == ["frame", "z", "x", "score", "track", "vz", "vx"]
     assert len(pd.read_csv(out / "tracks.csv")) == len(tracks) > 100
+    for name in ("bubbles", "tracks"):
+        text = read_table(out / "tables.h5", name).to_csv(index=False, float_format="%.6g")
+        assert (out / f"{name}.csv").read_text(encoding="utf-8") == text
     settings = json.loads((out / "run.json").read_text())
     assert settings["config"]["locate"]["method"] == "parabola"
     assert settings["input"] == "flow.npy"
@@ -99,7 +102,7 @@ def test_networks_from_frames_to_maps(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "blocks.n_frames=78"], "the last block has 2 of 80 frames, the network's window 5"),
+        (["--set", "blocks.n_frames=4"], "comes in blocks of 4 frames, filters or network need 5: give more frames"),
         (["--set", "ml3d.weights=nothing.safetensors"], "no weights at nothing.safetensors"),
         (["--set", "ml3d.weights=PICKLED"], "pickled checkpoint"),
         (["--set", "compute.device=tpu"], "device 'tpu' cannot be used"),
@@ -121,6 +124,20 @@ def test_networks_that_cannot_run_are_one_clear_error(
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("filtering", ["filter.svd_low=10", "filter.band_hz=(50,249)"])
+def test_a_short_rest_joins_the_block_before(run: Run, npy: Path, tmp_path: Path, filtering: str) -> None:
+    np.save(tmp_path / "a.npy", np.load(npy)[:65])
+    how = ("--set", filtering, "--set", "blocks.n_frames=60")
+    code, _, err = run("ulm", tmp_path / "a.npy", "-o", tmp_path / "out", *how)
+    assert (code, "65 frames" in err) == (0, True)
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["n_frames"] == 65
+    np.save(tmp_path / "b.npy", np.load(npy)[:8])
+    code, _, err = run("ulm", tmp_path / "b.npy", "-o", tmp_path / "other", *how)
+    assert code == 2
+    assert "b.npy comes in blocks of 8 frames, filters or network need 1" in err
+    assert not (tmp_path / "other").exists()
 
 
 def test_without_weights_it_is_said_how_to_train_them(
@@ -241,7 +258,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
         ("flow", ["--set", "track.max_gap"], "--set takes KEY=VALUE"),
         ("flow", ["--set", "track.max_gap=-1"], "max_gap must be 0 or more"),
         ("flow", ["--set", "locate.roi_px=71"], "smaller than the window of 71 x 71"),
-        ("flow", ["--set", "filter.svd_low=90"], "components 90 to 80 cannot be kept"),
+        ("flow", ["--set", "filter.svd_low=90"], "comes in blocks of 80 frames, filters or network need 90"),
         ("flow", ["--set", "filter.band_hz=(50,900)"], "half the frame rate (500 Hz)"),
         ("flow", ["--jobs", "0"], "n_jobs"),
         ("flow", ["-o", "FILE/sub"], "choose another folder"),

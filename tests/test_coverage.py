@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ulmpaper import render
 from ulmpaper.config import load_config
 from ulmpaper.coverage import length_scores, line_scores, mask_course, phantom_course, shown
 from ulmpaper.phantom import true_map
@@ -21,7 +23,7 @@ def slow_share(lines: np.ndarray, others: np.ndarray, half: int) -> float:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([4, 10]), st.floats(0, 0.05))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([4, 5, 10]), st.floats(0, 0.05))
 def test_line_scores_are_those_counted_by_hand(seed: int, upsample: int, density: float) -> None:
     rng = np.random.default_rng(seed)
     estimate, truth = rng.random((2, 40, 50)) < density
@@ -48,6 +50,14 @@ def test_shown_points_are_those_found_by_hand() -> None:
     assert shown(course, density).tolist() == expected
     assert not shown(course, np.zeros((60, 80))).any()
     assert np.isnan(length_scores(course, density, np.zeros((60, 80)))["length"])
+
+
+def test_tracks_are_shown_where_they_lie_on_both_grids() -> None:
+    frame = np.arange(20)
+    path = pd.DataFrame({"track": 0, "frame": frame, "z": 5.0 + frame / 4, "x": 20.0, "vz": 1.0, "vx": 0.0})
+    course = pd.DataFrame({"z": [7.0], "x": [20.0], "reach": 0.15})
+    for pala in (False, True):
+        assert shown(course, render.density(path, (16, 30), pala=pala), pala=pala).all()
 
 
 def test_whole_phantom_shows_its_tubes() -> None:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import joblib
@@ -17,7 +18,8 @@ import pytest
 
 from ulmpaper.config import load_config
 from ulmpaper.example import example_block
-from ulmpaper.pipeline import MapTotals, _backend, ulm, ulm_blocks, ulm_many
+from ulmpaper.parallel import in_turn
+from ulmpaper.pipeline import MapTotals, least_frames, ulm, ulm_blocks, ulm_many
 from ulmpaper.records import Block
 from ulmpaper.render import density
 from ulmpaper.track import interpolate
@@ -155,14 +157,41 @@ def test_networks_work_in_processes_of_one_thread_and_warn_once(networks: dict[s
     assert [len(result.notes) for result in ulm_blocks(short, cfg, method="ml3d")] == [1, 1]
     with pytest.warns(UserWarning, match="unlike"):
         same(parallel, ulm_many(short, cfg, method="ml3d"))
-    with _backend(None, 2):  # the same processes go on
-        assert joblib.Parallel(n_jobs=2)([joblib.delayed(_threads)()]) == [1]
+    assert list(in_turn(iter([joblib.delayed(_threads)()]), n_jobs=2)) == [1]
 
 
 def _threads() -> int:
     import torch
 
     return torch.get_num_threads()
+
+
+def test_few_tasks_are_read_ahead_and_the_backend_of_the_caller_stays() -> None:
+    read = 0
+
+    def tasks() -> Iterator[tuple]:
+        nonlocal read
+        for read in range(1, 101):
+            yield joblib.delayed(abs)(-read)
+
+    usual = type(joblib.Parallel(n_jobs=2, prefer="threads")._backend)
+    results = in_turn(tasks(), n_jobs=2)
+    assert next(results) == 1
+    time.sleep(0.3)
+    assert read <= 9
+    assert type(joblib.Parallel(n_jobs=2, prefer="threads")._backend) is usual
+    assert list(results) == list(range(2, 101))
+
+
+def test_blocks_must_hold_what_the_filters_need() -> None:
+    rng, iq = np.random.default_rng(0), {"filter.band_hz": (50, 249)}
+    for settings in ({"filter.svd_low": 5}, iq, {**iq, "filter.order": 3}, {**iq, "filter.svd_low": 40}):
+        cfg = load_config("smoke", settings)
+        least = least_frames(cfg)
+        ulm(rng.random((least, 20, 24)), cfg)
+        with pytest.raises(ValueError, match="frames"):
+            ulm(rng.random((least - 1, 20, 24)), cfg)
+    assert least_frames(load_config("smoke", {**iq, "pala": True})) == 1
 
 
 def test_scale_of_the_block_wins_over_the_settings(flow: Block) -> None:
@@ -220,7 +249,7 @@ def test_a_dask_cluster_gives_the_same(tmp_path: Path) -> None:
 
 def test_a_scheduler_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr("ulmpaper.pipeline._CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("ulmpaper.parallel._CONNECT_TIMEOUT_S", 1)
     with pytest.raises(OSError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
         ulm_many(blocks(), CFG, scheduler="tcp://127.0.0.1:9")
 

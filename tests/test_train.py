@@ -131,6 +131,34 @@ def test_a_signal_stops_after_the_step_and_saves(
     assert_same_run(fit("count", config(), tmp_path / "whole").folder, summary.folder)
 
 
+GROUP = """
+import os, sys, time
+from ulmpaper import train
+from ulmpaper.config import load_config
+cfg = load_config("smoke", {"compute.device": "cpu", "compute.workers": 1, "count.steps": 100000})
+step = train._step
+
+def killing(*arguments):
+    if not os.path.exists(sys.argv[1] + "/sent"):
+        open(sys.argv[1] + "/sent", "w").close()
+        os.system(f"kill -TERM -{os.getpgrp()}")  # by another process, as a scheduler does
+        time.sleep(0.5)
+    return step(*arguments)
+
+if __name__ == "__main__":
+    train._step = killing
+    print(train.fit("count", cfg, sys.argv[1]).step)
+"""
+
+
+def test_a_signal_to_the_whole_job_spares_the_workers(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(GROUP, encoding="utf-8")
+    (tmp_path / "run").mkdir()
+    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "run")]
+    done = subprocess.run(command, start_new_session=True, capture_output=True, text=True, timeout=120)
+    assert int(done.stdout) == progress(tmp_path / "run")["step"] == 1, done.stderr
+
+
 @pytest.mark.parametrize("crash_at", range(1, 9))
 def test_a_crash_at_any_write_leaves_a_state_to_go_on_from(
     crash_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -258,6 +286,11 @@ def test_stored_data_are_trained_and_validated_on(tmp_path: Path) -> None:
     assert "domain" not in about
     with pytest.raises(ValueError, match=r"data = data\.h5, not simulated"):
         fit("mspcn", config(), tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    with BlockStore(tmp_path / "elsewhere" / "data.h5", "w") as store:
+        store.append(Block(rng.random((40, 64, 72), dtype=np.float32), table, 0.1, 1000.0))
+    with pytest.raises(ValueError, match="begun with content = "):
+        fit("mspcn", config(), tmp_path / "run", data=tmp_path / "elsewhere" / "data.h5")
     with pytest.raises(ValueError, match="4 frames in this part, a window needs 30"):
         fit("ml3d", config(ml3d__window=30), tmp_path / "other", data=tmp_path / "data.h5")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ulmpaper.config import load_config
+from ulmpaper.domain import correlation_width
 from ulmpaper.records import Block, bubble_table
+from ulmpaper.scenes import cam_block
+from ulmpaper.storage import BlockStore
 from ulmpaper.targets import encode_offsets
-from ulmpaper.windows import SimulatedSource, Windows, cut, flip
+from ulmpaper.windows import SimulatedSource, StoredSource, Windows, cut, flip, sequence
 
 
 def random_block(seed: int, n: int = 12) -> Block:
@@ -49,6 +55,24 @@ def test_parts_and_their_mirror_images_keep_their_bubbles(
     again = flip(turned, np.array(axes))
     np.testing.assert_array_equal(again.frames, part.frames)
     np.testing.assert_allclose(again.truth[["frame", "z", "x"]], part.truth[["frame", "z", "x"]], atol=1e-12)
+
+
+def test_of_iq_in_a_store_the_amplitude_is_taken(tmp_path: Path) -> None:
+    rng, block = np.random.default_rng(0), random_block(0)
+    iq = block.frames * np.exp(2j * np.pi * rng.random(block.frames.shape))
+    with BlockStore(tmp_path / "iq.h5", "w") as store:
+        store.append(dataclasses.replace(block, frames=iq.astype(np.complex64)))
+    windows = Windows(StoredSource(str(tmp_path / "iq.h5")), encode_offsets, n_steps=1, n_sequences=1, n_frames=4)
+    assert windows[0].frames.min() == 0
+    np.testing.assert_allclose(windows[0].frames.sum(), block.frames.sum(), rtol=1e-5)
+
+
+def test_speckle_of_a_training_is_that_of_a_test_whatever_the_pixel() -> None:
+    cfg = load_config("smoke", {"acquisition.px_mm": 0.04928, "cam.ratio_db": (-40, -40), "cam.memory": 1.0})
+    one = sequence(SimulatedSource(cfg), 1, 0, "speckle", 0).frames[0]
+    other = cam_block(cfg, "test", 0).frames[0]
+    widths = [correlation_width(np.asarray(frame)[None]) for frame in (one, other)]
+    np.testing.assert_allclose(widths[0], widths[1], rtol=0.25)
 
 
 def test_offsets_are_mirrored_with_the_frames() -> None:

@@ -45,6 +45,7 @@ __all__ = [
     "loss",
     "metrics",
     "model",
+    "parallel",
     "phantom",
     "pipeline",
     "player",

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
+import numpy as np
+
 from ulmpaper.records import check_choice
 
 
@@ -34,6 +36,7 @@ class Checked:
 
 def _coerce(value: Any, hint: Any, name: str) -> Any:
     """`value` as the type `hint` asks for; strings from the command line are read as Python literals."""
+    value = value.item() if isinstance(value, np.generic) else value
     error = ValueError(f"{name} takes {_type_name(hint)}, not {value!r}")
     if isinstance(value, str) and hint == str | None:
         return None if value.lower() == "none" else value

@@ -49,9 +49,9 @@ def ulm(
 
     from ulmpaper.config import load_config
     from ulmpaper.datasets import open_frames
-    from ulmpaper.pipeline import ulm_blocks
+    from ulmpaper.pipeline import least_frames, ulm_blocks
     from ulmpaper.records import check_choice
-    from ulmpaper.results import ResultWriter, check_free
+    from ulmpaper.results import ResultWriter, check_free, content
     from ulmpaper.settings import METHODS, NETWORKS
 
     settings = _parse_overrides(overrides)
@@ -59,6 +59,9 @@ def ulm(
         settings["locate.method"] = check_choice(method, METHODS + NETWORKS, "method")
     cfg = load_config(profile, settings)
     sources = [open_frames(file, variable) for file in files]
+    sizes = {source.shape_px: source.path.name for source in sources}
+    if len(sizes) > 1:
+        raise ValueError(f"the files differ in the size of their frames, {sizes}: run them apart")
     scale = {}
     for name, what in (("px_mm", "pixel pitch"), ("frame_rate_hz", "frame rate")):
         key, assumed = f"acquisition.{name}", getattr(cfg.acquisition, name)
@@ -74,17 +77,25 @@ def ulm(
         scale[name] = assumed if key in settings else in_files or assumed
     cfg = dataclasses.replace(cfg, acquisition=dataclasses.replace(cfg.acquisition, **scale))
     size, names = cfg.blocks.n_frames, [source.path.name for source in sources]
-    blocks = (dataclasses.replace(block, **scale) for source in sources for block in source.blocks(size))
-    n_blocks, n_frames = sum(-(-s.n_frames // size) for s in sources), sum(s.n_frames for s in sources)
     about: dict = {"input": names[0] if len(names) == 1 else names}
     about |= {"variable": sources[0].variable, "source": sources[0].source}
+    about["content"] = content([source.path for source in sources])
     if not overwrite:
         check_free(out, cfg, about)
+    least = least_frames(cfg)
     if cfg.locate.method in NETWORKS:
         from ulmpaper.infer import check_run
 
-        for length in {source.n_frames for source in sources}:
-            about["weights"] = check_run(length, cfg)
+        about["weights"], window = check_run(cfg)
+        least = max(least, window)
+    for source in sources:
+        if min(size, source.n_frames) < least:
+            raise ValueError(
+                f"{source.path.name} comes in blocks of {min(size, source.n_frames)} frames, filters or network need "
+                f"{least}: give more frames, or set blocks.n_frames to {least} or more"
+            )
+    blocks = (dataclasses.replace(block, **scale) for source in sources for block in source.blocks(size, least=least))
+    n_blocks = sum(source.n_frames // size + (source.n_frames % size >= least) for source in sources)
     with ResultWriter(out, cfg, px_mm=cfg.acquisition.px_mm, about=about) as writer:
         results = ulm_blocks(blocks, cfg, n_jobs=jobs, scheduler=scheduler)
         n_bubbles = n_tracks = 0
@@ -96,9 +107,12 @@ def ulm(
             notes += result.notes
     for note in notes[:1]:  # the other blocks say the same with slightly other figures
         _say(f"warning: {note}")
+    n_frames = sum(source.n_frames for source in sources)
     _say(f"{n_frames} frames, {n_bubbles} bubbles, {n_tracks} tracks -> {out}")
     if n_tracks == 0:
-        _say("no track was long enough: see locate.n_bubbles, track.max_distance_px and track.min_length (--set)")
+        numbers = {"ml3d": "ml3d.threshold, count.margin", "mspcn": "mspcn.threshold"}
+        number = numbers.get(cfg.locate.method, "locate.n_bubbles")
+        _say(f"no track was long enough: see {number}, track.max_distance_px and track.min_length (--set)")
 
 
 @app.command()
@@ -164,6 +178,7 @@ def train(
 def store(
     files: Annotated[list[Path], typer.Argument(help="Frames, as for ulm; PALA's truth comes with them.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="File to write, .h5.", show_default=False)],
+    variable: Annotated[str | None, typer.Option(help="Name of the array in the files.")] = None,
 ) -> None:
     """Put the frames of FILES, one after another, into one block store: what train --data reads.
 
@@ -171,7 +186,7 @@ def store(
     """
     from ulmpaper.generate import store_frames
 
-    _say(f"{store_frames(files, out, progress=True)} frames -> {out}")
+    _say(f"{store_frames(files, out, variable=variable, progress=True)} frames -> {out}")
 
 
 @app.command()

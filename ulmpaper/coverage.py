@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -47,7 +49,7 @@ def line_scores(estimate: ArrayLike, reference: ArrayLike, *, upsample: int = 10
     drawn, true = (np.asarray(density) > 0 for density in (estimate, reference))
     if drawn.shape != true.shape:
         raise ValueError(f"the maps differ in shape: {drawn.shape} and {true.shape}")
-    near_drawn, near_true = (ndimage.maximum_filter(lines, upsample + 1) for lines in (drawn, true))
+    near_drawn, near_true = (ndimage.maximum_filter(lines, 2 * (upsample // 2) + 1) for lines in (drawn, true))
     return {"covered": _share(near_drawn[true]), "false": _share(~near_true[drawn])}
 
 
@@ -103,7 +105,7 @@ def mask_course(mask: ArrayLike) -> pd.DataFrame:
     return pd.DataFrame({"z": line[:, 0], "x": line[:, 1], "reach": reach, "vessel": width})
 
 
-def shown(course: pd.DataFrame, density: ArrayLike, *, upsample: int = 10) -> NDArray[np.bool_]:
+def shown(course: pd.DataFrame, density: ArrayLike, *, upsample: int = 10, pala: bool = False) -> NDArray[np.bool_]:
     """Tell for each point of a course whether a density map has a track within its reach.
 
     Parameters
@@ -114,6 +116,8 @@ def shown(course: pd.DataFrame, density: ArrayLike, *, upsample: int = 10) -> ND
         Density map.
     upsample : int
         Map pixels per pixel of the frames.
+    pala : bool
+        The map lies on PALA's grid, see `ulmpaper.render.density`.
 
     Examples
     --------
@@ -125,16 +129,17 @@ def shown(course: pd.DataFrame, density: ArrayLike, *, upsample: int = 10) -> ND
     """
     place = ["z", "x"]
     points = check_bubbles(course, columns=[*place, "reach"])[place].to_numpy(dtype=float)
-    drawn = (np.argwhere(np.asarray(density) > 0) + 0.5) / upsample - 0.5
+    edge = 1.0 if pala else 0.5
+    drawn = (np.argwhere(np.asarray(density) > 0) + edge) / upsample - edge
     if not len(drawn) or not len(points):
         return np.zeros(len(points), dtype=bool)
     return cKDTree(drawn).query(points)[0] <= course["reach"].to_numpy(dtype=float)
 
 
 def length_scores(
-    course: pd.DataFrame, estimate: ArrayLike, reference: ArrayLike, *, upsample: int = 10
+    course: pd.DataFrame, estimate: ArrayLike, reference: ArrayLike, *, upsample: int = 10, pala: bool = False
 ) -> dict[str, float]:
-    """Measure the shares of the vessels' length that maps show.
+    """Measure the shares of the vessels' length that maps show; parameters as in `shown`.
 
     Returns
     -------
@@ -150,8 +155,9 @@ def length_scores(
     >>> length_scores(course, np.where(np.arange(40) < 8, truth, 0), truth)
     {'length': 0.5, 'visited': 0.5}
     """
-    visited = shown(course, reference, upsample=upsample)
-    return {"length": _share(shown(course, estimate, upsample=upsample)[visited]), "visited": _share(visited)}
+    grid: dict[str, Any] = {"upsample": upsample, "pala": pala}
+    visited = shown(course, reference, **grid)
+    return {"length": _share(shown(course, estimate, **grid)[visited]), "visited": _share(visited)}
 
 
 def _share(flags: NDArray[np.bool_]) -> float:

@@ -73,8 +73,8 @@ class FrameFile:
         """Read all frames as one block."""
         return next(self.blocks(self.n_frames))
 
-    def blocks(self, n_frames: int, *, start: int = 0, stop: int | None = None) -> Iterator[Block]:
-        """Read frames `start` to `stop` in blocks of `n_frames`; the last may be shorter.
+    def blocks(self, n_frames: int, *, start: int = 0, stop: int | None = None, least: int = 1) -> Iterator[Block]:
+        """Read frames `start` to `stop` in blocks of `n_frames`; a last one of fewer than `least` joins the one before.
 
         One block is in memory at a time; only MAT v5, compressed as a whole, is read whole once a call. The truth of
         each block counts its frames from 0.
@@ -88,7 +88,8 @@ class FrameFile:
         stop = self.n_frames if stop is None else stop
         if not 0 <= start < stop <= self.n_frames:
             raise ValueError(f"frames {start} to {stop} are not in {self.path}, which holds {self.n_frames}")
-        return self._blocks([(first, min(first + n_frames, stop)) for first in range(start, stop, n_frames)])
+        firsts = [f for f in range(start, stop, n_frames) if f == start or stop - f >= least]
+        return self._blocks(list(zip(firsts, [*firsts[1:], stop], strict=True)))
 
     def _blocks(self, spans: list[tuple[int, int]]) -> Iterator[Block]:
         if self.kind == "BlockStore":
@@ -282,8 +283,7 @@ def _field(struct: Any, name: str) -> Any:
 def _scale(grid: dict[str, NDArray]) -> tuple[float | None, float | None]:
     """Pixel pitch [mm] and frame rate [Hz]."""
     mhz, sound, rate = (float(grid[key][0]) if key in grid else None for key in ("MHz", "m/s", "Hz"))
-    px_mm = (sound or 1540.0) / (mhz * 1e3) * float(grid["pitch"][0]) if mhz else None
-    return px_mm, rate or None
+    return (sound or 1540.0) / (mhz * 1e3) * float(grid["pitch"][0]) if mhz else None, rate or None
 
 
 def _true_bubbles(file: FrameFile) -> pd.DataFrame:

@@ -56,6 +56,8 @@ class Evaluation:
         What the first block is.
     notes : tuple of str
         In what the frames are unlike those that networks were trained on.
+    pala : bool
+        The maps lie on PALA's grid.
     """
 
     groups: pd.DataFrame
@@ -68,6 +70,7 @@ class Evaluation:
     frame_rate_hz: float
     source: str
     notes: tuple[str, ...] = ()
+    pala: bool = False
 
     @property
     def ways(self) -> list[str]:
@@ -177,7 +180,7 @@ def _evaluate(block: Block, cfg: Config, ways: dict[str, Way], span: int, draw: 
     shape = render.map_shape(shape_px, upsample=cfg.render.upsample, pala=cfg.pala)
     groups = pd.DataFrame({"block": 0, "group": np.arange(n_groups)})
     upsample, source = cfg.render.upsample, block.source
-    return Evaluation(groups, sums, lines, points, shape, upsample, px_mm, rate_hz, source, notes)
+    return Evaluation(groups, sums, lines, points, shape, upsample, px_mm, rate_hz, source, notes, cfg.pala)
 
 
 def _sums(pairs: pd.DataFrame, found: pd.DataFrame, n_true: NDArray, span: int) -> pd.DataFrame:

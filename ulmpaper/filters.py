@@ -83,6 +83,17 @@ def svd_filter(iq: ArrayLike, low: int, high: int | None = None) -> NDArray:
     return filtered.reshape(frames.shape)
 
 
+def both_ways(order: int) -> int:
+    """Least number of frames that `butter_bandpass` can filter forwards and backwards.
+
+    Examples
+    --------
+    >>> both_ways(2)
+    16
+    """
+    return 3 * (2 * order + 1) + 1
+
+
 def butter_bandpass(
     iq: ArrayLike,
     band_hz: tuple[float, float],
@@ -135,7 +146,7 @@ def butter_bandpass(
             f"not {band_hz!r}"
         )
     sos = signal.butter(order, edges_hz, btype="bandpass", fs=frame_rate_hz, output="sos")
-    pad = 3 * (2 * len(sos) + 1)
+    pad = both_ways(order) - 1
     if zero_phase and len(frames) <= pad:
         raise ValueError(
             f"{len(frames)} frames are too few to filter forwards and backwards: more than {pad} are needed; "

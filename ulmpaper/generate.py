@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import joblib
 import numpy as np
 from tqdm import tqdm
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from ulmpaper import __version__, scenes
 from ulmpaper.config import Config
 from ulmpaper.datasets import open_frames
+from ulmpaper.localize import check_amplitude
 from ulmpaper.phantom import SPLITS, write_pala
 from ulmpaper.records import Block, check_choice
 from ulmpaper.storage import BlockStore
@@ -107,7 +109,9 @@ def generate(
     return _fill_store(Path(out), about, blocks, size, n_frames, progress)
 
 
-def store_frames(paths: Sequence[str | Path], out: str | Path, *, progress: bool = False) -> int:
+def store_frames(
+    paths: Sequence[str | Path], out: str | Path, *, variable: str | None = None, progress: bool = False
+) -> int:
     """Put the frames of several files, and their true bubbles, into one block store.
 
     Parameters
@@ -115,7 +119,9 @@ def store_frames(paths: Sequence[str | Path], out: str | Path, *, progress: bool
     paths : sequence of path
         Files that `ulmpaper.datasets.open_frames` reads, with frames of one size, all with truth or all without.
     out : path
-        The block store, written anew; it appears when it is complete.
+        The block store, ``.h5`` or ``.hdf5``, written anew; it appears when it is complete.
+    variable : str, optional
+        Name of the array in the files, where they hold several.
     progress : bool
         Show a bar if it takes more than 2 s.
 
@@ -127,7 +133,8 @@ def store_frames(paths: Sequence[str | Path], out: str | Path, *, progress: bool
     Raises
     ------
     ValueError, OSError
-        See `ulmpaper.datasets.open_frames` and `ulmpaper.storage.BlockStore`; nothing is written then.
+        See `ulmpaper.datasets.open_frames` and `ulmpaper.storage.BlockStore`; `out` is there already and was made of
+        other files, or of none; negative frames. Nothing is written then.
 
     Examples
     --------
@@ -138,12 +145,24 @@ def store_frames(paths: Sequence[str | Path], out: str | Path, *, progress: bool
     ...     store_frames([f"{folder}/a.npy", f"{folder}/a.npy"], f"{folder}/both.h5")
     10
     """
-    files = [open_frames(path) for path in paths]
-    with _writing_to(Path(out).parent), BlockStore(out, "w", {"files": [file.path.name for file in files]}) as store:
+    files, out = [open_frames(path, variable) for path in paths], Path(out)
+    check_choice(out.suffix, (".h5", ".hdf5"), "kind of file to write")
+    names = [file.path.name for file in files]
+    if out.exists() and (not h5py.is_hdf5(out) or _made_of(out) != names):
+        raise ValueError(f"{out} is there and was not made of {', '.join(names)}: choose another name, or delete it")
+    with _writing_to(Path(out).parent), BlockStore(out, "w", {"files": names}) as store:
         for file in tqdm(files, unit="file", delay=2, disable=not progress):
             for block in file.blocks(_STORED_TOGETHER):
-                store.append(dataclasses.replace(block, frames=np.abs(block.frames)))
+                real = block.frames.dtype.kind != "c"
+                frames = check_amplitude(block.frames) if real else np.abs(block.frames)
+                store.append(dataclasses.replace(block, frames=frames))
         return len(store)
+
+
+def _made_of(path: Path) -> list[str] | None:
+    """Names of the files that a store was made of."""
+    with h5py.File(path) as file:
+        return json.loads(file.attrs.get("about", "{}")).get("files")
 
 
 def _about(kind: str, cfg: Config, **more: str) -> dict[str, Any]:

@@ -251,35 +251,31 @@ def locate(
     return bubbles[bubbles["score"] > cfg.locate.min_score].reset_index(drop=True)
 
 
-def check_run(n_frames: int, cfg: Config) -> dict[str, str]:
-    """Check before hours of work that the network of the settings can do it.
+def check_run(cfg: Config) -> tuple[dict[str, str], int]:
+    """Check before hours of work that the network of the settings is there.
 
     Parameters
     ----------
-    n_frames : int
-        Frames of the sequence, cut into blocks of ``cfg.blocks.n_frames``.
     cfg : Config
         Settings; ``cfg.locate.method`` is a network.
 
     Returns
     -------
-    dict
+    digests : dict
         Networks in use, with the digests of their training's settings.
+    window : int
+        Frames that they look at together, so the least that a block may have.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        No weights, or no such device; the last block is shorter than the window of ``ml3d``.
+        No weights, or no such device.
     """
     resolve_device(cfg.compute.device)
     names = {"ml3d": ("ml3d", "count"), "mspcn": ("mspcn",)}[cfg.locate.method]
     about = {name: trained(name, getattr(cfg, name).weights)[1] for name in names}
-    window = about.get("ml3d", {"window": 1}).get("window", _WINDOW)
-    n_whole, last = divmod(n_frames, cfg.blocks.n_frames)
-    if 0 < last < window:
-        remedy = f"set blocks.n_frames to {-(-n_frames // n_whole)}" if n_whole else "give more frames"
-        raise ValueError(f"the last block has {last} of {n_frames} frames, the network's window {window}: {remedy}")
-    return {name: about[name].get("digest", "unknown") for name in names}
+    digests = {name: about[name].get("digest", "unknown") for name in names}
+    return digests, about.get("ml3d", {"window": 1}).get("window", _WINDOW)
 
 
 @functools.lru_cache(maxsize=4)

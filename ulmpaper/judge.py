@@ -198,7 +198,7 @@ def _score_maps(evaluation: Evaluation, way: str, weights: NDArray, course: pd.D
         points = evaluation.density(way, weights=weights, points=True)
     scores = {**image_scores(estimate, truth, **fine), **line_scores(estimate, truth, **fine)}
     scores["gridding"] = gridding_index(points, **fine)
-    return scores if course is None else scores | length_scores(course, estimate, truth, **fine)
+    return scores if course is None else scores | length_scores(course, estimate, truth, **fine, pala=evaluation.pala)
 
 
 def _ratios(sums: pd.DataFrame) -> pd.DataFrame:

@@ -59,7 +59,7 @@ def detect_maxima(
     >>> detect_maxima(frame, 10)[["frame", "z", "x", "score"]].values.tolist()
     [[0.0, 4.0, 5.0, 2.0]]
     """
-    frames = _check_amplitude(frames)
+    frames = check_amplitude(frames)
     _check_roi(frames.shape, n_bubbles, roi_px)
     half = roi_px // 2
     step = max(1, _CHUNK_PIXELS // frames[0].size)
@@ -119,7 +119,7 @@ def locate(
     [[0.0, 7.2, 6.6, 0.905]]
     """
     shift_of = METHODS[check_choice(method, METHODS, "method")]
-    frames = _check_amplitude(frames)
+    frames = check_amplitude(frames)
     _check_roi(frames.shape, n_bubbles, roi_px)
     half = roi_px // 2
     around = np.arange(-half, half + 1)
@@ -140,7 +140,14 @@ def locate(
     return bubble_table(*np.concatenate(parts, axis=1))
 
 
-def _check_amplitude(frames: ArrayLike) -> NDArray[np.floating]:
+def check_amplitude(frames: ArrayLike) -> NDArray[np.floating]:
+    """Return frames (T, Z, X) as an array, or refuse what is no amplitude.
+
+    Raises
+    ------
+    ValueError
+        See `ulmpaper.records.check_frames`; negative values.
+    """
     array = check_frames(frames)
     if array.min() < 0:
         raise ValueError(
@@ -218,12 +225,14 @@ def _regional_maxima(images: NDArray, *, one_per_plateau: bool = False) -> tuple
     neighbours = centre[tied, None] + np.concatenate([half_round, -half_round])
     equal = values[neighbours] == values[centre[tied], None]
     standing = np.ones(len(tied), dtype=bool)
-    while True:
-        struck = standing & (equal & (number[neighbours] < 0)).any(axis=1)
-        if not struck.any():
-            break
-        standing &= ~struck
+    place = np.full(len(candidates), -1)
+    place[tied] = np.arange(len(tied))
+    struck = np.flatnonzero((equal & (number[neighbours] < 0)).any(axis=1))
+    while len(struck):  # each pixel once: only those beside the last ones struck are looked at
+        standing[struck] = False
         number[centre[tied[struck]]] = -1
+        beside = number[neighbours[struck][equal[struck]]]
+        struck = np.unique(place[beside[beside >= 0]])
     keep = np.ones(len(candidates), dtype=bool)
     keep[tied[~standing]] = False
     if one_per_plateau and standing.any():

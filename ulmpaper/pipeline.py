@@ -6,7 +6,6 @@ blocks from anywhere. Nothing here reads or writes files, but for the weights wh
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,10 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ulmpaper import chain, filters, localize, render, track
 from ulmpaper.config import Config
+from ulmpaper.parallel import in_turn
 from ulmpaper.records import Block, check_choice, check_frames
 from ulmpaper.settings import METHODS, NETWORKS
-
-_CONNECT_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def ulm_blocks(
     Parameters
     ----------
     blocks : iterable
-        Arrays or `Block` of one shape; read ahead by about two blocks per process.
+        Arrays or `Block` of one shape; read ahead by four blocks per process at most.
     cfg, method
         As in `ulm`.
     n_jobs : int, optional
@@ -162,19 +160,16 @@ def ulm_blocks(
     """
     n_jobs = cfg.blocks.n_jobs if n_jobs is None else n_jobs
     first_frame = first_track = 0
-    with _backend(scheduler, n_jobs):
-        runner = joblib.Parallel(n_jobs=n_jobs, return_as="generator", max_nbytes=None)
-        for result in runner(joblib.delayed(_run_block)(block, cfg, method) for block in _same_shape(blocks)):
-            numbers, track_of_row = np.unique(result.tracks["track"], return_inverse=True)
-            yield dataclasses.replace(
-                result,
-                bubbles=result.bubbles.assign(frame=result.bubbles["frame"] + first_frame),
-                tracks=result.tracks.assign(
-                    frame=result.tracks["frame"] + first_frame, track=track_of_row + first_track
-                ),
-            )
-            first_frame += result.n_frames
-            first_track += len(numbers)
+    tasks = (joblib.delayed(_run_block)(block, cfg, method) for block in _same_shape(blocks))
+    for result in in_turn(tasks, n_jobs=n_jobs, scheduler=scheduler):
+        numbers, track_of_row = np.unique(result.tracks["track"], return_inverse=True)
+        yield dataclasses.replace(
+            result,
+            bubbles=result.bubbles.assign(frame=result.bubbles["frame"] + first_frame),
+            tracks=result.tracks.assign(frame=result.tracks["frame"] + first_frame, track=track_of_row + first_track),
+        )
+        first_frame += result.n_frames
+        first_track += len(numbers)
 
 
 def ulm_many(
@@ -216,7 +211,10 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: str | None) -> Bl
     if isinstance(frames, Block):
         px_mm, frame_rate_hz = frames.px_mm or px_mm, frames.frame_rate_hz or frame_rate_hz
         frames = frames.frames
-    filtered = _filter(check_frames(frames, allow_complex=True), cfg, frame_rate_hz)
+    frames = check_frames(frames, allow_complex=True)
+    if frames.dtype.kind != "c":
+        localize.check_amplitude(frames)
+    filtered = _filter(frames, cfg, frame_rate_hz)
     amplitude = np.abs(filtered) if filtered.dtype.kind == "c" or _filters(cfg) else filtered
     bubbles, notes = _locate(amplitude, cfg, method or cfg.locate.method)
     kept = chain.link_tracks(bubbles, cfg)
@@ -245,6 +243,20 @@ def _locate(amplitude: NDArray, cfg: Config, method: str) -> tuple[pd.DataFrame,
     return bubbles, tuple(notes)
 
 
+def least_frames(cfg: Config) -> int:
+    """Frames that a block must have for the clutter filter of the settings.
+
+    Examples
+    --------
+    >>> from ulmpaper.config import load_config
+    >>> least_frames(load_config()), least_frames(load_config("quick", {"filter.svd_low": 10}))
+    (1, 10)
+    """
+    f = cfg.filter
+    to_and_fro = f.band_hz is not None and f.zero_phase and not cfg.pala
+    return max(f.svd_low, filters.both_ways(f.order) if to_and_fro else 1)
+
+
 def _filters(cfg: Config) -> bool:
     return cfg.filter.svd_low > 1 or cfg.filter.svd_high is not None or cfg.filter.band_hz is not None
 
@@ -269,22 +281,3 @@ def _same_shape(blocks: Iterable[ArrayLike | Block]) -> Iterator[ArrayLike | Blo
         if shape != first:
             raise ValueError(f"block {number} has frames of {shape} px, the first has {first}: run them apart")
         yield block
-
-
-@contextlib.contextmanager
-def _backend(scheduler: str | None, n_jobs: int) -> Iterator[None]:
-    if scheduler is None:
-        # Blocks keep every core busy; threads of the linear algebra on top would only get in their way.
-        with joblib.parallel_config("loky", inner_max_num_threads=1) if n_jobs != 1 else contextlib.nullcontext():
-            yield
-        return
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ImportError("a Dask scheduler needs the extra: pip install 'ulmpaper[cluster]'") from None
-    try:
-        client = Client(scheduler, timeout=_CONNECT_TIMEOUT_S)
-    except OSError as error:
-        raise OSError(f"no Dask scheduler answers at {scheduler!r}: start one with `dask scheduler`") from error
-    with client, joblib.parallel_config("dask"):
-        yield

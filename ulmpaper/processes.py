@@ -116,4 +116,5 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the training that stops
+    for name in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a job; it is the training that stops
+        signal.signal(name, signal.SIG_IGN)

@@ -282,5 +282,5 @@ def _scores(found: Sequence[pd.DataFrame], blocks: Sequence[Block]) -> dict[str,
 
 
 def _normalized(block: Block) -> Tensor:
-    frames = torch.from_numpy(np.ascontiguousarray(block.frames, dtype=np.float32))
+    frames = torch.from_numpy(np.ascontiguousarray(np.abs(block.frames), dtype=np.float32))
     return frames / frames.amax().clamp(min=torch.finfo(frames.dtype).tiny)

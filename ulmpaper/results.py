@@ -7,11 +7,12 @@ leaves nothing half-written and does not touch what an earlier run left.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +28,8 @@ from ulmpaper.diskfile import DiskFile
 from ulmpaper.pipeline import BlockResult, MapTotals
 
 _CHUNK_ROWS = 4096
+_TABLES = ("tables.h5", "bubbles.csv", "tracks.csv", "maps.npz")
+_ENDS = 2**20  # bytes
 _PACKED = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
 
@@ -89,8 +92,8 @@ class ResultWriter:
             table = getattr(result, name)
             self._append(name, table)
             first = self._n_rows[name] == 0
-            path = self._part / f"{name}.csv"
-            table.to_csv(path, mode="w" if first else "a", header=first, index=False, float_format="%.6g")
+            with (self._part / f"{name}.csv").open("w" if first else "a", encoding="utf-8", newline="") as file:
+                file.write(_as_csv(table, header=first))
             self._n_rows[name] += len(table)
         self._file.check()
 
@@ -143,6 +146,32 @@ class ResultWriter:
         (self._part / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
 
+def _as_csv(table: pd.DataFrame, *, header: bool) -> str:
+    """The text that ``to_csv(float_format="%.6g")`` makes, in a third of the time."""
+    row = ",".join("%.6g" if kind.kind == "f" else "%d" for kind in table.dtypes) + "\n"
+    rows = [row % values for values in table.itertuples(index=False, name=None)]
+    return "".join([",".join(table.columns) + "\n"] * header + rows)
+
+
+def content(files: Iterable[Path]) -> str:
+    """Tell files of equal names apart: ten hexadecimal digits of their sizes and of how they begin and end.
+
+    Examples
+    --------
+    >>> len(content([Path(__file__)]))
+    10
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            digest.update(f"{size} ".encode())
+            for place in (0, max(0, size - _ENDS)):
+                file.seek(place)
+                digest.update(file.read(_ENDS))
+    return digest.hexdigest()[:10]
+
+
 def check_free(folder: str | os.PathLike, cfg: Config, about: Mapping[str, Any]) -> None:
     """Refuse a folder that holds the results of another run; the same run may be done again.
 
@@ -158,6 +187,10 @@ def check_free(folder: str | os.PathLike, cfg: Config, about: Mapping[str, Any])
     """
     note = Path(folder) / "run.json"
     if not note.is_file():
+        if found := [name for name in _TABLES if (Path(folder) / name).exists()]:
+            raise ValueError(
+                f"{folder} holds {', '.join(found)} of something else: choose another folder, or --overwrite"
+            )
         return
     try:
         there = dict(json.loads(note.read_text(encoding="utf-8")))

@@ -266,12 +266,13 @@ def simulate_stream(
     if not len(scenes):
         raise ValueError("scenes is empty: give one pair (mask, maps) at least")
     fields: dict[int, NDArray[np.complex64]] = {}
+    probe = resample(linear_array_psf(), px_wavelengths=bank.px_wavelengths)
     while True:
         number = int(rng.integers(len(scenes)))
         mask, maps = scenes[number]
         if number not in fields:
             n_z, n_x = np.shape(mask)
-            fields[number] = background((2 * n_z, 2 * n_x), rng=rng)
+            fields[number] = background((2 * n_z, 2 * n_x), rng=rng, bank=probe)
         yield simulate_block(
             mask, maps, bank, n_frames=n_frames, n_bubbles=n_bubbles, rng=rng, speckle=fields[number], **settings
         )

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import h5py
@@ -37,6 +36,8 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the libraries raise a dozen types on damaged files
+        if isinstance(error, MemoryError) or getattr(error, "errno", None):  # of the machine, not of the file
+            raise
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"cannot read {path}, it is damaged or not what its name says ({reason})") from error
 
@@ -153,7 +154,7 @@ class BlockStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(keep=kind is None)
 
     def close(self, *, keep: bool = True) -> None:
@@ -263,10 +264,8 @@ class BlockStore:
 
     def _create(self, frames: NDArray, columns: dict[str, np.dtype] | None, block: Block) -> None:
         size, grow = frames.shape[1:], {"maxshape": (None,), "chunks": (1024,), "track_times": False}
-        packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "track_times": False}
-        self._file.create_dataset(
-            "frames", (0, *size), frames.dtype, maxshape=(None, *size), chunks=(1, *size), **packed
-        )
+        pack = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "track_times": False}
+        self._file.create_dataset("frames", (0, *size), frames.dtype, maxshape=(None, *size), chunks=(1, *size), **pack)
         for name in ("px_mm", "frame_rate_hz", "source"):
             if getattr(block, name) is not None:
                 self._file.attrs[name] = getattr(block, name)

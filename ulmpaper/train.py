@@ -24,7 +24,8 @@ from ulmpaper.recipes import RECIPES, Recipe, describe, training_settings
 from ulmpaper.records import Block, check_choice
 from ulmpaper.runs import BEST, make_folder, read_state, write_state
 from ulmpaper.settings import Fitted
-from ulmpaper.weights import CLASSES, load_tensors, read_network, resolve_precision, write_network
+from ulmpaper.storage import BlockStore
+from ulmpaper.weights import CLASSES, find_weights, load_tensors, read_network, resolve_precision, write_network
 from ulmpaper.windows import Batch, SimulatedSource, Source, StoredSource, Windows, sequence
 
 _STORED_PARTS = {"train": (0.0, 0.9), "validation": (0.9, 1.0)}
@@ -77,7 +78,8 @@ def fit(
         Block store with true bubbles to train on, its last tenth to validate on; by default sequences are simulated,
         new ones for every step.
     start : path, optional
-        Weights to begin with, of a network of the same size, e.g. to adapt it to `data`; by default random ones.
+        Weights to begin with, of a network of the same size, e.g. to adapt it to `data`; a file, or ``phantom`` or
+        ``paper``, see `ulmpaper.weights.find_weights`. By default random ones.
     stop_after : int, optional
         Stop when this step is done, as SIGINT and SIGTERM do after the step under way.
     progress : bool
@@ -114,7 +116,11 @@ def fit(
     recipe = RECIPES[check_choice(name, RECIPES, "recipe")](cfg)
     options, folder = recipe.settings, make_folder(folder)
     settings = {**training_settings(cfg, name), "data": "simulated" if data is None else Path(data).name}
+    if data is not None:
+        settings["content"] = _content(data)
     if start is not None:
+        start = find_weights(name, start)
+        read_network(start, recipe=name)  # says in plain words what is wrong with it
         settings["start"] = hashlib.sha256(Path(start).read_bytes()).hexdigest()[:10]
     n_steps = options.epochs * options.steps
     kernels = torch.backends.cudnn.flags(enabled=True, benchmark=True)  # try out which are the quickest
@@ -215,6 +221,13 @@ def validation_blocks(recipe: Recipe, cfg: Config, data: str | Path | None = Non
 
 def _source(cfg: Config, data: str | Path | None, split: str) -> Source:
     return SimulatedSource(cfg, split) if data is None else StoredSource(str(data), _STORED_PARTS[split])
+
+
+def _content(data: str | Path) -> str:
+    """Digest of how long a store is and of its first and last frame."""
+    with BlockStore(data) as store:
+        ends = [store.window(k, 1).frames.tobytes() for k in (0, len(store) - 1)]
+        return hashlib.sha256(str(len(store)).encode() + b"".join(ends)).hexdigest()[:10]
 
 
 def _begin(recipe: Recipe, seed: int, start: str | Path | None = None) -> nn.Module:

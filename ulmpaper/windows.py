@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ulmpaper.bank import PsfBank, resample
+from ulmpaper.bank import PsfBank, linear_array_psf, resample
 from ulmpaper.config import Config
 from ulmpaper.records import Block
 from ulmpaper.scenes import cam_pictures, cam_scene, psf_bank
@@ -94,7 +94,7 @@ class StoredSource:
     Parameters
     ----------
     path : str
-        Block store with true bubbles, see `ulmpaper.storage.BlockStore`.
+        Block store with true bubbles, see `ulmpaper.storage.BlockStore`; of IQ the amplitude is taken.
     part : (float, float)
         Share of the file to cut from, e.g. (0, 0.9) for training and (0.9, 1) for validation, as the paper splits
         PALA's sequences 16 to 20.
@@ -208,7 +208,7 @@ class Windows(Dataset):
                 gains.append(rng.uniform(*self._gain))
                 targets.append(self._encode(part.truth, self._n_frames, part.frames.shape[1:]))
         return Batch(
-            torch.from_numpy(np.stack(frames).astype(np.float32)),
+            torch.from_numpy(np.abs(np.stack(frames)).astype(np.float32)),
             torch.tensor(gains, dtype=torch.float32)[:, None, None, None],
             torch.stack(targets),
         )
@@ -259,8 +259,7 @@ def cut(block: Block, side_px: Sides, *, rng: np.random.Generator, at_bubble: bo
     start = rng.integers(low, high, endpoint=True)
     inside = ((places + 0.5 >= start) & (places + 0.5 < start + side)).all(axis=1)
     (z, x), (n_z, n_x) = start.tolist(), side.tolist()
-    bubbles = block.truth[inside]
-    bubbles = bubbles.assign(z=bubbles["z"] - z, x=bubbles["x"] - x)
+    bubbles = block.truth[inside].assign(z=lambda table: table["z"] - z, x=lambda table: table["x"] - x)
     return Block(block.frames[:, z : z + n_z, x : x + n_x], bubbles, block.px_mm, block.frame_rate_hz)
 
 
@@ -297,4 +296,5 @@ def _stretched(cfg: Config, kind: str, stretch: float) -> PsfBank:
 def _speckle(cfg: Config, number: int) -> NDArray[np.complex64]:
     """A field of speckle twice as large as a frame, for all sequences of a picture."""
     n_z, n_x = cfg.cam.shape_px
-    return background((2 * n_z, 2 * n_x), rng=_rng(cfg.seed, "window speckle", number))
+    probe = resample(linear_array_psf(), px_wavelengths=psf_bank(cfg).px_wavelengths)
+    return background((2 * n_z, 2 * n_x), rng=_rng(cfg.seed, "window speckle", number), bank=probe)

@@ -48,7 +48,7 @@ def ship(folder: Path, name: str) -> None:
         before = pd.read_csv(run / METRICS).iloc[-1]
         about["steps"] += int(before["step"])
         about["seconds"] += round(before["seconds"])
-    settings = {key: value for key, value in about["settings"].items() if key not in ("data", "start")}
+    settings = {key: value for key, value in about["settings"].items() if key not in ("data", "content", "start")}
     frames = 10 * settings["train.validation_frames"]
     cfg = load_config("paper", settings | {"train.validation_frames": frames})
     recipe = RECIPES[kind](cfg)
