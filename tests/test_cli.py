@@ -126,6 +126,43 @@ def test_networks_that_cannot_run_are_one_clear_error(
     assert not (tmp_path / "out").exists()
 
 
+def test_data_of_the_same_name_are_told_apart(run: Run, npy: Path, tmp_path: Path) -> None:
+    frames, out = np.load(npy), tmp_path / "out"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "a.npy", frames if name == "one" else frames[::-1])
+    assert run("ulm", tmp_path / "one" / "a.npy", "-o", out)[0] == 0
+    code, _, err = run("ulm", tmp_path / "two" / "a.npy", "-o", out)
+    assert (code, "holds the results of another run (content" in err) == (2, True)
+    (out / "run.json").unlink()
+    code, _, err = run("ulm", tmp_path / "one" / "a.npy", "-o", out)
+    assert (code, "tracks.csv, maps.npz of something else" in err) == (2, True)
+    assert run("ulm", tmp_path / "two" / "a.npy", "-o", out, "--overwrite")[0] == 0
+
+
+def test_files_of_two_sizes_are_refused_before_the_work(run: Run, npy: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "crop.npy", np.load(npy)[:, :40, :40])
+    code, _, err = run("ulm", npy, tmp_path / "crop.npy", "-o", tmp_path / "out")
+    assert (code, "differ in the size of their frames" in err) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_store_writes_over_nothing_else(run: Run, npy: Path, tmp_path: Path) -> None:
+    before = npy.read_bytes()
+    code, _, err = run("store", npy, "-o", npy)
+    assert (code, "unknown kind of file to write" in err) == (2, True)
+    assert npy.read_bytes() == before
+    out = tmp_path / "a.h5"
+    assert run("store", npy, "-o", out)[0] == run("store", npy, "-o", out)[0] == 0
+    np.save(tmp_path / "other.npy", np.load(npy))
+    code, _, err = run("store", tmp_path / "other.npy", "-o", out)
+    assert (code, "was not made of other.npy" in err) == (2, True)
+    np.save(tmp_path / "db.npy", -np.load(npy))
+    for command in (("store",), ("ulm", "--set", "filter.svd_low=5")):
+        code, _, err = run(command[0], tmp_path / "db.npy", "-o", tmp_path / "b.h5", *command[1:])
+        assert (code, "negative values" in err) == (2, True)
+
+
 @pytest.mark.parametrize("filtering", ["filter.svd_low=10", "filter.band_hz=(50,249)"])
 def test_a_short_rest_joins_the_block_before(run: Run, npy: Path, tmp_path: Path, filtering: str) -> None:
     np.save(tmp_path / "a.npy", np.load(npy)[:65])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,3 +77,9 @@ def test_every_setting_states_unit_source_and_meaning() -> None:
     assert (table[["unit", "source", "meaning"]].map(len) > 0).all(axis=None)
     assert table["source"].str.match(r"(paper §|PALA|mSPCN|ours)").all()
     assert json.dumps(dataclasses.asdict(load_config()))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    cfg = load_config("quick", {"track.max_distance_px": np.float64(1.5), "track.max_gap": np.int64(2)})
+    assert (cfg.track.max_distance_px, cfg.track.max_gap) == (1.5, 2)
+    assert type(cfg.track.max_gap) is int

@@ -306,6 +306,10 @@ def test_a_training_begins_with_the_weights_of_another(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="start = None"):
         fit("count", still, tmp_path / "first", start=first)
     with pytest.raises(ValueError, match="does not fit this CountNet"):
+        fit("count", still, tmp_path / "shipped", start="paper")  # the shipped one, of another size
+    with pytest.raises(FileNotFoundError, match="no weights at papr"):
+        fit("count", still, tmp_path / "none", start="papr")
+    with pytest.raises(ValueError, match="does not fit this CountNet"):
         fit("count", config(count__features=8), tmp_path / "third", start=first)
 
 

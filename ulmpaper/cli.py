@@ -49,9 +49,10 @@ def ulm(
 
     from ulmpaper.config import load_config
     from ulmpaper.datasets import open_frames
+    from ulmpaper.diskfile import content
     from ulmpaper.pipeline import least_frames, ulm_blocks
     from ulmpaper.records import check_choice
-    from ulmpaper.results import ResultWriter, check_free, content
+    from ulmpaper.results import ResultWriter, check_free
     from ulmpaper.settings import METHODS, NETWORKS
 
     settings = _parse_overrides(overrides)

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import h5py
+
+_ENDS = 2**20  # bytes
+
+
+def content(files: Iterable[Path]) -> str:
+    """Tell files of equal names apart: ten hexadecimal digits of their sizes and of how they begin and end.
+
+    Examples
+    --------
+    >>> len(content([Path(__file__)]))
+    10
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            digest.update(f"{size} ".encode())
+            for place in (0, max(0, size - _ENDS)):
+                file.seek(place)
+                digest.update(file.read(_ENDS))
+    return digest.hexdigest()[:10]
 
 
 def write_whole(path: Path, content: bytes) -> None:

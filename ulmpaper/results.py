@@ -7,12 +7,11 @@ leaves nothing half-written and does not touch what an earlier run left.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,7 +28,6 @@ from ulmpaper.pipeline import BlockResult, MapTotals
 
 _CHUNK_ROWS = 4096
 _TABLES = ("tables.h5", "bubbles.csv", "tracks.csv", "maps.npz")
-_ENDS = 2**20  # bytes
 _PACKED = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
 
@@ -148,28 +146,11 @@ class ResultWriter:
 
 def _as_csv(table: pd.DataFrame, *, header: bool) -> str:
     """The text that ``to_csv(float_format="%.6g")`` makes, in a third of the time."""
+    if table.isna().to_numpy().any():  # an empty field, as in short tracks
+        return table.to_csv(header=header, index=False, float_format="%.6g")
     row = ",".join("%.6g" if kind.kind == "f" else "%d" for kind in table.dtypes) + "\n"
     rows = [row % values for values in table.itertuples(index=False, name=None)]
     return "".join([",".join(table.columns) + "\n"] * header + rows)
-
-
-def content(files: Iterable[Path]) -> str:
-    """Tell files of equal names apart: ten hexadecimal digits of their sizes and of how they begin and end.
-
-    Examples
-    --------
-    >>> len(content([Path(__file__)]))
-    10
-    """
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            digest.update(f"{size} ".encode())
-            for place in (0, max(0, size - _ENDS)):
-                file.seek(place)
-                digest.update(file.read(_ENDS))
-    return digest.hexdigest()[:10]
 
 
 def check_free(folder: str | os.PathLike, cfg: Config, about: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ scored best on validation data), ``metrics.csv`` (a row for each epoch) and ``co
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -18,13 +17,13 @@ from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
 from ulmpaper.config import Config
+from ulmpaper.diskfile import content
 from ulmpaper.kernels import compile_parts
 from ulmpaper.processes import in_any, made_ahead, processes, stop_signals
 from ulmpaper.recipes import RECIPES, Recipe, describe, training_settings
 from ulmpaper.records import Block, check_choice
 from ulmpaper.runs import BEST, make_folder, read_state, write_state
 from ulmpaper.settings import Fitted
-from ulmpaper.storage import BlockStore
 from ulmpaper.weights import CLASSES, find_weights, load_tensors, read_network, resolve_precision, write_network
 from ulmpaper.windows import Batch, SimulatedSource, Source, StoredSource, Windows, sequence
 
@@ -117,11 +116,11 @@ def fit(
     options, folder = recipe.settings, make_folder(folder)
     settings = {**training_settings(cfg, name), "data": "simulated" if data is None else Path(data).name}
     if data is not None:
-        settings["content"] = _content(data)
+        settings["content"] = content([Path(data)])
     if start is not None:
         start = find_weights(name, start)
         read_network(start, recipe=name)  # says in plain words what is wrong with it
-        settings["start"] = hashlib.sha256(Path(start).read_bytes()).hexdigest()[:10]
+        settings["start"] = content([start])
     n_steps = options.epochs * options.steps
     kernels = torch.backends.cudnn.flags(enabled=True, benchmark=True)  # try out which are the quickest
     with processes(cfg.compute.device) as (rank, world, device), stop_signals() as stop, kernels:
@@ -221,13 +220,6 @@ def validation_blocks(recipe: Recipe, cfg: Config, data: str | Path | None = Non
 
 def _source(cfg: Config, data: str | Path | None, split: str) -> Source:
     return SimulatedSource(cfg, split) if data is None else StoredSource(str(data), _STORED_PARTS[split])
-
-
-def _content(data: str | Path) -> str:
-    """Digest of how long a store is and of its first and last frame."""
-    with BlockStore(data) as store:
-        ends = [store.window(k, 1).frames.tobytes() for k in (0, len(store) - 1)]
-        return hashlib.sha256(str(len(store)).encode() + b"".join(ends)).hexdigest()[:10]
 
 
 def _begin(recipe: Recipe, seed: int, start: str | Path | None = None) -> nn.Module:
