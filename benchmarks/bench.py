@@ -32,26 +32,23 @@ from bench_gpu import bench_gpu, keep
 from scipy import io
 from torch import nn
 
-from ulmpaper.config import load_config
-from ulmpaper.datasets import BlockStore
-from ulmpaper.decode import decode_offsets
-from ulmpaper.example import example_block
-from ulmpaper.flow import displacement_maps
-from ulmpaper.infer import trained
-from ulmpaper.localize import locate
-from ulmpaper.metrics import detection_scores, match_bubbles
-from ulmpaper.model import ML3DResNet
-from ulmpaper.phantom import phantom_block
-from ulmpaper.predict import predict_maps
-from ulmpaper.records import Block, check_choice
-from ulmpaper.render import map_sums
-from ulmpaper.scenes import cam_scene, invivo_block, invivo_scene, psf_bank
-from ulmpaper.segment import segment_vessels
-from ulmpaper.settings import METHODS
-from ulmpaper.simulate import simulate_block
-from ulmpaper.track import drop_short, interpolate, link
-from ulmpaper.vessels import grow_vessels
-from ulmpaper.weights import resolve_precision
+from ulmpaper.config import METHODS, load_config
+from ulmpaper.core.localize import locate
+from ulmpaper.core.records import Block, check_choice
+from ulmpaper.core.render import map_sums
+from ulmpaper.core.testcard import simulate_testcard
+from ulmpaper.core.track import drop_short, interpolate, link
+from ulmpaper.io.store import BlockStore
+from ulmpaper.metrics.bubbles import detection_scores, match_bubbles
+from ulmpaper.networks.localize import load_network
+from ulmpaper.networks.model import ML3DResNet
+from ulmpaper.networks.predict import predict_maps
+from ulmpaper.networks.targets import decode_offsets
+from ulmpaper.networks.weights import resolve_precision
+from ulmpaper.simulator.flow import displacement_maps
+from ulmpaper.simulator.phantom import phantom_block
+from ulmpaper.simulator.simulate import cam_scene, invivo_block, invivo_scene, psf_bank, simulate_block
+from ulmpaper.simulator.vessels import grow_network, photograph, segment_vessels
 
 README = Path(__file__).with_name("README.md")
 SHAPE = (84, 143)
@@ -86,7 +83,7 @@ def whole_process(command: list[str], repeats: int = 3) -> tuple[float, float, f
 def bench_ulm() -> list[Row]:
     """Steps of the classical chain at 84 x 143 px and 40 bubbles a frame."""
     n_frames = 400
-    block = example_block(n_frames=n_frames, n_bubbles=40, shape_px=SHAPE, rng=np.random.default_rng(0))
+    block = simulate_testcard(n_frames=n_frames, n_bubbles=40, shape_px=SHAPE, rng=np.random.default_rng(0))
     rows = []
     for method in METHODS:
         speed = n_frames / best_cpu_s(lambda m=method: locate(block.frames, method=m))
@@ -106,7 +103,7 @@ def bench_process() -> list[Row]:
     """Whole runs of the command line, and memory against the number of frames."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        block = example_block(n_frames=800, n_bubbles=40, shape_px=SHAPE, rng=np.random.default_rng(0))
+        block = simulate_testcard(n_frames=800, n_bubbles=40, shape_px=SHAPE, rng=np.random.default_rng(0))
         mat = Path(folder) / "frames.mat"
         io.savemat(mat, {"frames": np.moveaxis(block.frames, 0, 2)})
         command = [sys.executable, "-m", "ulmpaper", "ulm"]
@@ -119,8 +116,8 @@ def bench_process() -> list[Row]:
             with BlockStore(path, "w") as store:
                 for start in range(0, n_frames, 1000):
                     rng = np.random.default_rng(start)
-                    store.append(example_block(n_frames=1000, n_bubbles=40, shape_px=SHAPE, rng=rng))
-            wall, cpu, peak = whole_process([*command, str(path), *out], repeats=1)
+                    store.append(simulate_testcard(n_frames=1000, n_bubbles=40, shape_px=SHAPE, rng=rng))
+            wall, cpu, peak = whole_process([*command, str(path), "-o", f"{folder}/out-{n_frames}"], repeats=1)
             peaks.append(peak)
             speed = f"{n_frames / cpu:,.0f} frames/CPU s"
             rows.append((f"{n_frames:,} frames, .h5 to maps", f"{peak:.0f} MB", "", f"{wall:.1f} s, {speed}"))
@@ -151,7 +148,8 @@ def bench_simulate() -> list[Row]:
     scale = {"px_mm": cfg.acquisition.px_mm, "frame_rate_hz": cfg.acquisition.frame_rate_hz}
     taken = best_cpu_s(lambda: displacement_maps(scene.mask, **scale))
     rows.append(("displacement maps", f"{taken:.2f} s", "<= 0.5 s", "250 x 250 px"))
-    taken = best_cpu_s(lambda: segment_vessels(grow_vessels(rng=np.random.default_rng(0))))
+    rng = np.random.default_rng(0)
+    taken = best_cpu_s(lambda: segment_vessels(photograph(grow_network(rng=rng), rng=rng)))
     rows.append(("picture of a CAM and its mask", f"{taken:.2f} s", "<= 5 s", "512 x 512 px"))
     speed = f"{speed_of(lambda: phantom_block(1, n_frames=10), 10, 2):.1f} frames/s"
     rows.append(("flow phantom, two processes", speed, ">= 8", "PyMUST, 84 x 143 px, 3 tilts, 45 bubbles"))
@@ -204,7 +202,7 @@ def bench_networks() -> list[Row]:
     block = phantom_block(1, n_frames=60)
     amplitude, n_true = np.abs(block.frames), np.bincount(block.truth["frame"], minlength=60)
     for stride in (1, 2, 5, 10):
-        net, about = trained("ml3d")
+        net, about = load_network("ml3d")
         chunks = list(predict_maps(net, amplitude, stride=stride, window=about["window"], precision="auto"))
         call = functools.partial(predict_maps, net, amplitude, stride=stride, precision="auto")
         speed = 60 / best_cpu_s(lambda call=call: list(call()), repeats=2)  # type: ignore[misc]
@@ -215,8 +213,8 @@ def bench_networks() -> list[Row]:
         rows.append((f"3DML-ResNet, stride {stride}", f"{speed:,.1f} frames/s", "", words))
     script = """
 import sys, numpy as np
-from ulmpaper.infer import trained
-from ulmpaper.predict import predict_maps
+from ulmpaper.networks.localize import load_network
+from ulmpaper.networks.predict import predict_maps
 frames = np.lib.format.open_memmap(sys.argv[1], "w+", np.float32, (int(sys.argv[2]), 84, 143))
 frames[:] = np.random.default_rng(0).random(frames.shape[1:], np.float32)
 for _ in predict_maps(trained("ml3d")[0], frames, stride=10, precision="auto"):

@@ -24,20 +24,20 @@ from torch import nn
 
 import ulmpaper
 from ulmpaper.config import Config, load_config
-from ulmpaper.decode import decode_offsets
-from ulmpaper.diskfile import write_whole
-from ulmpaper.infer import trained
-from ulmpaper.kernels import compile_parts, with_quicker_convolutions
-from ulmpaper.loss import ml3d_loss
-from ulmpaper.model import ML3DResNet
-from ulmpaper.predict import predict_maps
-from ulmpaper.recipes import RECIPES, revision
-from ulmpaper.scenes import cam_scene, psf_bank
-from ulmpaper.scoring import bubble_scores
-from ulmpaper.simulate import advect, simulate_block
-from ulmpaper.synthesis import synthesize
-from ulmpaper.train import training_windows
-from ulmpaper.windows import SimulatedSource, sequence
+from ulmpaper.io.files import write_atomic
+from ulmpaper.metrics.bubbles import score_bubbles
+from ulmpaper.networks.checkpoint import revision
+from ulmpaper.networks.localize import load_network
+from ulmpaper.networks.loss import ml3d_loss
+from ulmpaper.networks.model import ML3DResNet
+from ulmpaper.networks.predict import compile_parts, predict_maps, with_quicker_convolutions
+from ulmpaper.networks.recipes import RECIPES
+from ulmpaper.networks.targets import decode_offsets
+from ulmpaper.networks.train import training_windows
+from ulmpaper.networks.windows import SimulatedSource, seeded_sequence
+from ulmpaper.simulator.flow import advect
+from ulmpaper.simulator.imaging import synthesize
+from ulmpaper.simulator.simulate import cam_scene, psf_bank, simulate_block
 
 Row = tuple[str, str, str, str]
 RESULTS = Path(ulmpaper.__file__).parent / "data" / "results" / "paper"
@@ -170,13 +170,13 @@ def bench_use(cfg: Config) -> list[Row]:
             speed = len(frames) / (time.perf_counter() - start)
         words = f"from frames to bubbles, {shape[0]} x {shape[1]} px"
         rows.append((words, f"{speed:,.1f} frames/s", "", "stride 1, bfloat16, compiled"))
-    block = sequence(SimulatedSource(cfg, "validation"), 60, cfg.seed, "benchmark", 0)
-    net, about = trained("ml3d", cfg.ml3d.weights)
+    block = seeded_sequence(SimulatedSource(cfg, "validation"), 60, cfg.seed, "benchmark", 0)
+    net, about = load_network("ml3d", cfg.ml3d.weights)
     n_true, maps = np.bincount(block.truth["frame"], minlength=60), {}
     for precision in ("float32", "bfloat16"):
         chunks = predict_maps(net, block.frames, window=about["window"], device="cuda", precision=precision)
         maps[precision] = torch.cat([part for _, part in chunks], dim=1)
-        near = bubble_scores(decode_offsets(maps[precision], n_true), block.truth)["jaccard_near"]
+        near = score_bubbles(decode_offsets(maps[precision], n_true), block.truth)["jaccard_near"]
         rows.append((f"Jaccard index at 0.25 px, {precision}", f"{near:.4f}", "", "weights shipped, simulated frames"))
     apart = float((maps["float32"][0] - maps["bfloat16"][0]).abs().max())
     rows.append(("largest difference of p", f"{apart:.4f}", "", "between the two"))
@@ -186,11 +186,11 @@ def bench_use(cfg: Config) -> list[Row]:
 def keep(rows: list[Row]) -> None:
     """Put the rows where the book reads them."""
     table = pd.DataFrame(rows, columns=["what", "measured", "asked", "note"])
-    write_whole(RESULTS / "benchmark.csv", table.to_csv(index=False).encode())
+    write_atomic(RESULTS / "benchmark.csv", table.to_csv(index=False).encode())
     about = json.loads((RESULTS / "about.json").read_text(encoding="utf-8"))
     how = {"date": str(dt.date.today()), "revision": revision(), "hardware": torch.cuda.get_device_name()}
     about["benchmark"] = how | {"torch": torch.__version__}
-    write_whole(RESULTS / "about.json", json.dumps(about, indent=1).encode())
+    write_atomic(RESULTS / "about.json", json.dumps(about, indent=1).encode())
 
 
 def bench_gpu() -> list[Row]:

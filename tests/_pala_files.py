@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import savemat
 
-from ulmpaper import scenes
 from ulmpaper.config import load_config
-from ulmpaper.example import example_block
+from ulmpaper.core.testcard import simulate_testcard
+from ulmpaper.simulator.simulate import invivo_block, invivo_scene
 
 VERSIONS = ("v5", "v7", "v7.3")
 
@@ -119,7 +119,7 @@ def write_flow(data_dir: Path, numbers: Iterable[int] = (1, 16), *, n_frames: in
     folder = data_dir / "PALA_data_InSilicoFlow"
     for number in numbers:
         rng = np.random.default_rng(number)
-        block = example_block(n_frames=n_frames, n_bubbles=20, shape_px=(84, 143), rng=rng, noise=0.005)
+        block = simulate_testcard(n_frames=n_frames, n_bubbles=20, shape_px=(84, 143), rng=rng, noise=0.005)
         phase = np.exp(1j * rng.uniform(0, 6, (1, 84, 143)))
         iq = np.moveaxis(block.frames * phase, 0, -1).astype(np.complex64)
         rows = block.truth[["frame", "z", "x", "score"]].itertuples(index=False, name=None)
@@ -132,5 +132,5 @@ def brain_blocks(n_blocks: int = 2) -> list[NDArray]:
     """IQ (z, x, t) of a brain under moving tissue, small and short."""
     small = {"invivo.n_blocks": n_blocks, "invivo.n_frames": 40, "invivo.shape_px": (64, 64), "invivo.n_bubbles": 25}
     cfg = load_config("smoke", small)
-    scene = scenes.invivo_scene(cfg)
-    return [scenes.invivo_block(cfg, number, scene).frames.transpose(1, 2, 0) for number in range(n_blocks)]
+    scene = invivo_scene(cfg)
+    return [invivo_block(cfg, number, scene).frames.transpose(1, 2, 0) for number in range(n_blocks)]

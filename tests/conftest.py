@@ -11,9 +11,9 @@ import hypothesis
 import numpy as np
 import pytest
 
-from ulmpaper import cli
-from ulmpaper.example import example_block
-from ulmpaper.records import Block
+from ulmpaper.cli import main
+from ulmpaper.core.records import Block
+from ulmpaper.core.testcard import simulate_testcard
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is no fault of the code
 hypothesis.settings.load_profile("any machine")
@@ -57,7 +57,7 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def flow() -> Block:
     """A small generated flow with truth."""
-    return example_block(n_frames=80, n_bubbles=12, shape_px=(48, 60), rng=np.random.default_rng(7))
+    return simulate_testcard(n_frames=80, n_bubbles=12, shape_px=(48, 60), rng=np.random.default_rng(7))
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["ulmpaper", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            main()
         out, err = capsys.readouterr()
         return int(stop.value.code or 0), out, err
 

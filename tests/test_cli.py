@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 from scipy import io
 
-from ulmpaper.records import Block
-from ulmpaper.results import read_table
+from ulmpaper.core.records import Block
+from ulmpaper.io.results import read_table
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -65,8 +65,8 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Small networks in place of those that come with the package, trained on far denser frames."""
     import torch
 
-    from ulmpaper.model import MSPCN, CountNet, ML3DResNet
-    from ulmpaper.weights import write_network
+    from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet
+    from ulmpaper.networks.weights import write_network
 
     torch.manual_seed(0)
     for recipe, cls, network in (
@@ -77,7 +77,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         about = {"digest": recipe, "window": 5, "threshold": 0.01, "domain": {"bubbles_per_px": [5, 9]}}
         path = tmp_path / f"{recipe}.safetensors"
         write_network(path, cls(**network), recipe=recipe, network=network, about=about)
-    monkeypatch.setattr("ulmpaper.weights._SHIPPED", tmp_path)
+    monkeypatch.setattr("ulmpaper.networks.weights._SHIPPED", tmp_path)
     return tmp_path
 
 
@@ -180,7 +180,7 @@ def test_a_short_rest_joins_the_block_before(run: Run, npy: Path, tmp_path: Path
 def test_without_weights_it_is_said_how_to_train_them(
     run: Run, npy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ulmpaper.weights._SHIPPED", tmp_path)
+    monkeypatch.setattr("ulmpaper.networks.weights._SHIPPED", tmp_path)
     code, _, err = run("ulm", npy, "-o", tmp_path / "out", "--method", "mspcn")
     assert code == 2
     assert "`ulmpaper train --recipe mspcn`" in err
@@ -341,8 +341,8 @@ def test_a_full_disk_leaves_nothing_half_written(npy: Path, tmp_path: Path) -> N
 def test_a_full_disk_does_not_crash_the_block_store(tmp_path: Path) -> None:
     script = """
 import sys, numpy as np
-from ulmpaper.records import Block
-from ulmpaper.storage import BlockStore
+from ulmpaper.core.records import Block
+from ulmpaper.io.store import BlockStore
 try:
     with BlockStore(sys.argv[1], "w") as store:
         store.append(Block(np.random.default_rng(0).random((20, 30, 30), dtype=np.float32)))

@@ -15,16 +15,17 @@ import pandas as pd
 import pytest
 from _pala_files import write_flow
 
-from ulmpaper import generate, scenes
 from ulmpaper.config import load_config
-from ulmpaper.datasets import open_frames, read_insilico
-from ulmpaper.evaluate import evaluate
-from ulmpaper.insilico import insilico_blocks
-from ulmpaper.records import Block
-from ulmpaper.results import read_table
-from ulmpaper.storage import BlockStore
-from ulmpaper.ways import Way
-from ulmpaper.weights import read_network
+from ulmpaper.core.records import Block
+from ulmpaper.io.readers import open_frames, read_insilico
+from ulmpaper.io.results import read_table
+from ulmpaper.io.store import BlockStore
+from ulmpaper.networks.weights import read_network
+from ulmpaper.paper.experiment import Method, compare
+from ulmpaper.paper.sequences import insilico_blocks
+from ulmpaper.simulator import datasets, simulate
+from ulmpaper.simulator.datasets import simulate_dataset
+from ulmpaper.simulator.simulate import cam_blocks, phantom_blocks
 
 Run = Callable[..., tuple[int, str, str]]
 SMOKE = ["--profile", "smoke"]
@@ -44,7 +45,7 @@ def stops(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
     """Make a function of `scenes` raise KeyboardInterrupt at its n-th call."""
 
     def arm(name: str, n_calls: int) -> None:
-        real, calls = getattr(scenes, name), []
+        real, calls = getattr(simulate, name), []
 
         def stopping(*arguments: object, **options: object) -> Block:
             calls.append(arguments)
@@ -52,7 +53,7 @@ def stops(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
                 raise KeyboardInterrupt
             return real(*arguments, **options)
 
-        monkeypatch.setattr(scenes, name, stopping)
+        monkeypatch.setattr(simulate, name, stopping)
 
     return arm
 
@@ -101,7 +102,7 @@ def test_blocks_are_those_of_scenes(run: Run) -> None:
         assert store.about["simulate"] == "cam"
         assert store.about["split"] == "test"
         assert store.about["cam.shape_px"] == list(cfg.cam.shape_px)
-    for window, block in zip(windows, scenes.cam_blocks(cfg, "test"), strict=True):
+    for window, block in zip(windows, cam_blocks(cfg, "test"), strict=True):
         assert_same(window, block)
 
 
@@ -204,7 +205,7 @@ def test_phantom_in_the_layout_of_pala(run: Run) -> None:
     assert code == 0
     assert "4 frames with their true bubbles -> new/insilico" in err
     cfg = load_config("smoke", {"phantom.n_sequences": 2, "phantom.n_frames": 2, "phantom.n_bubbles": 3})
-    for number, block in enumerate(scenes.phantom_blocks(cfg, cache_dir=None), 1):
+    for number, block in enumerate(phantom_blocks(cfg, cache_dir=None), 1):
         again = read_insilico("new/insilico", number)
         np.testing.assert_array_equal(again.frames, block.frames)
         np.testing.assert_allclose(again.bubbles[["z", "x"]], block.bubbles[["z", "x"]], atol=1e-9)
@@ -239,7 +240,7 @@ def test_a_split_of_the_phantom_is_added_to_the_first_sequences(run: Run) -> Non
     names = sorted(path.name for path in Path("it/IQ").iterdir())
     assert names == [f"PALA_InSilicoFlow_IQ{number:03d}.mat" for number in (1, 2, *range(16, 21))]
     cfg = load_config("smoke", {"phantom.n_frames": 2, "phantom.n_bubbles": 3})
-    (sixteenth,) = scenes.phantom_blocks(cfg, [16], cache_dir=None)
+    (sixteenth,) = phantom_blocks(cfg, [16], cache_dir=None)
     np.testing.assert_array_equal(read_insilico("it", 16).frames, sixteenth.frames)
 
 
@@ -280,7 +281,7 @@ def test_a_folder_that_cannot_be_written_to(run: Run, kind: str, out: str, monke
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(generate, "BlockStore", refuse)
+    monkeypatch.setattr(datasets, "BlockStore", refuse)
     monkeypatch.setattr(Path, "mkdir", refuse)
     code, _, err = run("simulate", kind, "-o", out, *SMOKE)
     assert code == 2
@@ -315,14 +316,14 @@ def test_progress_is_shown_after_two_seconds(tmp_path: Path, monkeypatch: pytest
         def update(self, n: int) -> None:
             shown.append(n)
 
-    monkeypatch.setattr(generate, "tqdm", Bar)
+    monkeypatch.setattr(datasets, "tqdm", Bar)
     cfg = load_config("smoke", {"cam.n_frames": 25, "cam.sequence_frames": 10})
 
-    blocks = list(scenes.cam_blocks(cfg))
+    blocks = list(cam_blocks(cfg))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scenes, "cam_blocks", lambda *_, **__: iter(blocks[:2]))
-        generate.generate("cam", tmp_path / "a.h5", cfg, progress=True)
-    generate.generate("cam", tmp_path / "a.h5", cfg, progress=True)
+        patch.setattr(simulate, "cam_blocks", lambda *_, **__: iter(blocks[:2]))
+        simulate_dataset("cam", tmp_path / "a.h5", cfg, progress=True)
+    simulate_dataset("cam", tmp_path / "a.h5", cfg, progress=True)
     assert [options for options in shown if isinstance(options, dict)] == [
         {"total": 25, "initial": 0, "unit": "frame", "delay": 2, "disable": False},
         {"total": 25, "initial": 20, "unit": "frame", "delay": 2, "disable": False},
@@ -361,6 +362,6 @@ def test_a_network_goes_on_with_palas_last_sequences(run: Run, tmp_path: Path) -
     _, about = read_network(tmp_path / "pala" / "best.safetensors", recipe="ml3d")
     assert about["settings"]["data"] == "last.h5"
     cfg = load_config("smoke", {"phantom.n_frames": 10})
-    way = Way("ml3d", "true", weights=str(tmp_path / "pala" / "best.safetensors"))
-    made = evaluate(insilico_blocks(cfg, "test", source="pala", data_dir=tmp_path), cfg, {"ours": way}, draw=False)
+    way = Method("ml3d", "true", weights=str(tmp_path / "pala" / "best.safetensors"))
+    made = compare(insilico_blocks(cfg, "test", source="pala", data_dir=tmp_path), cfg, {"ours": way}, draw=False)
     assert made.sums["truth"].n_true.sum() > 100

@@ -17,19 +17,19 @@ import pandas as pd
 import pytest
 
 from ulmpaper.config import load_config
-from ulmpaper.example import example_block
-from ulmpaper.parallel import in_turn
-from ulmpaper.pipeline import MapTotals, least_frames, ulm, ulm_blocks, ulm_many
-from ulmpaper.records import Block
-from ulmpaper.render import density
-from ulmpaper.track import interpolate
+from ulmpaper.core.records import Block
+from ulmpaper.core.render import density
+from ulmpaper.core.testcard import simulate_testcard
+from ulmpaper.core.track import interpolate
+from ulmpaper.pipeline import MapTotals, min_block_frames, ordered_map, ulm, ulm_blocks, ulm_many
 
 CFG = load_config("smoke", {"locate.method": "parabola", "locate.min_score": 0.25, "locate.n_bubbles": 12})
 
 
 def blocks(n: int = 3) -> list[Block]:
     return [
-        example_block(n_frames=40, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(seed)) for seed in range(n)
+        simulate_testcard(n_frames=40, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(seed))
+        for seed in range(n)
     ]
 
 
@@ -65,7 +65,7 @@ def test_iq_gives_what_its_amplitude_gives(flow: Block) -> None:
 
 
 def test_clutter_filter_uncovers_the_flow(rng: np.random.Generator) -> None:
-    flow = example_block(n_frames=300, n_bubbles=8, shape_px=(48, 60), rng=np.random.default_rng(5))
+    flow = simulate_testcard(n_frames=300, n_bubbles=8, shape_px=(48, 60), rng=np.random.default_rng(5))
     tissue = 50 * rng.normal(size=(1, 48, 60)) * np.exp(0.05j * np.sin(np.arange(300) / 60))[:, None, None]
     turning = np.exp(2j * np.pi * 0.15 * np.arange(300))[:, None, None]
     block = dataclasses.replace(flow, frames=(flow.frames * turning + tissue).astype(np.complex64))
@@ -114,8 +114,8 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Settings that name small networks, trained on other frames: theirs were far denser."""
     import torch
 
-    from ulmpaper.model import MSPCN, CountNet, ML3DResNet
-    from ulmpaper.weights import write_network
+    from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet
+    from ulmpaper.networks.weights import write_network
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
@@ -133,7 +133,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize("method", ["ml3d", "mspcn"])
 def test_networks_take_the_place_of_classical_methods(flow: Block, networks: dict[str, str], method: str) -> None:
-    from ulmpaper.infer import locate
+    from ulmpaper.networks.localize import locate
 
     frames = flow.frames[:20]
     cfg = load_config("smoke", {**networks, "locate.method": method, "locate.min_score": 0.01})
@@ -157,7 +157,7 @@ def test_networks_work_in_processes_of_one_thread_and_warn_once(networks: dict[s
     assert [len(result.notes) for result in ulm_blocks(short, cfg, method="ml3d")] == [1, 1]
     with pytest.warns(UserWarning, match="unlike"):
         same(parallel, ulm_many(short, cfg, method="ml3d"))
-    assert list(in_turn(iter([joblib.delayed(_threads)()]), n_jobs=2)) == [1]
+    assert list(ordered_map(iter([joblib.delayed(_threads)()]), n_jobs=2)) == [1]
 
 
 def _threads() -> int:
@@ -175,7 +175,7 @@ def test_few_tasks_are_read_ahead_and_the_backend_of_the_caller_stays() -> None:
             yield joblib.delayed(abs)(-read)
 
     usual = type(joblib.Parallel(n_jobs=2, prefer="threads")._backend)
-    results = in_turn(tasks(), n_jobs=2)
+    results = ordered_map(tasks(), n_jobs=2)
     assert next(results) == 1
     time.sleep(0.3)
     assert read <= 9
@@ -187,11 +187,11 @@ def test_blocks_must_hold_what_the_filters_need() -> None:
     rng, iq = np.random.default_rng(0), {"filter.band_hz": (50, 249)}
     for settings in ({"filter.svd_low": 5}, iq, {**iq, "filter.order": 3}, {**iq, "filter.svd_low": 40}):
         cfg = load_config("smoke", settings)
-        least = least_frames(cfg)
+        least = min_block_frames(cfg)
         ulm(rng.random((least, 20, 24)), cfg)
         with pytest.raises(ValueError, match="frames"):
             ulm(rng.random((least - 1, 20, 24)), cfg)
-    assert least_frames(load_config("smoke", {**iq, "pala": True})) == 1
+    assert min_block_frames(load_config("smoke", {**iq, "pala": True})) == 1
 
 
 def test_scale_of_the_block_wins_over_the_settings(flow: Block) -> None:
@@ -249,7 +249,7 @@ def test_a_dask_cluster_gives_the_same(tmp_path: Path) -> None:
 
 def test_a_scheduler_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr("ulmpaper.parallel._CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("ulmpaper.pipeline._CONNECT_TIMEOUT_S", 1)
     with pytest.raises(OSError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
         ulm_many(blocks(), CFG, scheduler="tcp://127.0.0.1:9")
 

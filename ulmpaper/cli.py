@@ -47,13 +47,12 @@ def ulm(
     """
     from tqdm import tqdm
 
-    from ulmpaper.config import load_config
-    from ulmpaper.datasets import open_frames
-    from ulmpaper.diskfile import content
-    from ulmpaper.pipeline import least_frames, ulm_blocks
-    from ulmpaper.records import check_choice
-    from ulmpaper.results import ResultWriter, check_free
-    from ulmpaper.settings import METHODS, NETWORKS
+    from ulmpaper.config import METHODS, NETWORKS, load_config
+    from ulmpaper.core.records import check_choice
+    from ulmpaper.io.files import fingerprint
+    from ulmpaper.io.readers import open_frames
+    from ulmpaper.io.results import ResultWriter, check_unused
+    from ulmpaper.pipeline import min_block_frames, ulm_blocks
 
     settings = _parse_overrides(overrides)
     if method is not None:
@@ -80,12 +79,12 @@ def ulm(
     size, names = cfg.blocks.n_frames, [source.path.name for source in sources]
     about: dict = {"input": names[0] if len(names) == 1 else names}
     about |= {"variable": sources[0].variable, "source": sources[0].source}
-    about["content"] = content([source.path for source in sources])
+    about["content"] = fingerprint([source.path for source in sources])
     if not overwrite:
-        check_free(out, cfg, about)
-    least = least_frames(cfg)
+        check_unused(out, cfg, about)
+    least = min_block_frames(cfg)
     if cfg.locate.method in NETWORKS:
-        from ulmpaper.infer import check_run
+        from ulmpaper.networks.localize import check_run
 
         about["weights"], window = check_run(cfg)
         least = max(least, window)
@@ -138,11 +137,13 @@ def simulate(
     tissue. A run that was interrupted goes on where it stopped.
     """
     from ulmpaper.config import load_config
-    from ulmpaper.generate import generate
+    from ulmpaper.simulator.datasets import simulate_dataset
 
     cfg = load_config(profile, _parse_overrides(overrides))
     n_jobs = cfg.blocks.n_jobs if jobs is None else jobs
-    n_frames = generate(kind, out, cfg, split=split, data_dir=data_dir, n_jobs=n_jobs, progress=sys.stderr.isatty())
+    n_frames = simulate_dataset(
+        kind, out, cfg, split=split, data_dir=data_dir, n_jobs=n_jobs, progress=sys.stderr.isatty()
+    )
     _say(f"{n_frames} frames with their true bubbles -> {out}")
     if kind == "invivo":
         _say("tissue hides the bubbles: run ulm with --set filter.svd_low=10")
@@ -166,10 +167,10 @@ def train(
     each epoch (metrics.csv). Ctrl-C saves and stops.
     """
     from ulmpaper.config import load_config
-    from ulmpaper.train import fit
+    from ulmpaper.networks.train import train as train_network
 
     cfg = load_config(profile, _parse_overrides(overrides))
-    summary = fit(recipe, cfg, out, data=data, start=start, progress=sys.stderr.isatty())
+    summary = train_network(recipe, cfg, out, data=data, start=start, progress=sys.stderr.isatty())
     left = "" if summary.step == summary.n_steps else "; the same command goes on"
     _say(f"{summary.step} of {summary.n_steps} steps, {summary.seconds:.0f} s -> {out}{left}")
     _say(" ".join(f"{name} {value:.3f}" for name, value in summary.scores.items()))
@@ -185,7 +186,7 @@ def store(
 
     IQ becomes amplitude. For the paper's training set in silico: PALA's sequences 16 to 20.
     """
-    from ulmpaper.generate import store_frames
+    from ulmpaper.io.readers import store_frames
 
     _say(f"{store_frames(files, out, variable=variable, progress=True)} frames -> {out}")
 
@@ -196,7 +197,7 @@ def info(
     variable: Annotated[str | None, typer.Option(help="Name of the array in the file.")] = None,
 ) -> None:
     """Say what FILE holds and how it will be read."""
-    from ulmpaper.datasets import open_frames
+    from ulmpaper.io.readers import open_frames
 
     source = open_frames(file, variable)
     pitch = "unknown" if source.px_mm is None else f"{source.px_mm:g} mm"
@@ -227,23 +228,24 @@ def fetch(
 
     ULMPAPER_DATA_DIR changes the folder; a folder in ULMPAPER_DATA_MIRROR is looked in before the network.
     """
-    from ulmpaper import registry
-    from ulmpaper.records import check_choice
+    from ulmpaper.core.records import check_choice
+    from ulmpaper.io.fetch import REGISTRY, registry_table
+    from ulmpaper.io.fetch import fetch as fetch_data
 
     if list_:
-        for row in registry.registry_table(data_dir).itertuples():
+        for row in registry_table(data_dir).itertuples():
             here = {"yes": "fetched", "no": "not fetched"}.get(str(row.fetched), f"{row.fetched} fetched")
             typer.echo(
                 f"{row.name:14} {row.what}\n{'':14} {row.size}; licence: {row.licence}; {here}\n{'':14} {row.address}"
             )
         return
-    wanted = [name for name, entry in registry.REGISTRY.items() if entry.small] if small else names
+    wanted = [name for name, entry in REGISTRY.items() if entry.small] if small else names
     if not wanted:
-        raise ValueError(f"nothing to fetch: name one of {', '.join(registry.REGISTRY)}, or --small, or --list")
+        raise ValueError(f"nothing to fetch: name one of {', '.join(REGISTRY)}, or --small, or --list")
     for name in wanted:
-        entry = registry.REGISTRY[check_choice(name, registry.REGISTRY, "data set")]
+        entry = REGISTRY[check_choice(name, REGISTRY, "data set")]
         some = [file.name for file in entry.files] if all_ else files
-        typer.echo(f"{name}: {registry.fetch(name, data_dir, files=some)}")
+        typer.echo(f"{name}: {fetch_data(name, data_dir, files=some)}")
 
 
 @app.command()

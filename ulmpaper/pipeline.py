@@ -1,4 +1,8 @@
-"""The ULM chain as one pure function of a block, and the same over many blocks in parallel.
+"""Frames in; bubbles, tracks and maps out; many blocks in parallel.
+
+From bubbles to tracks and to the lines that maps are drawn from, by the settings of a configuration.
+
+The ULM chain as one pure function of a block, and the same over many blocks in parallel.
 
 Filter, detect and localize, link, drop short tracks, interpolate, render: settings come from a `config.Config`,
 blocks from anywhere. Nothing here reads or writes files, but for the weights where a network localizes.
@@ -6,21 +10,128 @@ blocks from anywhere. Nothing here reads or writes files, but for the weights wh
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ulmpaper import chain, filters, localize, render, track
-from ulmpaper.config import Config
-from ulmpaper.parallel import in_turn
-from ulmpaper.records import Block, check_choice, check_frames
-from ulmpaper.settings import METHODS, NETWORKS
+from ulmpaper.config import METHODS, NETWORKS, Config
+from ulmpaper.core.filters import butter_bandpass, min_frames_zero_phase, svd_filter
+from ulmpaper.core.localize import locate
+from ulmpaper.core.records import Block, check_amplitude, check_choice, check_frames
+from ulmpaper.core.render import Maps, MapSums, map_sums, power_doppler
+from ulmpaper.core.track import add_velocity, drop_short, interpolate, link
+
+_CONNECT_TIMEOUT_S = 10
+
+
+def ordered_map(tasks: Iterator[Any], *, n_jobs: int, scheduler: str | None = None) -> Iterator[Any]:
+    """Results of tasks in their order; four for each process are begun before the first of them is asked for.
+
+    Parameters
+    ----------
+    tasks : iterator
+        Made by `joblib.delayed`; read as they are begun.
+    n_jobs : int
+        Processes; on a cluster, tasks sent ahead.
+    scheduler : str, optional
+        Address of a Dask scheduler that takes the work instead of local processes.
+
+    Raises
+    ------
+    ImportError, OSError
+        Dask is not installed; no scheduler answers at the address.
+
+    Notes
+    -----
+    joblib's own generator begins a task whenever one is done, asked for or not, so results would pile up.
+
+    Examples
+    --------
+    >>> list(ordered_map((joblib.delayed(abs)(k) for k in (-1, 2, -3)), n_jobs=1))
+    [1, 2, 3]
+    """
+    with _runner(scheduler, n_jobs) as run:
+        ahead = 4 * max(1, n_jobs if scheduler else joblib.effective_n_jobs(n_jobs))
+        for task in tasks:
+            yield from run(itertools.chain([task], itertools.islice(tasks, ahead - 1)))
+
+
+@contextlib.contextmanager
+def _runner(scheduler: str | None, n_jobs: int) -> Iterator[joblib.Parallel]:
+    how: dict[str, Any] = {"n_jobs": n_jobs, "return_as": "generator", "max_nbytes": None, "batch_size": 1}
+    if scheduler is None:
+        # Tasks keep every core busy; threads of the linear algebra on top would only get in their way.
+        alone = {"backend": "loky", "inner_max_num_threads": 1} if n_jobs != 1 else {}
+        yield joblib.Parallel(**how, **alone)
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ImportError("a Dask scheduler needs the extra: pip install 'ulmpaper[cluster]'") from None
+    try:
+        client = Client(scheduler, timeout=_CONNECT_TIMEOUT_S)
+    except OSError as error:
+        raise OSError(f"no Dask scheduler answers at {scheduler!r}: start one with `dask scheduler`") from error
+    with client:
+        with joblib.parallel_config("dask"):  # in force here only, not where results are used
+            run = joblib.Parallel(**how)
+        yield run
+
+
+def link_tracks(bubbles: pd.DataFrame, cfg: Config) -> pd.DataFrame:
+    """Link bubbles into tracks and drop the short ones, see `track.link` and `track.drop_short`.
+
+    Parameters
+    ----------
+    bubbles : DataFrame
+        Bubble table; further columns are kept.
+    cfg : Config
+        Settings, section ``track``.
+
+    Returns
+    -------
+    DataFrame
+        Track table.
+    """
+    t = cfg.track
+    return drop_short(link(bubbles, max_distance_px=t.max_distance_px, max_gap=t.max_gap), t.min_length)
+
+
+def draw_lines(tracks: pd.DataFrame, cfg: Config, *, px_mm: float, frame_rate_hz: float) -> pd.DataFrame:
+    """Smooth and interpolate tracks, as finely as the maps of the settings need it; see `track.interpolate`.
+
+    Parameters
+    ----------
+    tracks : DataFrame
+        Track table.
+    cfg : Config
+        Settings, sections ``track`` and ``render``.
+    px_mm, frame_rate_hz : float
+        Pixel pitch [mm] and frames per second [Hz].
+
+    Returns
+    -------
+    DataFrame
+        Paths, for `render.map_sums`.
+    """
+    return interpolate(
+        tracks,
+        px_mm=px_mm,
+        frame_rate_hz=frame_rate_hz,
+        max_distance_px=cfg.track.max_distance_px,
+        upsample=cfg.render.upsample,
+        smooth_points=cfg.track.smooth_points,
+        pala=cfg.pala,
+    )
 
 
 @dataclass(frozen=True)
@@ -50,7 +161,7 @@ class BlockResult:
 
     bubbles: pd.DataFrame
     tracks: pd.DataFrame
-    sums: render.MapSums
+    sums: MapSums
     power: NDArray
     n_frames: int
     notes: tuple[str, ...] = ()
@@ -67,14 +178,14 @@ class MapTotals:
 
     def __init__(self, cfg: Config) -> None:
         self._cfg = cfg
-        self._maps: render.Maps | None = None
+        self._maps: Maps | None = None
         self._power: NDArray | float = 0.0
         self._n_frames = 0
 
     def add(self, result: BlockResult) -> None:
         """Add the sums of a block."""
         if self._maps is None:
-            self._maps = render.Maps(result.power.shape, upsample=self._cfg.render.upsample, pala=self._cfg.pala)
+            self._maps = Maps(result.power.shape, upsample=self._cfg.render.upsample, pala=self._cfg.pala)
         self._maps.add(result.sums)
         self._power = self._power + result.power * result.n_frames
         self._n_frames += result.n_frames
@@ -102,18 +213,18 @@ def ulm(frames: ArrayLike | Block, cfg: Config, *, method: str | None = None) ->
     Raises
     ------
     TypeError, ValueError
-        What the steps raise: see `records.check_frames`, `filters`, `localize.locate`, `infer.locate_ml3d`.
+        What the steps raise: see `records.check_frames`, `filters`, `localize.locate`, `localize.locate_ml3d`.
 
     Notes
     -----
-    Networks take ``cfg.locate.min_score`` only: ``ml3d`` counts bubbles, ``mspcn`` has a threshold; see `infer.locate`.
+    Networks take ``cfg.locate.min_score`` only: ``ml3d`` counts bubbles, ``mspcn`` has a threshold; see `localize.locate`.
     They warn where frames are unlike those that they were trained on.
 
     Examples
     --------
     >>> from ulmpaper.config import load_config
-    >>> from ulmpaper.example import example_block
-    >>> block = example_block(n_frames=60, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(0))
+    >>> from ulmpaper.core.testcard import simulate_testcard
+    >>> block = simulate_testcard(n_frames=60, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(0))
     >>> result = ulm(block, load_config("smoke", {"locate.min_score": 0.2}), method="parabola")
     >>> result.maps["density"].shape
     (400, 480)
@@ -161,7 +272,7 @@ def ulm_blocks(
     n_jobs = cfg.blocks.n_jobs if n_jobs is None else n_jobs
     first_frame = first_track = 0
     tasks = (joblib.delayed(_run_block)(block, cfg, method) for block in _same_shape(blocks))
-    for result in in_turn(tasks, n_jobs=n_jobs, scheduler=scheduler):
+    for result in ordered_map(tasks, n_jobs=n_jobs, scheduler=scheduler):
         numbers, track_of_row = np.unique(result.tracks["track"], return_inverse=True)
         yield dataclasses.replace(
             result,
@@ -187,9 +298,9 @@ def ulm_many(
     Examples
     --------
     >>> from ulmpaper.config import load_config
-    >>> from ulmpaper.example import example_block
+    >>> from ulmpaper.core.testcard import simulate_testcard
     >>> rng = np.random.default_rng(0)
-    >>> blocks = (example_block(n_frames=30, n_bubbles=8, shape_px=(40, 48), rng=rng) for _ in range(2))
+    >>> blocks = (simulate_testcard(n_frames=30, n_bubbles=8, shape_px=(40, 48), rng=rng) for _ in range(2))
     >>> int(ulm_many(blocks, load_config("smoke")).bubbles.frame.max())
     59
     """
@@ -213,19 +324,19 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: str | None) -> Bl
         frames = frames.frames
     frames = check_frames(frames, allow_complex=True)
     if frames.dtype.kind != "c":
-        localize.check_amplitude(frames)
+        check_amplitude(frames)
     filtered = _filter(frames, cfg, frame_rate_hz)
     amplitude = np.abs(filtered) if filtered.dtype.kind == "c" or _filters(cfg) else filtered
     bubbles, notes = _locate(amplitude, cfg, method or cfg.locate.method)
-    kept = chain.link_tracks(bubbles, cfg)
+    kept = link_tracks(bubbles, cfg)
     scale = {"px_mm": px_mm, "frame_rate_hz": frame_rate_hz}
-    paths = chain.draw_lines(kept, cfg, **scale)
+    paths = draw_lines(kept, cfg, **scale)
     shape_px = (amplitude.shape[1], amplitude.shape[2])
     return BlockResult(
         bubbles=bubbles,
-        tracks=track.add_velocity(kept, **scale, smooth_points=cfg.track.smooth_points),
-        sums=render.map_sums(paths, shape_px, upsample=cfg.render.upsample, pala=cfg.pala),
-        power=render.power_doppler(filtered),
+        tracks=add_velocity(kept, **scale, smooth_points=cfg.track.smooth_points),
+        sums=map_sums(paths, shape_px, upsample=cfg.render.upsample, pala=cfg.pala),
+        power=power_doppler(filtered),
         n_frames=len(amplitude),
         notes=notes,
     )
@@ -235,26 +346,26 @@ def _locate(amplitude: NDArray, cfg: Config, method: str) -> tuple[pd.DataFrame,
     """Bubbles, and in what the frames are unlike those that a network was trained on."""
     if check_choice(method, METHODS + NETWORKS, "method") in METHODS:
         settings = {**dataclasses.asdict(cfg.locate), "method": method}
-        return localize.locate(amplitude, **settings, pala=cfg.pala), ()
-    from ulmpaper import infer  # here, since torch takes seconds to load
+        return locate(amplitude, **settings, pala=cfg.pala), ()
+    from ulmpaper.networks import localize  # here, since torch takes seconds to load
 
     notes: list[str] = []
-    bubbles = infer.locate(amplitude, cfg, method=method, warn=notes.append)
+    bubbles = localize.locate(amplitude, cfg, method=method, warn=notes.append)
     return bubbles, tuple(notes)
 
 
-def least_frames(cfg: Config) -> int:
+def min_block_frames(cfg: Config) -> int:
     """Frames that a block must have for the clutter filter of the settings.
 
     Examples
     --------
     >>> from ulmpaper.config import load_config
-    >>> least_frames(load_config()), least_frames(load_config("quick", {"filter.svd_low": 10}))
+    >>> min_block_frames(load_config()), min_block_frames(load_config("quick", {"filter.svd_low": 10}))
     (1, 10)
     """
     f = cfg.filter
     to_and_fro = f.band_hz is not None and f.zero_phase and not cfg.pala
-    return max(f.svd_low, filters.both_ways(f.order) if to_and_fro else 1)
+    return max(f.svd_low, min_frames_zero_phase(f.order) if to_and_fro else 1)
 
 
 def _filters(cfg: Config) -> bool:
@@ -265,9 +376,9 @@ def _filter(frames: NDArray, cfg: Config, frame_rate_hz: float) -> NDArray:
     """Clutter filter of the settings: components first, then the band, as in PALA."""
     f = cfg.filter
     if f.svd_low > 1 or f.svd_high is not None:
-        frames = filters.svd_filter(frames, f.svd_low, f.svd_high)
+        frames = svd_filter(frames, f.svd_low, f.svd_high)
     if f.band_hz is not None:
-        frames = filters.butter_bandpass(
+        frames = butter_bandpass(
             frames, f.band_hz, frame_rate_hz=frame_rate_hz, order=f.order, zero_phase=f.zero_phase and not cfg.pala
         )
     return frames

@@ -2,7 +2,7 @@
 
     python book/tools/collect_figures.py PROFILE
 
-Figures come as PDF and PNG, tables as CSV and LaTeX; notebooks write them by `ulmpaper.export`.
+Figures come as PDF and PNG, tables as CSV and LaTeX; notebooks write them by `ulmpaper.paper.export`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from run_notebooks import ROOT, read_plan
 
 from ulmpaper.config import PROFILES
-from ulmpaper.export import FOLDER
+from ulmpaper.paper.export import FOLDER
 
 
 def collect(root: Path, profile: str, *, build: str = "build") -> list[Path]:

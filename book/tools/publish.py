@@ -21,7 +21,7 @@ from provenance import tree_hash
 from run_notebooks import ROOT, content_key, is_current, read_plan, read_record
 
 from ulmpaper.config import PROFILES
-from ulmpaper.export import FOLDER
+from ulmpaper.paper.export import FOLDER
 
 OFFLINE = "ulmpaper-book"
 

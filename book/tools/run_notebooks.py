@@ -31,7 +31,7 @@ import yaml
 from provenance import commit, device, file_hash, list_hash, tree_hash, versions
 
 from ulmpaper.config import PROFILES, load_config
-from ulmpaper.records import check_choice
+from ulmpaper.core.records import check_choice
 
 ROOT = Path(__file__).resolve().parents[2]
 

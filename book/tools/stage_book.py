@@ -29,7 +29,9 @@ import yaml
 from claims import claims_text
 from run_notebooks import Notebook, read_plan
 
-from ulmpaper import config, registry, weights
+from ulmpaper.config import PROFILES, config_table, load_config
+from ulmpaper.io.fetch import REGISTRY
+from ulmpaper.networks.weights import find_weights, read_network
 
 CITED = ("pustovalov2024", "heiles2022", "liu2020", "ulmpaper")
 SHORTER = """For this content no run of the profile *paper* was at hand, which needs a GPU. So data are fewer, networks
@@ -159,13 +161,13 @@ def networks_in_use(record: Mapping[str, Any], code: str) -> dict[str, str]:
     """The networks that a page's code uses, and the digests of the settings of their trainings."""
     if not re.search(r"\binfer\.|\"ml3d", code):
         return {}
-    cfg = config.load_config(record["profile"], record["parameters"].get("overrides"))
-    files = {name: weights.find_weights(name, getattr(cfg, name).weights) for name in ("ml3d", "count", "mspcn")}
+    cfg = load_config(record["profile"], record["parameters"].get("overrides"))
+    files = {name: find_weights(name, getattr(cfg, name).weights) for name in ("ml3d", "count", "mspcn")}
     others = r"Way\(\"(\w+)\"[^)]*weights=\"(\w+)\"|trained\(\"(\w+)\", \"(\w+)\"\)"
     for way, variant, name, named in re.findall(others, code):
         recipe, of = way or name, variant or named
-        files[f"{recipe} {of}"] = weights.find_weights(recipe, of)
-    return {name: weights.read_network(path)[1]["digest"] for name, path in files.items()}
+        files[f"{recipe} {of}"] = find_weights(recipe, of)
+    return {name: read_network(path)[1]["digest"] for name, path in files.items()}
 
 
 def in_words(seconds: float) -> str:
@@ -222,7 +224,7 @@ package, a package below it, its data or a notebook it needs has changed; so dat
 
 def assumptions_page() -> str:
     """Every setting with its source, and where the shorter profiles leave the paper's values."""
-    tables = {profile: config.config_table(config.load_config(profile)) for profile in config.PROFILES}
+    tables = {profile: config_table(load_config(profile)) for profile in PROFILES}
     paper = tables.pop("paper")
     shorter = [
         ", ".join(f"{profile}: {table.value[row]}" for profile, table in tables.items() if table.value[row] != value)
@@ -261,7 +263,7 @@ def _with_unit(value: str, unit: str) -> str:
 
 def data_table() -> str:
     """What `ulmpaper fetch` knows."""
-    sets = registry.REGISTRY
+    sets = REGISTRY
     rows = [(f"`{name}`", d.what, f"{d.size}; {_link(d.address)}", d.licence) for name, d in sets.items()]
     table = markdown_table(["Name", "What it is", "Size; source", "Licence"], rows, style="ulm-data")
     return f"{table}\n\n`--small` fetches {', '.join(f'`{name}`' for name, d in sets.items() if d.small)}."

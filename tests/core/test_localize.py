@@ -1,0 +1,254 @@
+"""Detection and localization: known places, invariances, the slow obvious version, and PALA's own rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from ulmpaper.core.localize import detect_maxima, locate
+from ulmpaper.core.records import Block
+from ulmpaper.core.subpixel import METHODS
+
+PALA_NAMES = {
+    "no_shift": "none",
+    "wa": "weighted",
+    "interp_cubic": "cubic",
+    "interp_lanczos": "lanczos",
+    "interp_spline": "spline",
+    "gaussian_fit": "gaussian",
+    "radial": "radial",
+}
+# Largest error [px] for a lone noise-free Gaussian of standard deviation 1 px, anywhere in its pixel.
+TOLERANCE = {
+    "none": 0.5,
+    "weighted": 0.06,
+    "radial": 0.06,
+    "gaussian": 2e-3,
+    "parabola": 1e-6,
+    "cubic": 0.16,
+    "lanczos": 0.07,
+    "spline": 0.12,
+}
+
+
+def gaussian(z: float, x: float, shape: tuple[int, int] = (15, 17), sigma: float = 1.0) -> np.ndarray:
+    zz, xx = np.mgrid[: shape[0], : shape[1]]
+    return np.exp(-((zz - z) ** 2 + (xx - x) ** 2) / (2 * sigma**2))
+
+
+def oracle_frames(file: np.lib.npyio.NpzFile) -> np.ndarray:
+    if "frames" in file:
+        return file["frames"].astype(float)
+    return (file["frames_lo"].astype(np.uint16) | (file["frames_hi"].astype(np.uint16) << 8)).astype(float)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=30, deadline=None)
+@given(dz=st.floats(-0.49, 0.49), dx=st.floats(-0.49, 0.49))
+def test_a_lone_bubble_is_found_where_it_is(method: str, dz: float, dx: float) -> None:
+    found = locate(gaussian(7 + dz, 8 + dx)[None], method=method, n_bubbles=1)
+    assert len(found) == 1
+    assert abs(found.z[0] - 7 - dz) <= TOLERANCE[method]
+    assert abs(found.x[0] - 8 - dx) <= TOLERANCE[method]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_localization_shifts_with_the_image(method: str, flow: Block) -> None:
+    frames = flow.frames[:5]
+    moved = np.pad(frames, ((0, 0), (6, 0), (0, 9)))[:, : frames.shape[1]][..., -frames.shape[2] :]
+    here = locate(frames, method=method, n_bubbles=100, min_score=0.3)
+    there = locate(moved, method=method, n_bubbles=100, min_score=0.3)
+    n_z, n_x = frames.shape[1:]
+    # Only what lies well inside both pictures can be compared.
+    here = here[(here.z > 4) & (here.z < n_z - 12) & (here.x > 14) & (here.x < n_x - 6)]
+    pairs = here.assign(z=here.z + 6, x=here.x - 9).merge(there, on=["frame", "score"], suffixes=("", "_moved"))
+    assert len(pairs) == len(here) > 5
+    np.testing.assert_allclose(pairs[["z", "x"]], pairs[["z_moved", "x_moved"]], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_numbers_may_be_of_any_class_and_scale(method: str, flow: Block) -> None:
+    frames = np.rint(flow.frames[:3] * 10_000).astype(np.uint16)
+    whole = locate(frames, method=method, n_bubbles=10)
+    floats = locate(frames.astype(float) / 8, method=method, n_bubbles=10)
+    np.testing.assert_allclose(whole[["frame", "z", "x"]], floats[["frame", "z", "x"]], atol=1e-6)
+
+
+def plateaus_by_labelling(image: np.ndarray) -> list[np.ndarray]:
+    """Regional maxima the slow way: label equal values, look at all neighbours of each label."""
+    found = []
+    for value in np.unique(image[image > 0]):
+        labels, n = ndimage.label(image == value, np.ones((3, 3)))
+        for number in range(1, n + 1):
+            inside = labels == number
+            ring = ndimage.binary_dilation(inside, np.ones((3, 3))) & ~inside
+            if not ring.any() or image[ring].max() < value:
+                found.append(np.argwhere(inside))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(hnp.arrays(np.uint8, (11, 12), elements=st.integers(0, 3)))
+def test_maxima_equal_the_slow_obvious_version(image: np.ndarray) -> None:
+    plateaus = plateaus_by_labelling(image)
+    found = detect_maxima(image[None], 1000, roi_px=3)
+    expected = []
+    for pixels in plateaus:
+        distance = ((pixels - pixels.mean(axis=0)) ** 2).sum(axis=1)
+        z, x = pixels[np.argmin(distance)]
+        if 1 <= z < 10 and 1 <= x < 11:
+            expected.append((z, x))
+    assert sorted(zip(found.z, found.x, strict=True)) == sorted(expected)
+    # PALA blanks the border first and counts every pixel of a plateau.
+    blanked = np.zeros_like(image)
+    blanked[2:-2, 2:-2] = image[2:-2, 2:-2]
+    theirs = detect_maxima(image[None], 1000, roi_px=3, pala=True)
+    every = [tuple(p) for pixels in plateaus_by_labelling(blanked) for p in pixels]
+    assert sorted(zip(theirs.z, theirs.x, strict=True)) == sorted(every)
+
+
+def test_the_strongest_are_kept_and_ties_are_not_lost() -> None:
+    frame = np.zeros((20, 40))
+    frame[10, 5:36:5] = [3, 1, 2, 2, 2, 5, 4]
+    assert sorted(detect_maxima(frame[None], 3).score) == [3, 4, 5]
+    assert sorted(detect_maxima(frame[None], 4).score) == [2, 3, 4, 5]
+    assert sorted(detect_maxima(frame[None], 4, pala=True).score) == [3, 4, 5]
+
+
+def test_a_bubble_between_two_pixels_is_one_bubble() -> None:
+    frame = gaussian(7, 8.5)[None]
+    assert len(locate(frame, method="none", n_bubbles=5)) == 1
+    assert len(locate(frame, method="none", n_bubbles=5, pala=True)) == 2
+
+
+def test_a_bubble_beside_the_border_is_not_moved_inwards() -> None:
+    frame = gaussian(2.1, 8)[None]
+    found = locate(frame, method="parabola", n_bubbles=1)
+    assert found.z[0] == pytest.approx(2.1, abs=1e-6)
+    assert len(locate(gaussian(1.2, 8)[None], n_bubbles=1)) == 0
+
+
+def test_spline_of_pala_is_stretched() -> None:
+    frame = gaussian(7.3, 8)[None]
+    ours = locate(frame, method="spline", n_bubbles=1).z[0] - 7
+    theirs = locate(frame, method="spline", n_bubbles=1, pala=True).z[0] - 7
+    assert theirs / ours == pytest.approx(1.225, abs=0.25)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_to_find(method: str) -> None:
+    found = locate(np.zeros((3, 9, 9)), method=method)
+    assert found.columns.tolist() == ["frame", "z", "x", "score"]
+    assert len(found) == 0
+    assert len(locate(np.ones((2, 9, 9)), method=method, n_bubbles=3)) <= 2
+
+
+def test_frames_in_pieces_equal_the_whole(flow: Block) -> None:
+    whole = locate(flow.frames)
+    parts = [locate(flow.frames[[t]]).assign(frame=t) for t in range(len(flow.frames))]
+    assert whole.equals(type(whole)(np.concatenate(parts), columns=whole.columns).astype(whole.dtypes))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda f: locate(f, method="radail"), ValueError, "unknown method 'radail': did you mean 'radial'"),
+        (lambda f: locate(f, n_bubbles=0), ValueError, "n_bubbles must be 1 or more, not 0"),
+        (lambda f: locate(f, roi_px=4), ValueError, "roi_px must be odd and 3 or more, not 4"),
+        (lambda f: locate(f, roi_px=11), ValueError, "9 x 9 px are smaller than the window of 11 x 11"),
+        (lambda f: locate(-f), ValueError, r"negative values \(down to -1\).*filters.envelope"),
+        (lambda f: locate(f * 1j), TypeError, "amplitude is needed"),
+        (lambda f: detect_maxima(f[0], 3), ValueError, "three axes"),
+    ],
+)
+def test_bad_input(call, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(np.ones((2, 9, 9)))
+
+
+def against_pala(oracle_dir: Path, name: str, key: str, **settings_: object) -> tuple[np.ndarray, np.ndarray, int]:
+    """Our rows, PALA's rows in our coordinates, and how many more rows we have; rows paired by frame and peak."""
+    with np.load(oracle_dir / f"{name}.npz") as file:
+        theirs, frames = file[f"loc_{key}"], oracle_frames(file)
+    ours = locate(frames, pala=True, **settings_)
+    ours = ours[["score", "z", "x", "frame"]].to_numpy()
+    theirs = theirs - [0, 1, 1, 1]
+    if len(ours) == len(theirs):
+        return ours, theirs, 0
+    fewer, other = (ours, theirs) if len(ours) < len(theirs) else (theirs, ours)
+    paired = []
+    for row in fewer:
+        near = other[(other[:, 3] == row[3]) & (other[:, 0] == row[0])]
+        paired.append(near[np.argmin(np.abs(near[:, 1:3] - row[1:3]).sum(axis=1))])
+    return fewer, np.array(paired), len(ours) - len(theirs)
+
+
+@pytest.mark.parametrize("key", ["no_shift", "wa", "interp_cubic", "interp_lanczos", "interp_spline", "radial"])
+@pytest.mark.parametrize(("name", "n_bubbles"), [("flow", 40), ("dense", 90)])
+def test_rows_equal_palas(oracle_dir: Path, name: str, n_bubbles: int, key: str) -> None:
+    ours, theirs, more = against_pala(oracle_dir, name, key, n_bubbles=n_bubbles, method=PALA_NAMES[key])
+    assert more == 0
+    error = np.abs(ours - theirs)
+    assert (error[:, [0, 3]] == 0).all()
+    if key == "radial":
+        assert np.mean(error.max(axis=1) <= 1e-6) >= 0.995
+        assert error.max() <= 0.05
+    else:
+        assert error.max() <= 1e-9
+
+
+@pytest.mark.parametrize(
+    ("key", "settings_", "share", "limit"),
+    [
+        ("no_shift", {}, 1, 1e-9),
+        ("wa", {}, 1, 1e-9),
+        ("wa_fwhm5", {"roi_px": 7, "max_peaks_in_roi": 7}, 1, 1e-9),
+        ("interp_cubic", {}, 0.99, 0.1),
+        ("interp_lanczos", {}, 0.99, 0.1),
+        ("interp_spline", {}, 0.99, 0.1),
+        ("radial", {}, 0.75, 0.1),
+        ("radial_nlm2", {"max_peaks_in_roi": 2}, 0.75, 0.1),
+        ("radial_fwhm5", {"roi_px": 7, "max_peaks_in_roi": 7}, 0.75, 0.1),
+    ],
+)
+def test_plateaus_equal_palas(oracle_dir: Path, key: str, settings_: dict, share: float, limit: float) -> None:
+    method = PALA_NAMES[key.removesuffix("_nlm2").removesuffix("_fwhm5")]
+    ours, theirs, more = against_pala(oracle_dir, "plateau", key, n_bubbles=25, method=method, **settings_)
+    assert abs(more) <= (1 if key == "radial_fwhm5" else 0)
+    error = np.abs(ours - theirs)[:, 1:3].max(axis=1)
+    assert np.mean(error <= 1e-6) >= share
+    assert error.max() <= limit + 1e-9
+    if method == "radial":
+        assert np.mean(error <= 0.02) >= 0.99
+
+
+@pytest.mark.parametrize(("name", "n_bubbles", "share"), [("flow", 40, 0.95), ("dense", 90, 0.90)])
+def test_gaussian_fit_against_pala(oracle_dir: Path, name: str, n_bubbles: int, share: float) -> None:
+    how = {"n_bubbles": n_bubbles, "method": "gaussian"}
+    ours, theirs, _ = against_pala(oracle_dir, name, "gaussian_fit", **how)
+    assert np.mean(np.abs(ours - theirs)[:, 1:3].max(axis=1) <= 0.02) >= share
+    ours, theirs, more = against_pala(oracle_dir, name, "gaussian_fit_converged", **how)
+    assert abs(more) <= 3
+    assert np.mean(np.abs(ours - theirs)[:, 1:3].max(axis=1) <= 0.005) >= 0.99
+
+
+def test_isolated_bubbles_of_the_flow_are_all_found(oracle_dir: Path) -> None:
+    with np.load(oracle_dir / "flow.npz") as file:
+        frames, truth = oracle_frames(file), file["ground_truth"]
+    found = locate(frames, method="radial", n_bubbles=40)
+    truth = truth[(truth[:, 4] > 0) & (truth[:, 2] > 4) & (truth[:, 2] < 79) & (truth[:, 3] > 4) & (truth[:, 3] < 138)]
+    errors = []
+    for frame in range(len(frames)):
+        here, seen = truth[truth[:, 1] == frame][:, 2:4], found[found.frame == frame][["z", "x"]].to_numpy()
+        distance = np.linalg.norm(here[:, None] - here[None], axis=2) + 99 * np.eye(len(here))
+        for place in here[distance.min(axis=1) > 6]:
+            errors.append(np.linalg.norm(seen - place, axis=1).min())
+    assert len(errors) > 500
+    assert max(errors) < 0.5
+    assert np.sqrt(np.mean(np.square(errors))) < 0.12

@@ -1,0 +1,249 @@
+"""Linking, smoothing, interpolation: tables by hand, properties, and PALA's own tracks."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ulmpaper.core.records import Block, bubble_table
+from ulmpaper.core.track import add_velocity, drop_short, interpolate, link, smooth
+
+SCALE = {"px_mm": 1.0, "frame_rate_hz": 1000.0}
+CASES = ("cross", "cardinality", "gate", "late_start", "length", "gaps", "empty_frames", "random", "clutter")
+
+
+def table(rows: list[tuple[float, float, float]]) -> pd.DataFrame:
+    frame, z, x = np.array(rows, dtype=float).T
+    return bubble_table(frame, z, x, np.ones(len(rows)))
+
+
+def tracks_of(rows: list[tuple[float, float, float]], track: int = 0) -> pd.DataFrame:
+    return table(rows).assign(track=track)
+
+
+@st.composite
+def bubble_tables(draw: st.DrawFn) -> pd.DataFrame:
+    n = draw(st.integers(0, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return bubble_table(rng.integers(0, 6, n), rng.uniform(0, 8, n), rng.uniform(0, 8, n), rng.uniform(size=n))
+
+
+def test_two_bubbles_that_cross_by_hand() -> None:
+    rows = [(t, t * 1.0, 5.0) for t in range(4)] + [(t, 1.5, 2.4 + t * 1.0) for t in range(4)]
+    linked = link(table(rows))
+    assert linked.groupby("track").size().tolist() == [4, 4]
+    assert linked[linked.track == 0].z.tolist() == [0, 1, 2, 3]
+
+
+def test_as_many_links_as_possible_come_first() -> None:
+    # The cheapest link, 1.0 -> 1.1, would leave the others without partner.
+    linked = link(table([(0, 1.0, 0), (0, 2.8, 0), (1, 1.1, 0), (1, -0.8, 0)]))
+    assert linked.groupby("track").size().tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(("max_gap", "n_tracks"), [(0, 3), (1, 2), (2, 1)])
+def test_gaps_are_bridged_up_to_the_limit(max_gap: int, n_tracks: int) -> None:
+    linked = link(table([(0, 1, 1), (2, 1, 1.5), (5, 1, 2)]), max_gap=max_gap)
+    assert linked.track.nunique() == n_tracks
+
+
+@settings(max_examples=60, deadline=None)
+@given(bubble_tables(), st.floats(0.5, 4), st.integers(0, 2), st.integers(0, 2**32 - 1))
+def test_links_keep_the_rules(bubbles: pd.DataFrame, max_distance: float, max_gap: int, seed: int) -> None:
+    linked = link(bubbles, max_distance_px=max_distance, max_gap=max_gap)
+    assert len(linked) == len(bubbles)
+    for _, track in linked.groupby("track"):
+        step = track[["frame", "z", "x"]].diff().dropna().to_numpy()
+        assert ((step[:, 0] >= 1) & (step[:, 0] <= 1 + max_gap)).all()
+        assert (np.hypot(step[:, 1], step[:, 2]) <= max_distance).all()
+    shuffled = bubbles.sample(frac=1, random_state=seed)
+    again = link(shuffled, max_distance_px=max_distance, max_gap=max_gap)
+
+    def as_sets(tracks: pd.DataFrame) -> set[frozenset[float]]:
+        return {frozenset(points) for points in tracks.groupby("track")["score"].apply(list)}
+
+    assert as_sets(again) == as_sets(linked)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_assignment_equals_brute_force(n: int, m: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    here, there = rng.uniform(0, 4, (n, 2)), rng.uniform(0, 4, (m, 2))
+    squared = ((here[:, None] - there[None]) ** 2).sum(axis=2)
+    best = (0, 0.0)
+    for size in range(1, min(n, m) + 1):
+        for rows in itertools.combinations(range(n), size):
+            for columns in itertools.permutations(range(m), size):
+                cost = squared[rows, columns]
+                if (cost <= 4).all():
+                    best = min(best, (-size, float(cost.sum())))
+    linked = link(table([(0, *p) for p in here] + [(1, *p) for p in there]))
+    steps = [g[["z", "x"]].diff().dropna().to_numpy() for _, g in linked.groupby("track") if len(g) == 2]
+    assert -len(steps) == best[0]
+    assert sum((s**2).sum() for s in steps) == pytest.approx(best[1])
+
+
+def test_only_longer_tracks_than_min_length_stay() -> None:
+    both = pd.concat([tracks_of([(t, 0, 0) for t in range(15)], 3), tracks_of([(t, 9, 9) for t in range(16)], 5)])
+    assert drop_short(both, 15).track.unique().tolist() == [5]
+    assert drop_short(both, 14).track.unique().tolist() == [3, 5]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=45), st.integers(1, 30))
+def test_smoothing_equals_the_slow_obvious_version(values: list[float], points: int) -> None:
+    n = len(values)
+    span = min(points, n)
+    half = (span if span % 2 else span - 1) // 2
+    expected = []
+    for i in range(n):
+        reach = min(half, i, n - 1 - i)
+        expected.append(np.mean(values[i - reach : i + reach + 1]))
+    got = smooth(tracks_of([(t, v, -v) for t, v in enumerate(values)]), points)
+    np.testing.assert_allclose(got.z, expected, atol=1e-12)
+    np.testing.assert_allclose(got.x, -np.array(expected), atol=1e-12)
+
+
+def test_interpolation_is_linear_and_carries_speed() -> None:
+    path = interpolate(tracks_of([(3, 0, 0), (4, 1, 0), (5, 1, 2)]), **SCALE, smooth_points=1)
+    assert len(path) == 51
+    np.testing.assert_allclose(path.frame, 3 + np.arange(51) / 25)
+    np.testing.assert_allclose(path.z, np.minimum(np.arange(51) / 25, 1), atol=1e-12)
+    np.testing.assert_allclose(path.vz, np.where(np.arange(51) <= 25, 1000, 0), atol=1e-8)
+    np.testing.assert_allclose(path.vx, np.where(np.arange(51) <= 25, 0, 2000), atol=1e-8)
+
+
+def test_a_bridged_gap_takes_its_time() -> None:
+    gap = tracks_of([(0, 0, 0), (1, 1, 0), (3, 3, 0)])
+    ours = interpolate(gap, **SCALE, smooth_points=1)
+    assert ours.vz.to_numpy() == pytest.approx(1000)
+    assert ours.frame.iloc[-1] == 3
+    theirs = interpolate(gap, **SCALE, smooth_points=1, pala=True)
+    assert theirs.vz.iloc[-1] == pytest.approx(2000)
+    assert add_velocity(gap, **SCALE, smooth_points=1).vz.to_numpy() == pytest.approx(1000)
+
+
+def test_velocity_at_the_frames_is_that_of_the_path(flow: Block) -> None:
+    tracks = drop_short(link(flow.bubbles[["frame", "z", "x", "score"]]))
+    path, points = interpolate(tracks, **SCALE), add_velocity(tracks, **SCALE)
+    at_frames = path[np.isclose(path.frame, path.frame.round(), atol=1e-6)]
+    np.testing.assert_allclose(at_frames[["vz", "vx"]], points[["vz", "vx"]], atol=1e-6)
+    np.testing.assert_array_equal(points[["z", "x"]], tracks[["z", "x"]])
+
+
+def test_true_speed_is_recovered(flow: Block) -> None:
+    bubble = flow.bubbles[flow.bubbles.bubble == flow.bubbles.bubble.mode()[0]]
+    track = bubble.rename(columns={"bubble": "track"})[["frame", "z", "x", "score", "track"]]
+    steps = track[["z", "x"]].diff().dropna().to_numpy()
+    points = add_velocity(track, px_mm=0.1, frame_rate_hz=500, smooth_points=5)
+    speed = np.hypot(points.vz, points.vx)
+    assert speed.mean() == pytest.approx(np.hypot(*steps.T).mean() * 50, rel=0.02)
+
+
+@pytest.mark.parametrize("rows", [[], [(2, 1.0, 1.0)]])
+def test_few_bubbles_give_short_tables(rows: list) -> None:
+    bubbles = table(rows) if rows else bubble_table([], [], [], [])
+    linked = link(bubbles, max_gap=2)
+    assert len(linked) == len(rows)
+    path = interpolate(linked, **SCALE)
+    assert len(path) == len(rows)
+    assert len(drop_short(linked)) == 0
+    assert len(interpolate(drop_short(linked), **SCALE)) == 0
+    assert (add_velocity(linked, **SCALE)[["vz", "vx"]] == 0).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda b: link(b, max_distance_px=0), ValueError, "max_distance_px must be a number above 0"),
+        (lambda b: link(b, max_gap=-1), ValueError, "max_gap must be 0 or more"),
+        (lambda b: drop_short(b), ValueError, r"lacks the column\(s\) track"),
+        (lambda b: drop_short(link(b), -1), ValueError, "min_length must be 0 or more"),
+        (lambda b: smooth(link(b), 0), ValueError, "points must be a number above 0"),
+        (lambda b: interpolate(link(b), px_mm=0, frame_rate_hz=1), ValueError, "px_mm must be"),
+        (lambda b: link(b.drop(columns="z")), ValueError, r"lacks the column\(s\) z"),
+    ],
+)
+def test_bad_input(call, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(table([(0, 1, 1), (1, 1, 1)]))
+
+
+def numbered(tracks: pd.DataFrame) -> np.ndarray:
+    return np.unique(tracks["track"], return_inverse=True)[1] + 1
+
+
+@pytest.fixture(scope="module")
+def tracker(oracle_dir: Path) -> dict[str, np.ndarray]:
+    with np.load(oracle_dir / "tracker.npz") as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("gap", [0, 1, 2, 3, 5])
+def test_tracks_equal_palas(tracker: dict[str, np.ndarray], case: str, gap: int) -> None:
+    score, z, x, frame = tracker[f"{case}_in"].T
+    bubbles = bubble_table(frame, z, x, score)
+    # PALA's g bridges g - 1 missing frames, and it counts frames from the first detection.
+    tracks = drop_short(link(bubbles, max_gap=max(gap - 1, 0)), 3 if case == "clutter" else 15)
+    got = np.stack([numbered(tracks), tracks.z, tracks.x, tracks.frame - frame.min() + 1], axis=1)
+    np.testing.assert_allclose(got, tracker[f"{case}_gap{gap}"], atol=1e-9)
+    if f"{case}_gap{gap}_vel" in tracker:
+        path = interpolate(tracks, **SCALE, pala=True)
+        first = path.groupby("track")["frame"].transform("first")
+        knots = path[path.groupby("track").cumcount() % 25 == 0]
+        since = (knots.frame - first[knots.index]) / 1000
+        got = np.stack([numbered(knots), knots.z, knots.x, knots.vz, knots.vx, since], axis=1)
+        limit = np.array([0, 1e-5, 1e-5, 1e-2, 1e-2, 1e-5])
+        assert (np.abs(got - tracker[f"{case}_gap{gap}_vel"]) <= limit).all()
+
+
+@pytest.mark.parametrize("name", ["flow", "dense"])
+@pytest.mark.parametrize(
+    "key", ["no_shift", "wa", "interp_cubic", "interp_lanczos", "interp_spline", "gaussian_fit", "radial"]
+)
+def test_tracks_of_sequences_equal_palas(oracle_dir: Path, name: str, key: str) -> None:
+    with np.load(oracle_dir / f"{name}.npz") as file:
+        rows, theirs = file[f"loc_{key}"], file[f"track_{key}"]
+        gap3 = file["track_radial_gap3"]
+    bubbles = bubble_table(rows[:, 3] - 1, rows[:, 1] - 1, rows[:, 2] - 1, np.arange(len(rows)))
+
+    def points(max_gap: int = 0) -> np.ndarray:
+        tracks = drop_short(link(bubbles, max_gap=max_gap))
+        return np.stack([numbered(tracks), tracks.score.astype(int)], axis=1)
+
+    ours = points()
+    if key in ("wa", "radial", "gaussian_fit"):
+        np.testing.assert_array_equal(ours, theirs)
+    else:  # places on a grid tie, so links may differ
+
+        def links(tracks: np.ndarray) -> set[tuple[int, int]]:
+            same = tracks[1:, 0] == tracks[:-1, 0]
+            return set(zip(tracks[:-1, 1][same].tolist(), tracks[1:, 1][same].tolist(), strict=True))
+
+        assert len(links(ours) & links(theirs)) >= 0.97 * len(links(ours) | links(theirs))
+    if key == "radial":
+        np.testing.assert_array_equal(points(max_gap=2), gap3)
+
+
+@pytest.mark.parametrize("name", ["flow", "dense"])
+def test_interpolated_tracks_equal_palas(oracle_dir: Path, name: str) -> None:
+    with np.load(oracle_dir / f"{name}.npz") as file:
+        rows, theirs = file["loc_radial"], file["track_radial"]
+        knots, first12 = file["interp_radial_knots"], file["interp_radial_first12"]
+    place = rows[theirs[:, 1]]
+    tracks = bubble_table(place[:, 3] - 1, place[:, 1] - 1, place[:, 2] - 1, place[:, 0]).assign(track=theirs[:, 0])
+    path = interpolate(tracks, **SCALE)
+    columns, limit = ["z", "x", "vz", "vx"], np.array([1e-5, 1e-5, 1e-2, 1e-2])
+    ours = path[path.groupby("track").cumcount() % 25 == 0]
+    assert (ours["track"].to_numpy() == knots[:, 0]).all()
+    assert (np.abs(ours[columns].to_numpy() - knots[:, 1:5]) <= limit).all()
+    ours = path[path["track"] <= 12]
+    assert (np.abs(ours[columns].to_numpy() - first12[:, 1:5]) <= limit).all()

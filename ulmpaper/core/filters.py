@@ -1,0 +1,220 @@
+"""Clutter filters, envelope and decibels: pure functions of frames (t, z, x)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import linalg
+
+from ulmpaper.core.records import check_frames, check_positive
+
+# Rows of pixels worked on at a time: keeps the double-precision copies small whatever the block's size.
+_CHUNK_ELEMENTS = 2_000_000
+
+
+def svd_filter(iq: ArrayLike, low: int, high: int | None = None) -> NDArray:
+    """Keep the singular components `low` to `high` of the space-time matrix of a block.
+
+    Tissue moves slowly and coherently, so it fills the first components; bubbles fill the middle; noise the end.
+
+    Parameters
+    ----------
+    iq : array_like (T, Z, X)
+        IQ or B-mode frames of one block.
+    low, high : int
+        First and last component kept, counted from 1 and both included. ``high=None`` keeps all the rest.
+
+    Returns
+    -------
+    ndarray (T, Z, X)
+        Same number type as `iq`.
+
+    Raises
+    ------
+    ValueError
+        `low` below 1, above T or above `high`.
+
+    Notes
+    -----
+    With the right singular vectors :math:`v_k` of the pixels-by-time matrix :math:`S`, the result is
+    :math:`S \\sum_{k=low}^{high} v_k v_k^H`. They are taken from the small matrix :math:`S^H S`, as PALA's
+    ``SVDfilter`` does. ``low=1`` keeps the strongest component; PALA then returns its input whatever the upper
+    end is. The filter is not idempotent: what was component 5 is component 1 of the result.
+
+    References
+    ----------
+    Demené et al., IEEE Trans. Med. Imaging 34 (2015) 2271.
+
+    Examples
+    --------
+    >>> still = np.ones((6, 2, 2)) * np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> bool(np.abs(svd_filter(still, 2)).max() < 1e-12)
+    True
+    """
+    frames = check_frames(iq, what="iq", allow_complex=True)
+    n_frames = len(frames)
+    last = n_frames if high is None else min(high, n_frames)
+    if not 1 <= low <= last:
+        raise ValueError(
+            f"components {low} to {high if high is not None else n_frames} cannot be kept of {n_frames} frames: "
+            f"low must lie between 1 and {last}"
+        )
+    if low == 1 and last == n_frames:
+        return frames.copy()
+    casorati = frames.reshape(n_frames, -1)
+    gram = np.zeros((n_frames, n_frames), dtype=np.result_type(frames.dtype, np.float64))
+    for pixels in _chunks(casorati.shape[1], n_frames):
+        part = casorati[:, pixels].astype(gram.dtype)
+        gram += part @ part.conj().T
+    # eigh sorts upwards, singular components are counted from the strongest down.
+    _, vectors = linalg.eigh(gram)
+    kept = vectors[:, ::-1][:, low - 1 : last]
+    # Few components to drop are cheaper to subtract than many to rebuild; both give the same projection.
+    if 2 * kept.shape[1] > n_frames:
+        dropped = np.delete(vectors[:, ::-1], slice(low - 1, last), axis=1)
+        projector = np.eye(n_frames) - dropped @ dropped.conj().T
+    else:
+        projector = kept @ kept.conj().T
+    filtered = np.empty_like(casorati)
+    for pixels in _chunks(casorati.shape[1], n_frames):
+        filtered[:, pixels] = projector @ casorati[:, pixels].astype(gram.dtype)
+    return filtered.reshape(frames.shape)
+
+
+def min_frames_zero_phase(order: int) -> int:
+    """Least number of frames that `butter_bandpass` can filter forwards and backwards.
+
+    Examples
+    --------
+    >>> min_frames_zero_phase(2)
+    16
+    """
+    return 3 * (2 * order + 1) + 1
+
+
+def butter_bandpass(
+    iq: ArrayLike,
+    band_hz: tuple[float, float],
+    *,
+    frame_rate_hz: float,
+    order: int = 2,
+    zero_phase: bool = True,
+) -> NDArray:
+    """Band-pass each pixel along time with a Butterworth filter.
+
+    Parameters
+    ----------
+    iq : array_like (T, Z, X)
+        IQ or B-mode frames.
+    band_hz : (float, float)
+        Lower and upper edge [Hz], between 0 and half the frame rate.
+    frame_rate_hz : float
+        Frames per second [Hz].
+    order : int
+        Order of the low-pass prototype (PALA: 2).
+    zero_phase : bool
+        True filters forwards and backwards: no delay, and twice the attenuation in dB. False filters forwards from
+        rest, as PALA does, which moves every bubble some frames back along its path.
+
+    Returns
+    -------
+    ndarray (T, Z, X)
+        Same number type as `iq`.
+
+    Raises
+    ------
+    ValueError
+        Edges out of order or beyond half the frame rate; too few frames for the backward pass.
+
+    Examples
+    --------
+    >>> t = np.arange(400) / 1000
+    >>> slow = np.sin(2 * np.pi * 2 * t)[:, None, None]
+    >>> bool(np.abs(butter_bandpass(slow, (50, 249), frame_rate_hz=1000)[100:300]).max() < 1e-3)
+    True
+    """
+    from scipy import signal  # here, because it is slow to load and often not needed
+
+    frames = check_frames(iq, what="iq", allow_complex=True)
+    check_positive(frame_rate_hz=frame_rate_hz, order=order)
+    edges_hz = np.asarray(band_hz, dtype=float)
+    if edges_hz.shape != (2,) or not 0 < edges_hz[0] < edges_hz[1] < frame_rate_hz / 2:
+        raise ValueError(
+            f"band_hz must be two rising edges between 0 and half the frame rate ({frame_rate_hz / 2:g} Hz), "
+            f"not {band_hz!r}"
+        )
+    sos = signal.butter(order, edges_hz, btype="bandpass", fs=frame_rate_hz, output="sos")
+    pad = min_frames_zero_phase(order) - 1
+    if zero_phase and len(frames) <= pad:
+        raise ValueError(
+            f"{len(frames)} frames are too few to filter forwards and backwards: more than {pad} are needed; "
+            "give longer blocks or set zero_phase=False"
+        )
+    series = frames.reshape(len(frames), -1)
+    filtered = np.empty_like(series)
+    for pixels in _chunks(series.shape[1], len(series)):
+        part = series[:, pixels]
+        filtered[:, pixels] = (
+            signal.sosfiltfilt(sos, part, axis=0, padlen=pad) if zero_phase else signal.sosfilt(sos, part, axis=0)
+        )
+    return filtered.reshape(frames.shape)
+
+
+def envelope(rf: ArrayLike) -> NDArray[np.floating]:
+    """Amplitude of radio-frequency lines (real, Hilbert transform along z) or of IQ frames (complex, modulus).
+
+    Parameters
+    ----------
+    rf : array_like (T, Z, X)
+        Radio-frequency or IQ frames.
+
+    Returns
+    -------
+    ndarray (T, Z, X)
+        Amplitude, 0 or more.
+
+    Examples
+    --------
+    >>> z = np.arange(64)
+    >>> rf = np.cos(2 * np.pi * z / 8)[None, :, None]
+    >>> np.allclose(envelope(rf), 1)
+    True
+    """
+    from scipy import signal
+
+    frames = check_frames(rf, what="rf", allow_complex=True)
+    if frames.dtype.kind == "c":
+        return np.abs(frames)
+    return np.abs(signal.hilbert(frames, axis=1)).astype(frames.dtype, copy=False)
+
+
+def to_db(amplitude: ArrayLike, *, floor_db: float = -60.0) -> NDArray[np.floating]:
+    """Amplitude in decibels below its maximum, cut at `floor_db`.
+
+    Parameters
+    ----------
+    amplitude : array_like
+        Amplitudes, 0 or more, any shape.
+    floor_db : float
+        Lowest value returned [dB], below 0.
+
+    Examples
+    --------
+    >>> to_db([1.0, 0.1, 0.0]).tolist()
+    [0.0, -20.0, -60.0]
+    """
+    values = np.abs(np.asarray(amplitude, dtype=float))
+    if not floor_db < 0:
+        raise ValueError(f"floor_db must be below 0, not {floor_db!r}")
+    peak = values.max(initial=0.0)
+    if peak == 0:
+        return np.full(values.shape, floor_db)
+    return 20 * np.log10(np.maximum(values / peak, 10 ** (floor_db / 20)))
+
+
+def _chunks(n_pixels: int, n_frames: int) -> Iterator[slice]:
+    step = max(1, _CHUNK_ELEMENTS // n_frames)
+    for start in range(0, n_pixels, step):
+        yield slice(start, start + step)

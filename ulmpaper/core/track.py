@@ -1,0 +1,285 @@
+"""Link, drop, smooth and interpolate tracks; speeds: tables in, tables out.
+
+A track table is a bubble table with a column ``track``; the points of a track stand together in order of time.
+With ``pala=True`` PALA's rules are repeated where they differ (``ULM_tracking2D``, Heiles et al. 2022).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.optimize import linear_sum_assignment
+
+from ulmpaper.core.records import BUBBLE_COLUMNS, check_bubbles, check_positive
+
+TRACK_COLUMNS = (*BUBBLE_COLUMNS, "track")
+
+
+def link(bubbles: pd.DataFrame, *, max_distance_px: float = 2.0, max_gap: int = 0) -> pd.DataFrame:
+    """Link bubbles from frame to frame into tracks.
+
+    Parameters
+    ----------
+    bubbles : DataFrame
+        Bubble table; the order of its rows does not matter.
+    max_distance_px : float
+        Longest allowed step, also across a gap [px].
+    max_gap : int
+        Missing frames that a track may bridge. PALA's ``max_gap_closing`` g bridges g - 1.
+
+    Returns
+    -------
+    DataFrame
+        Every bubble, with the column ``track`` added (0, 1, ... by first point), ordered by track, then frame. A
+        bubble without partner is a track of one point.
+
+    Notes
+    -----
+    From one frame to the next, as many links as possible are made, and of all such sets the one with the least
+    sum of squared distances is taken (PALA ``ULM_tracking2D``, Tinevez' simpletracker). Gaps are closed
+    afterwards, nearest ends first.
+
+    Examples
+    --------
+    >>> from ulmpaper.core.records import bubble_table
+    >>> link(bubble_table([0, 1, 1], [5.0, 5.4, 9.0], [5.0, 5.0, 9.0], [1, 1, 1])).track.tolist()
+    [0, 0, 1]
+    """
+    check_bubbles(bubbles)
+    check_positive(max_distance_px=max_distance_px)
+    if max_gap < 0:
+        raise ValueError(f"max_gap must be 0 or more frames, not {max_gap}")
+    table = bubbles.sort_values("frame", kind="stable", ignore_index=True)
+    frame = table["frame"].to_numpy()
+    at = table[["z", "x"]].to_numpy(dtype=float)
+    bounds = {int(f): slice(a, b) for f, a, b in _runs(frame)}
+    successor = np.full(len(table), -1)
+    for f, here in bounds.items():
+        there = bounds.get(f + 1)
+        if there is not None:
+            source, target = _assign(at[here], at[there], max_distance_px)
+            successor[here.start + source] = there.start + target
+    if max_gap:
+        _close_gaps(at, bounds, successor, max_distance_px, max_gap)
+    track = _number_chains(successor)
+    order = np.argsort(track, kind="stable")
+    return table.assign(track=track).iloc[order].reset_index(drop=True)
+
+
+def drop_short(tracks: pd.DataFrame, min_length: int = 15) -> pd.DataFrame:
+    """Keep tracks of more than `min_length` points.
+
+    As in PALA the length itself is not enough: 15 keeps tracks of 16 points or more. Missing frames do not count.
+
+    Examples
+    --------
+    >>> from ulmpaper.core.records import bubble_table
+    >>> tracks = link(bubble_table([0, 1, 1], [5.0, 5.4, 9.0], [5.0, 5.0, 9.0], [1, 1, 1]))
+    >>> drop_short(tracks, 1).track.tolist()
+    [0, 0]
+    """
+    check_bubbles(tracks, columns=TRACK_COLUMNS)
+    if min_length < 0:
+        raise ValueError(f"min_length must be 0 or more points, not {min_length}")
+    _, code, size = np.unique(tracks["track"], return_inverse=True, return_counts=True)
+    return tracks[size[code] > min_length].reset_index(drop=True)
+
+
+def smooth(tracks: pd.DataFrame, points: int = 20) -> pd.DataFrame:
+    """Smooth z and x of each track by a centred moving average.
+
+    Parameters
+    ----------
+    tracks : DataFrame
+        Track table.
+    points : int
+        Longest span of the average; the largest odd number not above it and the track's length is used. Towards
+        the ends of a track the span shrinks, so that its first and last point stay where they are.
+
+    Notes
+    -----
+    MATLAB's ``smooth``, as used by PALA with 20 points, that is, 19.
+
+    Examples
+    --------
+    >>> from ulmpaper.core.records import bubble_table
+    >>> zigzag = link(bubble_table([0, 1, 2], [0.0, 0.9, 0.0], [0.0, 1.0, 2.0], [1, 1, 1]))
+    >>> smooth(zigzag, 3)[["z", "x"]].round(9).values.tolist()
+    [[0.0, 0.0], [0.3, 1.0], [0.0, 2.0]]
+    """
+    tracks, first, size = _sorted_tracks(tracks)
+    check_positive(points=points)
+    place = np.arange(len(tracks)) - np.repeat(first, size)
+    widest = (np.minimum(points, size) - 1) // 2
+    reach = np.minimum(np.minimum(place, np.repeat(size, size) - 1 - place), np.repeat(widest, size))
+    low, high = np.arange(len(tracks)) - reach, np.arange(len(tracks)) + reach + 1
+    smoothed = {}
+    for axis in ("z", "x"):
+        values = tracks[axis].to_numpy(dtype=float)
+        # Running sums of the distance from each track's start lose no digits in long tables.
+        start = np.repeat(values[first], size)
+        sums = np.concatenate([[0.0], np.cumsum(values - start)])
+        smoothed[axis] = start + (sums[high] - sums[low]) / (high - low)
+    return tracks.assign(**smoothed)
+
+
+def interpolate(
+    tracks: pd.DataFrame,
+    *,
+    px_mm: float,
+    frame_rate_hz: float,
+    max_distance_px: float = 2.0,
+    upsample: int = 10,
+    smooth_points: int = 20,
+    pala: bool = False,
+) -> pd.DataFrame:
+    """Smooth tracks and sample them so densely that a map of the tracks has no holes.
+
+    Parameters
+    ----------
+    tracks : DataFrame
+        Track table.
+    px_mm : float
+        Pixel pitch [mm].
+    frame_rate_hz : float
+        Frames per second [Hz].
+    max_distance_px, upsample
+        Longest step of the linking [px] and map pixels per pixel. The longest step is cut into pieces of 0.8 map
+        pixels: points lie ``0.8 / (max_distance_px * upsample)`` frames apart (0.04 by default).
+    smooth_points : int
+        See `smooth`; 1 leaves the points where they are.
+    pala : bool
+        Repeat PALA: frames missing in a bridged gap take no time, so that speeds there come out too high.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``track, frame`` (fractional) ``, z, x`` [px] ``, vz, vx`` [mm/s]. Each point carries the velocity
+        of the piece that ends in it, the first point that of its successor; a track of one point stands still.
+
+    Notes
+    -----
+    PALA ``ULM_tracking2D``, mode ``velocityinterp``. PALA's setting ``interp_factor`` is overruled by the step
+    above.
+
+    Examples
+    --------
+    >>> from ulmpaper.core.records import bubble_table
+    >>> straight = link(bubble_table([0, 1], [0.0, 0.0], [0.0, 0.5], [1, 1]))
+    >>> path = interpolate(straight, px_mm=0.1, frame_rate_hz=1000)
+    >>> len(path), round(float(path.vx.iloc[0]), 6)
+    (26, 50.0)
+    """
+    check_positive(px_mm=px_mm, frame_rate_hz=frame_rate_hz, max_distance_px=max_distance_px, upsample=upsample)
+    tracks, first, size = _sorted_tracks(smooth(tracks, smooth_points))
+    frame = tracks["frame"].to_numpy(dtype=float)
+    since = np.arange(len(tracks)) - np.repeat(first, size) if pala else frame - np.repeat(frame[first], size)
+    step = 0.8 / (max_distance_px * upsample)
+    span = since[first + size - 1]
+    n_points = np.floor(span / step * (1 + 1e-12)).astype(np.intp) + 1
+    # All tracks one after the other on one axis of time, so that a single np.interp serves them all.
+    offset = np.cumsum(span + 1) - (span + 1)
+    start = np.cumsum(n_points) - n_points
+    place = np.arange(n_points.sum()) - np.repeat(start, n_points)
+    time = np.minimum(place * step, np.repeat(span, n_points))
+    when, knots = time + np.repeat(offset, n_points), since + np.repeat(offset, size)
+    path = {"track": np.repeat(tracks["track"].to_numpy()[first], n_points)}
+    path["frame"] = time + np.repeat(frame[first], n_points)
+    velocity = {}
+    for axis in ("z", "x"):
+        values = np.interp(when, knots, tracks[axis].to_numpy(dtype=float)) if len(when) else np.empty(0)
+        change = np.diff(values, prepend=values[:1])
+        change[start] = np.append(change, 0.0)[np.where(n_points > 1, start + 1, len(change))]
+        path[axis], velocity[f"v{axis}"] = values, change / step * px_mm * frame_rate_hz
+    return pd.DataFrame({**path, **velocity})
+
+
+def add_velocity(tracks: pd.DataFrame, *, px_mm: float, frame_rate_hz: float, smooth_points: int = 20) -> pd.DataFrame:
+    """Add the velocity of each point of each smoothed track as columns ``vz, vx`` [mm/s].
+
+    The velocity is that of the step that ends in the point (first point: the step that leaves it), as at the frames
+    of `interpolate`.
+
+    Examples
+    --------
+    >>> from ulmpaper.core.records import bubble_table
+    >>> straight = link(bubble_table([0, 2], [0.0, 0.0], [0.0, 0.5], [1, 1]), max_gap=1)
+    >>> add_velocity(straight, px_mm=0.1, frame_rate_hz=1000).vx.tolist()
+    [25.0, 25.0]
+    """
+    check_positive(px_mm=px_mm, frame_rate_hz=frame_rate_hz)
+    smoothed, first, size = _sorted_tracks(smooth(tracks, smooth_points))
+    columns = {}
+    elapsed = np.diff(smoothed["frame"].to_numpy(dtype=float), prepend=0)
+    for axis in ("z", "x"):
+        step = np.diff(smoothed[axis].to_numpy(dtype=float), prepend=0)
+        speed = np.divide(step, elapsed, out=np.zeros_like(step), where=elapsed > 0)
+        speed[first] = np.append(speed, 0.0)[np.where(size > 1, first + 1, len(speed))]
+        columns[f"v{axis}"] = speed * px_mm * frame_rate_hz
+    raw, *_ = _sorted_tracks(tracks)
+    return raw.assign(**columns)
+
+
+def _assign(source: NDArray, target: NDArray, max_distance: float) -> tuple[NDArray, NDArray]:
+    """Most links, then least squared distance, among pairs no farther apart than `max_distance`."""
+    squared = ((source[:, None] - target[None]) ** 2).sum(axis=2)
+    allowed = squared <= max_distance**2
+    # Pairs without a rival need no search; most bubbles are such.
+    alone = allowed & (allowed.sum(axis=1) == 1)[:, None] & (allowed.sum(axis=0) == 1)[None]
+    rows, columns = np.nonzero(alone)
+    contested = allowed & ~alone
+    some_rows, some_columns = np.flatnonzero(contested.any(axis=1)), np.flatnonzero(contested.any(axis=0))
+    if len(some_rows):
+        inside = np.ix_(some_rows, some_columns)
+        # A barred pair costs more than all allowed ones together: the number of links comes first.
+        cost = np.where(contested[inside], squared[inside], squared[inside][contested[inside]].sum() + 1)
+        r, c = linear_sum_assignment(cost)
+        good = contested[inside][r, c]
+        rows, columns = np.append(rows, some_rows[r[good]]), np.append(columns, some_columns[c[good]])
+    return rows, columns
+
+
+def _close_gaps(at: NDArray, bounds: dict[int, slice], successor: NDArray, max_distance: float, max_gap: int) -> None:
+    """Join loose ends to loose starts, in place: earlier ends first, then shorter gaps, then shorter distances."""
+    has_source = np.zeros(len(successor), dtype=bool)
+    has_source[successor[successor >= 0]] = True
+    for f, here in bounds.items():
+        for gap in range(1, max_gap + 1):
+            there = bounds.get(f + 1 + gap)
+            ends = here.start + np.flatnonzero(successor[here] < 0)
+            starts = np.empty(0, int) if there is None else there.start + np.flatnonzero(~has_source[there])
+            if not (len(ends) and len(starts)):
+                continue
+            squared = ((at[ends][:, None] - at[starts][None]) ** 2).sum(axis=2)
+            i, j = np.nonzero(squared <= max_distance**2)
+            for k in np.argsort(squared[i, j], kind="stable"):
+                end, start = ends[i[k]], starts[j[k]]
+                if successor[end] < 0 and not has_source[start]:
+                    successor[end], has_source[start] = start, True
+
+
+def _number_chains(successor: NDArray) -> NDArray[np.int64]:
+    """Number of the chain each row belongs to, counted by first row."""
+    n = len(successor)
+    linked = np.flatnonzero(successor >= 0)
+    graph = sparse.coo_array((np.ones(len(linked)), (linked, successor[linked])), shape=(n, n))
+    _, label = sparse.csgraph.connected_components(graph, directed=False) if n else (0, np.empty(0, int))
+    _, first, chain = np.unique(label, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[chain].astype(np.int64)
+
+
+def _runs(sorted_values: NDArray) -> list[tuple[int, int, int]]:
+    """(value, start, stop) of each run of equal values."""
+    value, start = np.unique(sorted_values, return_index=True)
+    stop = np.append(start, len(sorted_values))[1:]
+    return list(zip(value.tolist(), start.tolist(), stop.tolist(), strict=True))
+
+
+def _sorted_tracks(tracks: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.intp], NDArray[np.intp]]:
+    """Tracks ordered by track and frame, with the first row and the number of points of each."""
+    check_bubbles(tracks, columns=TRACK_COLUMNS)
+    tracks = tracks.sort_values(["track", "frame"], kind="stable", ignore_index=True)
+    _, first, size = np.unique(tracks["track"], return_index=True, return_counts=True)
+    return tracks, first, size

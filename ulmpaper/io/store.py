@@ -1,0 +1,223 @@
+"""Block store: blocks of frames and their truth in one HDF5 file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ulmpaper.core.records import Block, check_bubbles, check_choice, check_frames
+from ulmpaper.io.files import SafeHDF5, readable
+
+_FORMAT = "ulmpaper blocks 1"
+
+
+class BlockStore:
+    """Blocks of frames and their truth in one HDF5 file, appended in order and read back by window.
+
+    Parameters
+    ----------
+    path : path
+        The file, ``.h5`` or ``.hdf5``.
+    mode : {"r", "w", "a"}
+        Read; write anew, under another name until the store is closed without an error; or go on where the last
+        complete block ends, so that a run that was interrupted can be taken up again.
+    about : mapping, optional
+        What else a new store keeps: text, numbers and lists of them, read back as `about`.
+
+    Raises
+    ------
+    ValueError, OSError
+        Unknown mode, or a file that is not a sound block store; no such file or folder.
+
+    Notes
+    -----
+    A chunk is one frame, shuffled and packed by gzip at level 1 (lzf is 1.6 times as fast but read by h5py alone). The
+    same blocks give the same bytes. The attribute ``complete`` counts the frames that were written to the end.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with BlockStore(f"{folder}/noise.h5", "w") as store:
+    ...         store.append(Block(np.ones((5, 8, 8), np.float32), frame_rate_hz=1000.0))
+    ...     with BlockStore(f"{folder}/noise.h5") as store:
+    ...         len(store), store.window(3, 2).frames.shape, store.frame_rate_hz
+    (5, (2, 8, 8), 1000.0)
+    """
+
+    def __init__(self, path: str | Path, mode: str = "r", about: Mapping[str, Any] | None = None) -> None:
+        self.path = Path(path)
+        check_choice(mode, ("r", "w", "a"), "mode")
+        if mode == "a" and not self.path.exists():
+            BlockStore(path, "w", about).close()
+        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part") if mode == "w" else None
+        if self._part:
+            if not self.path.parent.is_dir():
+                raise FileNotFoundError(f"there is no folder {self.path.parent}: make it first")
+            self._file = SafeHDF5(self._part, "w")
+            self._file.attrs.update({"format": _FORMAT, "complete": 0, "about": json.dumps(about or {})})
+            return
+        if not self.path.is_file():
+            raise FileNotFoundError(f"there is no file {self.path}")
+        with readable(self.path):
+            self._file = SafeHDF5(self.path, "r+") if mode == "a" else h5py.File(self.path)
+        if self._file.attrs.get("format") != _FORMAT:
+            self._file.close()
+            raise ValueError(f"{self.path} is not a block store: read it with readers.open_frames")
+        if mode == "a" and "frames" in self._file:
+            self._resize(len(self), self._n_rows(len(self)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(keep=kind is None)
+
+    def close(self, *, keep: bool = True) -> None:
+        """Close the file; a new one gets its name now, or is dropped."""
+        if not self._file:
+            return
+        self._file.close()
+        try:
+            if isinstance(self._file, SafeHDF5):
+                self._file.check()
+            if self._part and keep:
+                self._part.replace(self.path)
+        finally:
+            if self._part:
+                self._part.unlink(missing_ok=True)
+
+    def __len__(self) -> int:
+        return int(self._file.attrs["complete"])
+
+    @property
+    def px_mm(self) -> float | None:
+        """Pixel pitch [mm]."""
+        return self._number("px_mm")
+
+    @property
+    def frame_rate_hz(self) -> float | None:
+        """Frames per second [Hz]."""
+        return self._number("frame_rate_hz")
+
+    @property
+    def source(self) -> str:
+        """What the frames are, in the words of the first block."""
+        return str(self._file.attrs.get("source", "empty block store"))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the store was told when it was made."""
+        return json.loads(self._file.attrs.get("about", "{}"))
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether the blocks have true bubbles."""
+        return "truth" in self._file
+
+    def append(self, block: Block) -> None:
+        """Write a block after the last; frames become float32 or complex64, truth is sorted by frame.
+
+        Raises
+        ------
+        ValueError
+            Size, number type, scale or columns of the truth differ from the first block; truth outside the frames.
+        """
+        frames = check_frames(block.frames, allow_complex=True)
+        frames = frames.astype(np.complex64 if frames.dtype.kind == "c" else np.float32, copy=False)
+        truth = None if block.bubbles is None else _by_frame(block.bubbles, len(frames))
+        columns = None if truth is None else {str(name): truth[name].to_numpy().dtype for name in truth}
+        if "frames" not in self._file:
+            self._create(frames, columns, block)
+        self._check_same(frames, columns, block)
+        start, n_rows = len(self), self._n_rows(len(self))
+        self._resize(start + len(frames), n_rows + (0 if truth is None else len(truth)))
+        self._file["frames"][start:] = frames
+        if truth is not None:
+            self._file["truth_end"][start:] = n_rows + np.searchsorted(truth["frame"], np.arange(len(frames)), "right")
+            for name, column in self._file["truth"].items():
+                column[n_rows:] = truth[name] + start if name == "frame" else truth[name]
+        # What is counted must be on the disk before the count says so.
+        self._file.flush()
+        self._file.check()
+        self._file.attrs["complete"] = start + len(frames)
+        self._file.flush()
+
+    def window(self, start: int, n_frames: int) -> Block:
+        """Frames `start` to ``start + n_frames`` and their truth, whose frames count from 0 again.
+
+        Raises
+        ------
+        ValueError
+            Frames that are not in the store, or damaged ones.
+        """
+        stop = start + n_frames
+        if not 0 <= start < stop <= len(self):
+            raise ValueError(f"frames {start} to {stop} are not in {self.path}, which holds {len(self)}")
+        truth = None
+        with readable(self.path):
+            frames = self._file["frames"][start:stop]
+            if self.has_truth:
+                rows = slice(self._n_rows(start), self._n_rows(stop))
+                truth = pd.DataFrame({name: column[rows] for name, column in self._file["truth"].items()})
+                truth["frame"] -= start
+        return Block(frames, truth, self.px_mm, self.frame_rate_hz, self.source)
+
+    def _number(self, name: str) -> float | None:
+        value = self._file.attrs.get(name)
+        return None if value is None else float(value)
+
+    def _n_rows(self, n_frames: int) -> int:
+        """Rows of truth that belong to the first `n_frames`."""
+        return int(self._file["truth_end"][n_frames - 1]) if n_frames and self.has_truth else 0
+
+    def _resize(self, n_frames: int, n_rows: int) -> None:
+        self._file["frames"].resize(n_frames, axis=0)
+        if self.has_truth:
+            self._file["truth_end"].resize(n_frames, axis=0)
+            for column in self._file["truth"].values():
+                column.resize(n_rows, axis=0)
+
+    def _create(self, frames: NDArray, columns: dict[str, np.dtype] | None, block: Block) -> None:
+        size, grow = frames.shape[1:], {"maxshape": (None,), "chunks": (1024,), "track_times": False}
+        pack = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "track_times": False}
+        self._file.create_dataset("frames", (0, *size), frames.dtype, maxshape=(None, *size), chunks=(1, *size), **pack)
+        for name in ("px_mm", "frame_rate_hz", "source"):
+            if getattr(block, name) is not None:
+                self._file.attrs[name] = getattr(block, name)
+        if columns is not None:
+            self._file.create_dataset("truth_end", (0,), np.int64, **grow)
+            table = self._file.create_group("truth", track_order=True)
+            for name, dtype in columns.items():
+                table.create_dataset(name, (0,), dtype, **grow)
+
+    def _check_same(self, frames: NDArray, columns: dict[str, np.dtype] | None, block: Block) -> None:
+        stored, table = self._file["frames"], self._file.get("truth")
+        pairs = {
+            "frames of size": (stored.shape[1:], frames.shape[1:]),
+            "numbers of type": (stored.dtype, frames.dtype),
+            "pixel pitch [mm]": (self.px_mm, block.px_mm),
+            "frame rate [Hz]": (self.frame_rate_hz, block.frame_rate_hz),
+            "truth columns": (None if table is None else {n: column.dtype for n, column in table.items()}, columns),
+        }
+        for what, (here, new) in pairs.items():
+            if here != new:
+                raise ValueError(f"{self.path} holds blocks with {what} {here}, not {new}: put them in another store")
+
+
+def _by_frame(bubbles: pd.DataFrame, n_frames: int) -> pd.DataFrame:
+    check_bubbles(bubbles)
+    frame, words = bubbles["frame"], [name for name in bubbles if bubbles[name].to_numpy().dtype.kind not in "biuf"]
+    if words:
+        raise ValueError(f"columns {words} of the truth do not hold plain numbers: drop or convert them")
+    if not frame.between(0, n_frames - 1).all():
+        raise ValueError(f"true bubbles lie in frames {frame.min()} to {frame.max()} of a block of {n_frames} frames")
+    return bubbles.astype({"frame": np.int64}).sort_values("frame", kind="stable", ignore_index=True)

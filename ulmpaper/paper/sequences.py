@@ -1,0 +1,90 @@
+"""Test and validation sequences, simulated or PALA's.
+
+The paper tests on the first 15 of PALA's 20 sequences and trains and validates on the last five.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ulmpaper.config import Config
+from ulmpaper.core.records import Block, check_choice, check_positive
+from ulmpaper.io.fetch import unpack
+from ulmpaper.io.readers import read_insilico
+from ulmpaper.simulator.phantom import SPLITS, phantom_block
+
+SOURCES = ("simulated", "pala")
+ARCHIVE = "PALA_data_InSilicoFlow.zip"
+
+
+def sequence_numbers(cfg: Config, split: str) -> range:
+    """Numbers of the sequences of a split: of the test set as many as the settings ask for, of the others all.
+
+    Examples
+    --------
+    >>> from ulmpaper.config import load_config
+    >>> [sequence_numbers(load_config(profile), "test") for profile in ("quick", "paper")]
+    [range(1, 4), range(1, 16)]
+    """
+    numbers = SPLITS[check_choice(split, SPLITS, "split")]
+    return numbers[: cfg.phantom.n_sequences] if split == "test" else numbers
+
+
+def insilico_blocks(
+    cfg: Config,
+    split: str,
+    *,
+    source: str = "simulated",
+    data_dir: str | Path = "data",
+    n_sequences: int | None = None,
+    n_frames: int | None = None,
+    n_jobs: int = 1,
+) -> Iterator[Block]:
+    """Give the sequences of a split, one at a time.
+
+    Parameters
+    ----------
+    cfg : Config
+        Settings, section ``phantom``.
+    split : {"test", "validation"}
+        See `sequence_numbers`.
+    source : {"simulated", "pala"}
+        The phantom, or PALA's files in `data_dir`.
+    data_dir : path
+        Folder of PALA's files; in its folder ``cache`` frames of the phantom are kept.
+    n_sequences, n_frames : int, optional
+        At most so many, and the first frames of each; by default all of the split, and ``cfg.phantom.n_frames``.
+    n_jobs : int
+        Processes that simulate.
+
+    Raises
+    ------
+    FileNotFoundError
+        PALA's files are not there; says how to get them.
+    """
+    check_choice(source, SOURCES, "source")
+    numbers = sequence_numbers(cfg, split)[:n_sequences]
+    n_frames = cfg.phantom.n_frames if n_frames is None else n_frames
+    check_positive(n_frames=n_frames)
+    if source == "simulated":
+        where: dict[str, Any] = {"cache_dir": Path(data_dir) / "cache", "n_jobs": n_jobs}
+        what: dict[str, Any] = {"n_frames": n_frames, "n_bubbles": cfg.phantom.n_bubbles, "seed": cfg.seed}
+        block: Callable[[int], Block] = functools.partial(phantom_block, **what, **where)
+        for number in numbers:  # all into the cache, before other processes at work on the first get in the way
+            block(number)
+        return map(block, numbers)
+    archive = Path(data_dir) / ARCHIVE
+    if not (archive.is_file() or archive.with_suffix("").is_dir()):
+        raise FileNotFoundError(f"no {archive}: run `ulmpaper fetch pala-insilico` (4.4 GB) first")
+    folder = unpack(archive)
+    return (_first(read_insilico(folder, number), n_frames) for number in numbers)
+
+
+def _first(block: Block, n_frames: int) -> Block:
+    """A block of `n_frames` at most."""
+    bubbles = block.truth[block.truth["frame"] < n_frames]
+    return dataclasses.replace(block, frames=block.frames[:n_frames], bubbles=bubbles)
