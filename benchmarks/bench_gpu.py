@@ -103,7 +103,12 @@ def bench_inference(rate: float) -> list[Row]:
             asked = ">= 60 frames/s" if n == len(MEASURES) and shape == (250, 250) else ""
             words = f"inference, {shape[0]} x {shape[1]} px, {'and ' if n > 1 else ''}{name}"
             rows.append(
-                (words, f"{len(frames) / taken:,.1f} frames/s", asked, f"{100 * share:.0f} % of the matrix rate")
+                (
+                    words,
+                    f"{len(frames) / taken:,.1f} frames/s",
+                    asked,
+                    f"{100 * share:.0f} % of the matrix rate",
+                )
             )
     return rows
 
@@ -126,7 +131,9 @@ def bench_training(rate: float) -> list[Row]:
     return rows
 
 
-def train_step(net: nn.Module, optimizer: torch.optim.Optimizer, frames: torch.Tensor, targets: torch.Tensor) -> None:
+def train_step(
+    net: nn.Module, optimizer: torch.optim.Optimizer, frames: torch.Tensor, targets: torch.Tensor
+) -> None:
     """Forward and backward pass and a step of the optimizer."""
     optimizer.zero_grad(set_to_none=True)
     ml3d_loss(net(frames), targets)[0].backward()
@@ -137,24 +144,48 @@ def bench_simulator(cfg: Config) -> list[Row]:
     """Frames of 250 x 250 px with 60 bubbles, drawn on the card, and windows as workers make them for a training."""
     scene, bank, n_frames = cam_scene(cfg, 0), psf_bank(cfg), 2000
     bubbles = advect(
-        scene.mask, scene.maps, n_frames=n_frames, n_bubbles=60, n_psf=len(bank), rng=np.random.default_rng(0)
+        scene.mask,
+        scene.maps,
+        n_frames=n_frames,
+        n_bubbles=60,
+        n_psf=len(bank),
+        rng=np.random.default_rng(0),
     )
     use = {"n_frames": n_frames, "device": "cuda", "batch_frames": 128}
     taken = seconds(lambda: synthesize(bubbles, bank, scene.mask.shape, **use))
-    rows = [("frames drawn", f"{n_frames / taken:,.0f} frames/s", ">= 20,000", "250 x 250 px, 60 bubbles, one process")]
+    rows = [
+        (
+            "frames drawn",
+            f"{n_frames / taken:,.0f} frames/s",
+            ">= 20,000",
+            "250 x 250 px, 60 bubbles, one process",
+        )
+    ]
     rng = np.random.default_rng(0)
     start = time.perf_counter()
     simulate_block(scene.mask, scene.maps, bank, n_bubbles=60, rng=rng, **use)
     taken = time.perf_counter() - start
     rows.append(
-        ("simulate_block", f"{n_frames / taken:,.0f} frames/s", "", "with drift of the bubbles, and back to the CPU")
+        (
+            "simulate_block",
+            f"{n_frames / taken:,.0f} frames/s",
+            "",
+            "with drift of the bubbles, and back to the CPU",
+        )
     )
     windows = training_windows(RECIPES["ml3d"](cfg), cfg)
     windows[0]
     start = time.perf_counter()
     n_seen = sum(windows[step].frames[:, :, 0, 0].numel() for step in range(1, 6))
     speed = n_seen / (time.perf_counter() - start)
-    rows.append(("windows for a training, a worker", f"{speed:,.0f} frames/s", "", "whole frames, on the CPU"))
+    rows.append(
+        (
+            "windows for a training, a worker",
+            f"{speed:,.0f} frames/s",
+            "",
+            "whole frames, on the CPU",
+        )
+    )
     return rows
 
 
@@ -165,19 +196,31 @@ def bench_use(cfg: Config) -> list[Row]:
         frames = np.random.default_rng(0).random((200, *shape), np.float32)
         for _ in range(2):  # the first time compiles
             start = time.perf_counter()
-            for _, maps in predict_maps(net, frames, device="cuda", precision="bfloat16", compiled=True):
+            for _, maps in predict_maps(
+                net, frames, device="cuda", precision="bfloat16", compiled=True
+            ):
                 decode_offsets(maps, 60, threshold=0.5)
             speed = len(frames) / (time.perf_counter() - start)
         words = f"from frames to bubbles, {shape[0]} x {shape[1]} px"
         rows.append((words, f"{speed:,.1f} frames/s", "", "stride 1, bfloat16, compiled"))
     block = seeded_sequence(SimulatedSource(cfg, "validation"), 60, cfg.seed, "benchmark", 0)
-    net, about = load_network("ml3d", cfg.ml3d.weights)
+    net = load_network("ml3d", cfg.ml3d.weights)
+    about = net.about
     n_true, maps = np.bincount(block.truth["frame"], minlength=60), {}
     for precision in ("float32", "bfloat16"):
-        chunks = predict_maps(net, block.frames, window=about["window"], device="cuda", precision=precision)
+        chunks = predict_maps(
+            net, block.frames, window=about["window"], device="cuda", precision=precision
+        )
         maps[precision] = torch.cat([part for _, part in chunks], dim=1)
         near = score_bubbles(decode_offsets(maps[precision], n_true), block.truth)["jaccard_near"]
-        rows.append((f"Jaccard index at 0.25 px, {precision}", f"{near:.4f}", "", "weights shipped, simulated frames"))
+        rows.append(
+            (
+                f"Jaccard index at 0.25 px, {precision}",
+                f"{near:.4f}",
+                "",
+                "weights shipped, simulated frames",
+            )
+        )
     apart = float((maps["float32"][0] - maps["bfloat16"][0]).abs().max())
     rows.append(("largest difference of p", f"{apart:.4f}", "", "between the two"))
     return rows
@@ -188,7 +231,11 @@ def keep(rows: list[Row]) -> None:
     table = pd.DataFrame(rows, columns=["what", "measured", "asked", "note"])
     write_atomic(RESULTS / "benchmark.csv", table.to_csv(index=False).encode())
     about = json.loads((RESULTS / "about.json").read_text(encoding="utf-8"))
-    how = {"date": str(dt.date.today()), "revision": revision(), "hardware": torch.cuda.get_device_name()}
+    how = {
+        "date": str(dt.date.today()),
+        "revision": revision(),
+        "hardware": torch.cuda.get_device_name(),
+    }
     about["benchmark"] = how | {"torch": torch.__version__}
     write_atomic(RESULTS / "about.json", json.dumps(about, indent=1).encode())
 
@@ -199,6 +246,15 @@ def bench_gpu() -> list[Row]:
         return []
     cfg, (rate, copying) = load_config("paper"), ceilings()
     name = torch.cuda.get_device_name()
-    rows = [("product of bfloat16 matrices", f"{rate / 1e12:,.0f} TFLOP/s", "", f"{name}, torch {torch.__version__}")]
+    rows = [
+        (
+            "product of bfloat16 matrices",
+            f"{rate / 1e12:,.0f} TFLOP/s",
+            "",
+            f"{name}, torch {torch.__version__}",
+        )
+    ]
     rows.append(("copy, read and written", f"{copying / 1e12:.2f} TB/s", "", ""))
-    return rows + bench_inference(rate) + bench_training(rate) + bench_simulator(cfg) + bench_use(cfg)
+    return (
+        rows + bench_inference(rate) + bench_training(rate) + bench_simulator(cfg) + bench_use(cfg)
+    )

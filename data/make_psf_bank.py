@@ -28,7 +28,15 @@ from scipy import ndimage
 from ulmpaper.core.localize import locate
 from ulmpaper.core.records import bubble_table
 from ulmpaper.metrics.bubbles import match_bubbles
-from ulmpaper.simulator.array import CENTRE_HZ, N_ELEMENTS, PITCH_M, SPEED_M_S, WAVELENGTH_MM, Acquisition, acquire
+from ulmpaper.simulator.array import (
+    CENTRE_HZ,
+    N_ELEMENTS,
+    PITCH_M,
+    SPEED_M_S,
+    WAVELENGTH_MM,
+    Acquisition,
+    acquire,
+)
 from ulmpaper.simulator.psf import PsfBank, write_bank
 from ulmpaper.simulator.psf_from_frames import extract_psfs, psf_width
 
@@ -60,14 +68,18 @@ def draw_bubbles(rng: np.random.Generator, n_frames: int) -> pd.DataFrame:
     n = n_frames * N_BUBBLES
     z, x = (rng.uniform(MARGIN_PX, side - 1 - MARGIN_PX, n) for side in FINE.shape_px)
     out_of_plane = np.exp(-(rng.uniform(-1, 1, n) ** 2) / 2)
-    return bubble_table(np.repeat(np.arange(n_frames), N_BUBBLES), z, x, rng.lognormal(0, 0.35, n) * out_of_plane)
+    return bubble_table(
+        np.repeat(np.arange(n_frames), N_BUBBLES), z, x, rng.lognormal(0, 0.35, n) * out_of_plane
+    )
 
 
 def phase_screens(rng: np.random.Generator, n_frames: int) -> NDArray[np.float64]:
     """Delays (T, 128) [ns]: Gaussian, with a correlation of `SCREEN_MM` full width at half maximum."""
     # The correlation of smoothed white noise is sqrt(2) wider than the kernel.
     sigma = SCREEN_MM * 1e-3 / PITCH_M / np.sqrt(2 * 8 * np.log(2))
-    smooth = ndimage.gaussian_filter1d(rng.standard_normal((n_frames, 3 * N_ELEMENTS)), sigma, axis=1)
+    smooth = ndimage.gaussian_filter1d(
+        rng.standard_normal((n_frames, 3 * N_ELEMENTS)), sigma, axis=1
+    )
     smooth = smooth[:, N_ELEMENTS : 2 * N_ELEMENTS]
     return SCREEN_NS * smooth / smooth.std()
 
@@ -99,7 +111,9 @@ def apparent_places(iq: NDArray, bubbles: pd.DataFrame, speed_m_s: float) -> pd.
     return places
 
 
-def surrogate(rng: np.random.Generator, *, n_jobs: int = 2) -> tuple[NDArray[np.complex64], pd.DataFrame]:
+def surrogate(
+    rng: np.random.Generator, *, n_jobs: int = 2
+) -> tuple[NDArray[np.complex64], pd.DataFrame]:
     """Frames (T, Z, X) on the fine grid and where their bubbles appear."""
     parts: list[NDArray] = []
     places: list[pd.DataFrame] = []
@@ -121,14 +135,24 @@ def main() -> None:
     iq, places = surrogate(rng)
     coarse = places.assign(z=places["z"] / 2, x=places["x"] / 2)
     origin = "array simulation with aberration, attenuation and noise"
-    bmode = extract_psfs(np.abs(iq[:, ::2, ::2]), n_psf=N_PSF, rng=rng, truth=coarse, source=f"B-mode of an {origin}")
-    fine = extract_psfs(iq, n_psf=N_PSF, rng=rng, truth=places, half_px=10, oversample=4, clear_px=14.0)
+    bmode = extract_psfs(
+        np.abs(iq[:, ::2, ::2]), n_psf=N_PSF, rng=rng, truth=coarse, source=f"B-mode of an {origin}"
+    )
+    fine = extract_psfs(
+        iq, n_psf=N_PSF, rng=rng, truth=places, half_px=10, oversample=4, clear_px=14.0
+    )
     # Steps of a quarter of half a wavelength are an eighth of a wavelength.
     sharp = PsfBank(fine.table, oversample=8, half_px=5, source=f"IQ of an {origin}")
     for name, bank in (("psf_bank", bmode), ("psf_bank_iq", sharp)):
         path = write_bank(bank, Path(__file__).parent / f"{name}.npz")
-        z, x = np.quantile(psf_width(bank.table, bank.oversample), (0.1, 0.5, 0.9), axis=0).T.round(2).tolist()
-        print(f"{path.name}: {len(bank)} PSFs, {path.stat().st_size / 1e3:.0f} kB, widths (10/50/90 %) z {z} x {x} px")
+        z, x = (
+            np.quantile(psf_width(bank.table, bank.oversample), (0.1, 0.5, 0.9), axis=0)
+            .T.round(2)
+            .tolist()
+        )
+        print(
+            f"{path.name}: {len(bank)} PSFs, {path.stat().st_size / 1e3:.0f} kB, widths (10/50/90 %) z {z} x {x} px"
+        )
 
 
 if __name__ == "__main__":

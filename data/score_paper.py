@@ -39,14 +39,23 @@ from ulmpaper.simulator.simulate import cam_blocks, cam_pictures, cam_scene
 CAM = {"cam.shape_px": (96, 96), "cam.n_bubbles": (3, 29), "acquisition.frame_rate_hz": 250}
 CAM |= {"cam.n_frames": 3200, "cam.sequence_frames": 400}
 # As in the test of the weights that are shipped: the paper's simulator, four pictures for each number of bubbles.
-PAPER_DATA = {"train.psf": "bmode", "train.stretch": (1.0, 1.0), "train.still": 1.0, "train.speed": (1.0, 1.0)}
+PAPER_DATA = {
+    "train.psf": "bmode",
+    "train.stretch": (1.0, 1.0),
+    "train.still": 1.0,
+    "train.speed": (1.0, 1.0),
+}
 PAPER_DATA |= {"train.quieter_db": (0.0, 0.0), "cam.n_test_pictures": 4}
 CROWDS = (20, 60, 120, 200)
 PROBABILITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # as in chapters 7 and 8
 
 
 def maps(
-    blocks: Iterable[Block], validation: Iterable[Block], cfg: Config, weights: str, course: pd.DataFrame | None
+    blocks: Iterable[Block],
+    validation: Iterable[Block],
+    cfg: Config,
+    weights: str,
+    course: pd.DataFrame | None,
 ) -> pd.DataFrame:
     """Scores of bubbles and maps, a row for each way to tell the network how many bubbles there are.
 
@@ -55,8 +64,13 @@ def maps(
     rng = np.random.default_rng(cfg.seed)
     grid = threshold_grid(PROBABILITIES, method="ml3d", weights=weights)
     first = compare(validation, cfg, grid, draw=False)
-    best = best_settings(grid, bubble_scores(first, rng=rng, n_draws=0).values["jaccard_near"])["ml3d"]
-    tried = {"predicted count": grid[best], "true count": Method("ml3d", "true", threshold=0.0, weights=weights)}
+    best = best_settings(grid, bubble_scores(first, rng=rng, n_draws=0).values["jaccard_near"])[
+        "ml3d"
+    ]
+    tried = {
+        "predicted count": grid[best],
+        "true count": Method("ml3d", "true", threshold=0.0, weights=weights),
+    }
     print(f"predicted count: {best}")
     made = compare(blocks, cfg, tried)
     bubbles = bubble_scores(made, rng=rng)
@@ -73,7 +87,9 @@ def crowds(cfg: Config, weights: str) -> pd.DataFrame:
     true: list[pd.DataFrame] = []
     tried = {"ours": Method("ml3d", "told", weights=weights)}
     for n in CROWDS:
-        source = SimulatedSource(load_config("quick", {**PAPER_DATA, "cam.n_bubbles": (n, n)}), "test")
+        source = SimulatedSource(
+            load_config("quick", {**PAPER_DATA, "cam.n_bubbles": (n, n)}), "test"
+        )
         blocks = [seeded_sequence(source, 40, 7, "shipped", number) for number in range(4)]
         tables = [locate_all(block.frames, cfg, tried)[0]["ours"] for block in blocks]
         truth = [block.truth for block in blocks]
@@ -86,13 +102,15 @@ def crowds(cfg: Config, weights: str) -> pd.DataFrame:
 def main() -> None:
     """Make the tables asked for."""
     here = Path(__file__).parent
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tables", nargs="*", default=["table1", "table2", "crowds"])
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--weights", default=str(here / "weights" / "ml3d_paper.safetensors"))
     parser.add_argument("--folder", type=Path, default=here / "results" / "paper")
     asked = parser.parse_args()
-    _, trained = read_network(asked.weights, recipe="ml3d")
+    trained = read_network(asked.weights, recipe="ml3d").about
     use = {"ml3d.stride": asked.stride, "compute.precision": "auto"}
     phantom, cam = load_config("quick", use), load_config("quick", {**CAM, **use})
     few = load_config("quick", {**CAM, **use, "cam.n_frames": 240, "cam.sequence_frames": 40})
@@ -117,12 +135,16 @@ def main() -> None:
     for name in asked.tables:
         start = time.perf_counter()
         table = makers[check_choice(name, makers, "table")]()
-        print(f"{name}: {time.perf_counter() - start:.0f} s", table.T.round(4), sep="\n", flush=True)
+        print(
+            f"{name}: {time.perf_counter() - start:.0f} s", table.T.round(4), sep="\n", flush=True
+        )
         write_atomic(asked.folder / f"{name}.csv", table.to_csv().encode())
         about[name] = {
             "date": str(dt.date.today()),
             "revision": source,
-            "hardware": torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} threads of a CPU",
+            "hardware": torch.cuda.get_device_name()
+            if on_gpu
+            else f"{torch.get_num_threads()} threads of a CPU",
             "stride": asked.stride,
             "weights": trained["digest"],
         }

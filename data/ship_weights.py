@@ -43,12 +43,17 @@ def ship(folder: Path, name: str) -> None:
     """Write the weights and the metrics of a network to where `ulmpaper.networks.weights.shipped_weights` looks, or beside."""
     kind, device = name.partition("_")[0], resolve_device("auto")
     runs = [run for run in (folder / name, folder / f"{name}_last") if run.is_dir()]
-    net, about = read_network(runs[-1] / BEST, recipe=kind)
+    net = read_network(runs[-1] / BEST, recipe=kind)
+    about = net.about
     for run in runs[:-1]:  # all of it is the training of these weights
         before = pd.read_csv(run / METRICS).iloc[-1]
         about["steps"] += int(before["step"])
         about["seconds"] += round(before["seconds"])
-    settings = {key: value for key, value in about["settings"].items() if key not in ("data", "content", "start")}
+    settings = {
+        key: value
+        for key, value in about["settings"].items()
+        if key not in ("data", "content", "start")
+    }
     frames = 10 * settings["train.validation_frames"]
     cfg = load_config("paper", settings | {"train.validation_frames": frames})
     recipe = RECIPES[kind](cfg)
@@ -57,9 +62,11 @@ def ship(folder: Path, name: str) -> None:
     write_atomic(path.with_suffix(".csv"), course(runs).to_csv(index=False).encode())
     how: dict[str, Any] = {"recipe": kind, "network": recipe.arguments, "half": True}
     write_network(path, net, about=about, **how)
-    half, _ = read_network(path, recipe=kind, device=str(device))
+    half = read_network(path, recipe=kind, device=str(device))
     with torch.no_grad():
-        blocks = validation_blocks(recipe, cfg, None if about["data"] == "simulated" else folder / about["data"])
+        blocks = validation_blocks(
+            recipe, cfg, None if about["data"] == "simulated" else folder / about["data"]
+        )
         scores = recipe.score(lambda frames: half(recipe.inputs(frames.to(device))).cpu(), blocks)
     print(f"{name}: score {scores['score']:.4f}, in training {about['scores']['score']:.4f}")
     about["scores"] = scores

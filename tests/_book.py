@@ -36,4 +36,6 @@ def built_book() -> Path:
 def pages() -> list[Path]:
     """Every page of the book that a reader can turn to."""
     html = built_book()
-    return sorted(page for page in html.rglob("*.html") if "_static" not in page.relative_to(html).parts)
+    return sorted(
+        page for page in html.rglob("*.html") if "_static" not in page.relative_to(html).parts
+    )

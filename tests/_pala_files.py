@@ -18,7 +18,11 @@ from ulmpaper.simulator.simulate import invivo_block, invivo_scene
 VERSIONS = ("v5", "v7", "v7.3")
 
 ORIGIN = np.array([[-72.0, 0.0, 16.0]])
-GRID = {"Origin": ORIGIN, "PDelta": np.array([[1.0, 0.0, 1.0]]), "Size": np.array([[12.0, 9.0, 1.0]])}
+GRID = {
+    "Origin": ORIGIN,
+    "PDelta": np.array([[1.0, 0.0, 1.0]]),
+    "Size": np.array([[12.0, 9.0, 1.0]]),
+}
 TRANSDUCER = {"frequency": 15.625, "name": "L22-14v"}
 MEDIUM = {"Parameters": {"speedOfSound": 1540.0}}
 
@@ -51,10 +55,14 @@ def _write_hdf5(group: h5py.Group, name: str, value: Any) -> None:
         pair = np.empty(array.shape, dtype=[("real", part), ("imag", part)])
         pair["real"], pair["imag"], array, kind = array.real, array.imag, pair, part.name
     data = group.create_dataset(name, data=array.T)
-    data.attrs["MATLAB_class"] = np.bytes_({"float64": "double", "float32": "single"}.get(kind, kind))
+    data.attrs["MATLAB_class"] = np.bytes_(
+        {"float64": "double", "float32": "single"}.get(kind, kind)
+    )
 
 
-def list_pos(points: list[tuple[int, float, float, float]], n_frames: int, *, n_rows: int = 6) -> NDArray:
+def list_pos(
+    points: list[tuple[int, float, float, float]], n_frames: int, *, n_rows: int = 6
+) -> NDArray:
     """PALA's ``ListPos`` (n, 4, t) of points (frame, z_px, x_px, reflectivity) in 0-based pixels; NaN where absent."""
     table = np.full((n_rows, 4, n_frames), np.nan)
     for frame, z, x, reflectivity in points:
@@ -96,7 +104,10 @@ def write_ratbrain(folder: Path, block: int, iq: NDArray, *, version: str = "v5"
     """Block of the rat brain of Zenodo record 4343435."""
     (folder / "IQ").mkdir(parents=True, exist_ok=True)
     path = folder / "IQ" / f"PALA_InVivoRatBrain_{block:03d}.mat"
-    scale = {"UF": {"TwFreq": 15.0, "FrameRateUF": 1000.0, "NbFrames": float(iq.shape[2])}, "PData": GRID}
+    scale = {
+        "UF": {"TwFreq": 15.0, "FrameRateUF": 1000.0, "NbFrames": float(iq.shape[2])},
+        "PData": GRID,
+    }
     write_mat(path, {"IQ": iq, **scale}, version)
     return path
 
@@ -110,7 +121,9 @@ def write_record(folder: Path, block: int, iq: NDArray, *, settings: bool = True
         file.create_dataset("iq", data=np.stack([iq.real, iq.imag]).astype(np.float32))
     if settings:
         param = {"FrameRate": 1000.0, "SpeedOfSound": 1540.0, "Angles": np.zeros((1, 5))}
-        write_mat(folder / "param.mat", {"param": param, "Trans": TRANSDUCER, "PixelData": GRID}, "v5")
+        write_mat(
+            folder / "param.mat", {"param": param, "Trans": TRANSDUCER, "PixelData": GRID}, "v5"
+        )
     return path
 
 
@@ -119,7 +132,9 @@ def write_flow(data_dir: Path, numbers: Iterable[int] = (1, 16), *, n_frames: in
     folder = data_dir / "PALA_data_InSilicoFlow"
     for number in numbers:
         rng = np.random.default_rng(number)
-        block = simulate_testcard(n_frames=n_frames, n_bubbles=20, shape_px=(84, 143), rng=rng, noise=0.005)
+        block = simulate_testcard(
+            n_frames=n_frames, n_bubbles=20, shape_px=(84, 143), rng=rng, noise=0.005
+        )
         phase = np.exp(1j * rng.uniform(0, 6, (1, 84, 143)))
         iq = np.moveaxis(block.frames * phase, 0, -1).astype(np.complex64)
         rows = block.truth[["frame", "z", "x", "score"]].itertuples(index=False, name=None)
@@ -130,7 +145,14 @@ def write_flow(data_dir: Path, numbers: Iterable[int] = (1, 16), *, n_frames: in
 
 def brain_blocks(n_blocks: int = 2) -> list[NDArray]:
     """IQ (z, x, t) of a brain under moving tissue, small and short."""
-    small = {"invivo.n_blocks": n_blocks, "invivo.n_frames": 40, "invivo.shape_px": (64, 64), "invivo.n_bubbles": 25}
+    small = {
+        "invivo.n_blocks": n_blocks,
+        "invivo.n_frames": 40,
+        "invivo.shape_px": (64, 64),
+        "invivo.n_bubbles": 25,
+    }
     cfg = load_config("smoke", small)
     scene = invivo_scene(cfg)
-    return [invivo_block(cfg, number, scene).frames.transpose(1, 2, 0) for number in range(n_blocks)]
+    return [
+        invivo_block(cfg, number, scene).frames.transpose(1, 2, 0) for number in range(n_blocks)
+    ]

@@ -15,7 +15,9 @@ from ulmpaper.cli import main
 from ulmpaper.core.records import Block
 from ulmpaper.core.testcard import simulate_testcard
 
-hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is no fault of the code
+hypothesis.settings.register_profile(
+    "any machine", deadline=None
+)  # a busy one is no fault of the code
 hypothesis.settings.load_profile("any machine")
 ROOT = Path(__file__).parents[1]
 READS_BOOK = {"test_browser", "test_claims", "test_results", "test_run_it"}
@@ -28,7 +30,11 @@ def folder_from_environment(variable: str, default: str) -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of two processes one begins with the book, while the other runs the rest; what reads the book comes last."""
-    items.sort(key=lambda item: 0 if item.path.stem == "test_book" else 2 if item.path.stem in READS_BOOK else 1)
+    items.sort(
+        key=lambda item: (
+            0 if item.path.stem == "test_book" else 2 if item.path.stem in READS_BOOK else 1
+        )
+    )
 
 
 @pytest.fixture(scope="session")
@@ -57,11 +63,15 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def flow() -> Block:
     """A small generated flow with truth."""
-    return simulate_testcard(n_frames=80, n_bubbles=12, shape_px=(48, 60), rng=np.random.default_rng(7))
+    return simulate_testcard(
+        n_frames=80, n_bubbles=12, shape_px=(48, 60), rng=np.random.default_rng(7)
+    )
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
     """Call the command line in this process: exit code, standard output, standard error."""
 
     def call(*arguments: object) -> tuple[int, str, str]:

@@ -49,10 +49,31 @@ LAYERS = [
         "vessels",
         "weights",
     },
-    {"config", "datasets", "domain", "phantom", "predict", "processes", "runs", "scoring", "simulate"},
+    {
+        "config",
+        "datasets",
+        "domain",
+        "phantom",
+        "predict",
+        "processes",
+        "runs",
+        "scoring",
+        "simulate",
+    },
     {"chain", "coverage", "infer"},
     {"costs", "figures", "pipeline", "player", "scenes", "ways"},
-    {"evaluate", "export", "figure1", "figure2", "figure3", "figure5", "generate", "insilico", "results", "windows"},
+    {
+        "evaluate",
+        "export",
+        "figure1",
+        "figure2",
+        "figure3",
+        "figure5",
+        "generate",
+        "insilico",
+        "results",
+        "windows",
+    },
     {"judge", "recipes"},
     {"tables", "train"},
     {"cli"},
@@ -93,7 +114,9 @@ def imports(module: str) -> tuple[set[str], set[str]]:
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 head, _, rest = alias.name.partition(".")
-                (inside if head == "ulmpaper" else outside).add(rest if head == "ulmpaper" else head)
+                (inside if head == "ulmpaper" else outside).add(
+                    rest if head == "ulmpaper" else head
+                )
     return inside - {"", "__version__"}, outside
 
 
@@ -124,13 +147,17 @@ def test_no_module_for_everything() -> None:
 
 def test_import_is_light() -> None:
     code = "import sys, ulmpaper; print([m for m in ('torch', 'matplotlib', 'scipy', 'pandas') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"
 
 
 def test_chain_needs_neither_torch_nor_matplotlib() -> None:
     code = "import sys, ulmpaper.pipeline; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"
 
 
@@ -159,6 +186,13 @@ def test_every_dependency_is_pinned() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
-    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
-    assert not [name for name in asked if re.split(r"[<>=~]", name)[0].strip().lower() not in pinned]
+    asked = [
+        *project["dependencies"],
+        *(d for extra in project["optional-dependencies"].values() for d in extra),
+    ]
+    pinned = {
+        line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
+    assert not [
+        name for name in asked if re.split(r"[<>=~]", name)[0].strip().lower() not in pinned
+    ]

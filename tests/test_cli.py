@@ -32,7 +32,16 @@ def npy(flow: Block, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_from_frames_to_maps(run: Run, npy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, _, err = run(
-        "ulm", npy, "-o", out, "--method", "parabola", "--set", "locate.min_score=0.25", "--set", "blocks.n_frames=40"
+        "ulm",
+        npy,
+        "-o",
+        out,
+        "--method",
+        "parabola",
+        "--set",
+        "locate.min_score=0.25",
+        "--set",
+        "blocks.n_frames=40",
     )
     assert code == 0
     assert "does not state its pixel pitch: 0.09856 assumed" in err
@@ -74,7 +83,12 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("count", CountNet, {"n_max": 20, "features": 4}),
         ("mspcn", MSPCN, {"upsample": 2}),
     ):
-        about = {"digest": recipe, "window": 5, "threshold": 0.01, "domain": {"bubbles_per_px": [5, 9]}}
+        about = {
+            "digest": recipe,
+            "window": 5,
+            "threshold": 0.01,
+            "domain": {"bubbles_per_px": [5, 9]},
+        }
         path = tmp_path / f"{recipe}.safetensors"
         write_network(path, cls(**network), recipe=recipe, network=network, about=about)
     monkeypatch.setattr("ulmpaper.networks.weights._SHIPPED", tmp_path)
@@ -89,7 +103,9 @@ def test_networks_from_frames_to_maps(
     np.save(few, np.load(npy)[:20])
     out = tmp_path / "out"
     sets = ["ml3d.stride=5", "blocks.n_frames=10", "track.min_length=1"]
-    code, _, err = run("ulm", few, "-o", out, "--method", method, *(word for s in sets for word in ("--set", s)))
+    code, _, err = run(
+        "ulm", few, "-o", out, "--method", method, *(word for s in sets for word in ("--set", s))
+    )
     assert code == 0
     warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 1
@@ -102,7 +118,10 @@ def test_networks_from_frames_to_maps(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "blocks.n_frames=4"], "comes in blocks of 4 frames, filters or network need 5: give more frames"),
+        (
+            ["--set", "blocks.n_frames=4"],
+            "comes in blocks of 4 frames, filters or network need 5: give more frames",
+        ),
         (["--set", "ml3d.weights=nothing.safetensors"], "no weights at nothing.safetensors"),
         (["--set", "ml3d.weights=PICKLED"], "pickled checkpoint"),
         (["--set", "compute.device=tpu"], "device 'tpu' cannot be used"),
@@ -140,7 +159,9 @@ def test_data_of_the_same_name_are_told_apart(run: Run, npy: Path, tmp_path: Pat
     assert run("ulm", tmp_path / "two" / "a.npy", "-o", out, "--overwrite")[0] == 0
 
 
-def test_files_of_two_sizes_are_refused_before_the_work(run: Run, npy: Path, tmp_path: Path) -> None:
+def test_files_of_two_sizes_are_refused_before_the_work(
+    run: Run, npy: Path, tmp_path: Path
+) -> None:
     np.save(tmp_path / "crop.npy", np.load(npy)[:, :40, :40])
     code, _, err = run("ulm", npy, tmp_path / "crop.npy", "-o", tmp_path / "out")
     assert (code, "differ in the size of their frames" in err) == (2, True)
@@ -164,7 +185,9 @@ def test_store_writes_over_nothing_else(run: Run, npy: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("filtering", ["filter.svd_low=10", "filter.band_hz=(50,249)"])
-def test_a_short_rest_joins_the_block_before(run: Run, npy: Path, tmp_path: Path, filtering: str) -> None:
+def test_a_short_rest_joins_the_block_before(
+    run: Run, npy: Path, tmp_path: Path, filtering: str
+) -> None:
     np.save(tmp_path / "a.npy", np.load(npy)[:65])
     how = ("--set", filtering, "--set", "blocks.n_frames=60")
     code, _, err = run("ulm", tmp_path / "a.npy", "-o", tmp_path / "out", *how)
@@ -252,7 +275,9 @@ def test_info_and_config_and_list(run: Run, npy: Path) -> None:
     assert all(name in out for name in ("rat-kidney", "pala-insilico", "licence"))
 
 
-def test_fetch_from_the_mirror(run: Run, data_mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_from_the_mirror(
+    run: Run, data_mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ULMPAPER_DATA_MIRROR", str(data_mirror))
     code, out, _ = run("fetch", "rat-kidney", "--data-dir", tmp_path)
     assert code == 0
@@ -261,7 +286,9 @@ def test_fetch_from_the_mirror(run: Run, data_mirror: Path, tmp_path: Path, monk
 
 def bad_files(folder: Path) -> dict[str, Path]:
     """Files that cannot be used, by what is wrong with them."""
-    files = {name: folder / f"{name}.npy" for name in ("nan", "two_d", "negative", "empty", "words")}
+    files = {
+        name: folder / f"{name}.npy" for name in ("nan", "two_d", "negative", "empty", "words")
+    }
     np.save(files["nan"], np.full((3, 9, 9), np.nan))
     np.save(files["two_d"], np.ones((9, 9)))
     np.save(files["negative"], -np.ones((3, 9, 9)))
@@ -295,7 +322,11 @@ def bad_files(folder: Path) -> dict[str, Path]:
         ("flow", ["--set", "track.max_gap"], "--set takes KEY=VALUE"),
         ("flow", ["--set", "track.max_gap=-1"], "max_gap must be 0 or more"),
         ("flow", ["--set", "locate.roi_px=71"], "smaller than the window of 71 x 71"),
-        ("flow", ["--set", "filter.svd_low=90"], "comes in blocks of 80 frames, filters or network need 90"),
+        (
+            "flow",
+            ["--set", "filter.svd_low=90"],
+            "comes in blocks of 80 frames, filters or network need 90",
+        ),
         ("flow", ["--set", "filter.band_hz=(50,900)"], "half the frame rate (500 Hz)"),
         ("flow", ["--jobs", "0"], "n_jobs"),
         ("flow", ["-o", "FILE/sub"], "choose another folder"),
@@ -331,7 +362,9 @@ def test_a_full_disk_leaves_nothing_half_written(npy: Path, tmp_path: Path) -> N
 
     command = [sys.executable, "-m", "ulmpaper", "ulm", str(npy), "-o", str(tmp_path / "out")]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    ended = subprocess.run(command, preexec_fn=no_large_files, capture_output=True, text=True, env=environment)
+    ended = subprocess.run(
+        command, preexec_fn=no_large_files, capture_output=True, text=True, env=environment
+    )
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr
     assert "File too large" in ended.stderr

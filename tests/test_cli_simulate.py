@@ -30,7 +30,15 @@ from ulmpaper.simulator.simulate import cam_blocks, phantom_blocks
 Run = Callable[..., tuple[int, str, str]]
 SMOKE = ["--profile", "smoke"]
 SHORT = [*SMOKE, "--set", "cam.n_frames=25", "--set", "cam.sequence_frames=10"]
-FEW = [*SMOKE, "--set", "phantom.n_sequences=2", "--set", "phantom.n_frames=2", "--set", "phantom.n_bubbles=3"]
+FEW = [
+    *SMOKE,
+    "--set",
+    "phantom.n_sequences=2",
+    "--set",
+    "phantom.n_frames=2",
+    "--set",
+    "phantom.n_bubbles=3",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +83,9 @@ def assert_same(a: Block, b: Block) -> None:
         ("invivo", ["--set", "invivo.n_bubbles=30"], ["--set", "filter.svd_low=10"]),
     ],
 )
-def test_from_settings_to_maps(run: Run, kind: str, arguments: list[str], filter_: list[str]) -> None:
+def test_from_settings_to_maps(
+    run: Run, kind: str, arguments: list[str], filter_: list[str]
+) -> None:
     scale = ["--set", "acquisition.px_mm=0.05", "--set", "acquisition.frame_rate_hz=800"]
     code, out, err = run("simulate", kind, "-o", "it.h5", *SMOKE, *scale, *arguments)
     assert (code, out) == (0, "")
@@ -143,7 +153,10 @@ def test_a_complete_store_is_left_alone(run: Run) -> None:
 
 def test_killed_and_taken_up_again(run: Run, tmp_path: Path) -> None:
     arguments = [*SMOKE, "--set", "cam.n_frames=1000", "--set", "cam.sequence_frames=100"]
-    it, command = tmp_path / "it.h5", [sys.executable, "-m", "ulmpaper", "simulate", "cam", *arguments]
+    it, command = (
+        tmp_path / "it.h5",
+        [sys.executable, "-m", "ulmpaper", "simulate", "cam", *arguments],
+    )
     with subprocess.Popen([*command, "-o", str(it)]) as process:
         while process.poll() is None and not (it.exists() and it.stat().st_size > 2_000_000):
             time.sleep(0.005)
@@ -159,14 +172,22 @@ def test_killed_and_taken_up_again(run: Run, tmp_path: Path) -> None:
 def test_more_blocks_are_added(run: Run) -> None:
     short = [*SMOKE, "--set", "invivo.n_frames=16"]
     for n_blocks in (1, 3, 2):
-        assert run("simulate", "invivo", "-o", "it.h5", *short, "--set", f"invivo.n_blocks={n_blocks}")[0] == 0
+        assert (
+            run(
+                "simulate", "invivo", "-o", "it.h5", *short, "--set", f"invivo.n_blocks={n_blocks}"
+            )[0]
+            == 0
+        )
     assert open_frames("it.h5").n_frames == 48
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "seed=3"], "it.h5 was begun with seed = 2024, not 3: choose another name, or delete it"),
+        (
+            ["--set", "seed=3"],
+            "it.h5 was begun with seed = 2024, not 3: choose another name, or delete it",
+        ),
         (["--set", "cam.n_frames=30"], "begun with cam.n_frames = 25, not 30"),
         (["--set", "acquisition.px_mm=0.1"], "begun with acquisition.px_mm = 0.09856, not 0.1"),
         (["--split", "train"], "begun with split = test, not train"),
@@ -188,7 +209,11 @@ def test_files_of_others_are_left_alone(run: Run, flow: Block) -> None:
     Path("pala/IQ").mkdir(parents=True)
     before = Path("store.h5").read_bytes()
     for kind, name, message in [
-        ("cam", "store.h5", "store.h5 holds something else than simulated data: choose another name"),
+        (
+            "cam",
+            "store.h5",
+            "store.h5 holds something else than simulated data: choose another name",
+        ),
         ("cam", "text.h5", "cannot read text.h5"),
         ("phantom", "pala", "pala holds something else than simulated data"),
     ]:
@@ -204,12 +229,17 @@ def test_phantom_in_the_layout_of_pala(run: Run) -> None:
     code, _, err = run("simulate", "phantom", "-o", "new/insilico", *FEW)
     assert code == 0
     assert "4 frames with their true bubbles -> new/insilico" in err
-    cfg = load_config("smoke", {"phantom.n_sequences": 2, "phantom.n_frames": 2, "phantom.n_bubbles": 3})
+    cfg = load_config(
+        "smoke", {"phantom.n_sequences": 2, "phantom.n_frames": 2, "phantom.n_bubbles": 3}
+    )
     for number, block in enumerate(phantom_blocks(cfg, cache_dir=None), 1):
         again = read_insilico("new/insilico", number)
         np.testing.assert_array_equal(again.frames, block.frames)
         np.testing.assert_allclose(again.bubbles[["z", "x"]], block.bubbles[["z", "x"]], atol=1e-9)
-        assert (again.px_mm, again.frame_rate_hz) == (pytest.approx(block.px_mm), block.frame_rate_hz)
+        assert (again.px_mm, again.frame_rate_hz) == (
+            pytest.approx(block.px_mm),
+            block.frame_rate_hz,
+        )
     assert sorted(path.name for path in Path("new/insilico").iterdir()) == [
         "IQ",
         "PALA_InSilicoFlow_sequence.mat",
@@ -247,7 +277,12 @@ def test_a_split_of_the_phantom_is_added_to_the_first_sequences(run: Run) -> Non
 @pytest.mark.parametrize(
     ("kind", "out", "arguments", "message"),
     [
-        ("can", "it.h5", [], "unknown kind of data 'can': did you mean 'cam'? Allowed: cam, phantom, invivo"),
+        (
+            "can",
+            "it.h5",
+            [],
+            "unknown kind of data 'can': did you mean 'cam'? Allowed: cam, phantom, invivo",
+        ),
         ("cam", "", [], "cam needs a place to be written to, not an empty name"),
         ("phantom", "", [], "phantom needs a place to be written to"),
         ("cam", "it.mat", [], "one file whose name ends in .h5, not to 'it.mat'"),
@@ -255,18 +290,45 @@ def test_a_split_of_the_phantom_is_added_to_the_first_sequences(run: Run) -> Non
         ("cam", "FILE/it.h5", [], "there is no folder"),
         ("phantom", "FILE/it", [], "(Not a directory): choose another folder"),
         ("cam", "it.h5", ["--split", "tests"], "unknown split 'tests': did you mean 'test'?"),
-        ("invivo", "it.h5", ["--split", "test"], "invivo has no split 'test': only cam and phantom have"),
+        (
+            "invivo",
+            "it.h5",
+            ["--split", "test"],
+            "invivo has no split 'test': only cam and phantom have",
+        ),
         ("cam", "it.h5", ["--profile", "smok"], "unknown profile 'smok': did you mean 'smoke'"),
         ("cam", "it.h5", ["--set", "cam.psf=bmoed"], "did you mean 'bmode'"),
-        ("cam", "it.h5", ["--set", "cam.n_bubbles=(90,10)"], "n_bubbles must be two numbers, the lower one first"),
-        ("cam", "it.h5", ["--set", "cam.picture_px=70"], "raise cam.picture_px or lower cam.shape_px"),
-        ("cam", "it.h5", ["--set", "cam.n_bubbles=(1,99999)"], "the pixels of the mask that have flow"),
-        ("invivo", "it.h5", ["--set", "invivo.n_bubbles=99999"], "the pixels of the mask that have flow"),
+        (
+            "cam",
+            "it.h5",
+            ["--set", "cam.n_bubbles=(90,10)"],
+            "n_bubbles must be two numbers, the lower one first",
+        ),
+        (
+            "cam",
+            "it.h5",
+            ["--set", "cam.picture_px=70"],
+            "raise cam.picture_px or lower cam.shape_px",
+        ),
+        (
+            "cam",
+            "it.h5",
+            ["--set", "cam.n_bubbles=(1,99999)"],
+            "the pixels of the mask that have flow",
+        ),
+        (
+            "invivo",
+            "it.h5",
+            ["--set", "invivo.n_bubbles=99999"],
+            "the pixels of the mask that have flow",
+        ),
         ("phantom", "it", ["-j", "0"], "n_jobs == 0"),
         ("phantom", "it", ["--split", "train"], "unknown split of the phantom 'train'"),
     ],
 )
-def test_bad_input_is_one_clear_error(run: Run, kind: str, out: str, arguments: list[str], message: str) -> None:
+def test_bad_input_is_one_clear_error(
+    run: Run, kind: str, out: str, arguments: list[str], message: str
+) -> None:
     Path("FILE").write_text("a file")
     code, stdout, err = run("simulate", kind, "-o", out, *SMOKE, *arguments)
     assert (code, stdout) == (2, "")
@@ -277,7 +339,9 @@ def test_bad_input_is_one_clear_error(run: Run, kind: str, out: str, arguments: 
 
 
 @pytest.mark.parametrize(("kind", "out"), [("cam", "it.h5"), ("phantom", "it")])
-def test_a_folder_that_cannot_be_written_to(run: Run, kind: str, out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_to(
+    run: Run, kind: str, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -300,7 +364,9 @@ def test_what_a_store_is_told_about_itself(tmp_path: Path, flow: Block) -> None:
         assert store.about == {}
 
 
-def test_progress_is_shown_after_two_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_after_two_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown = []
 
     class Bar(list):
@@ -339,7 +405,9 @@ def test_store_joins_palas_sequences_with_their_truth(run: Run, tmp_path: Path) 
     blocks = [read_insilico(file) for file in files]
     with BlockStore(tmp_path / "all.h5") as store:
         joined = store.window(0, 4)
-    np.testing.assert_array_equal(joined.frames, np.abs(np.concatenate([block.frames for block in blocks])))
+    np.testing.assert_array_equal(
+        joined.frames, np.abs(np.concatenate([block.frames for block in blocks]))
+    )
     assert joined.frames.dtype == np.float32
     assert len(joined.truth) == sum(len(block.truth) for block in blocks)
     np.save(tmp_path / "other.npy", np.ones((3, 8, 9), np.float32))
@@ -359,9 +427,14 @@ def test_a_network_goes_on_with_palas_last_sequences(run: Run, tmp_path: Path) -
     how = ["--data", tmp_path / "last.h5", "--start", tmp_path / "cam" / "best.safetensors"]
     code, _, err = run("train", *small, *how, "-o", tmp_path / "pala")
     assert (code, err.splitlines()[0].split(",")[0]) == (0, "2 of 2 steps")
-    _, about = read_network(tmp_path / "pala" / "best.safetensors", recipe="ml3d")
+    about = read_network(tmp_path / "pala" / "best.safetensors", recipe="ml3d").about
     assert about["settings"]["data"] == "last.h5"
     cfg = load_config("smoke", {"phantom.n_frames": 10})
     way = Method("ml3d", "true", weights=str(tmp_path / "pala" / "best.safetensors"))
-    made = compare(insilico_blocks(cfg, "test", source="pala", data_dir=tmp_path), cfg, {"ours": way}, draw=False)
+    made = compare(
+        insilico_blocks(cfg, "test", source="pala", data_dir=tmp_path),
+        cfg,
+        {"ours": way},
+        draw=False,
+    )
     assert made.sums["truth"].n_true.sum() > 100

@@ -20,7 +20,9 @@ def test_profiles_load(profile: str) -> None:
 
 def test_paper_profile_is_the_default_values() -> None:
     assert load_config("paper", {"ml3d.weights": None}) == Config()
-    assert load_config("paper").ml3d.weights == "paper"  # the network as large as these values make it
+    assert (
+        load_config("paper").ml3d.weights == "paper"
+    )  # the network as large as these values make it
 
 
 @pytest.mark.parametrize(
@@ -29,14 +31,22 @@ def test_paper_profile_is_the_default_values() -> None:
         ("quik", {}, "unknown profile 'quik': did you mean 'quick'"),
         ("quick", {"locate.metod": "radial"}, "did you mean 'locate.method'"),
         ("quick", {"locate": 3}, "unknown setting 'locate'"),
-        ("quick", {"locate.method": "radail"}, "'locate.method': unknown method 'radail': did you mean 'radial'"),
+        (
+            "quick",
+            {"locate.method": "radail"},
+            "'locate.method': unknown method 'radail': did you mean 'radial'",
+        ),
         ("quick", {"locate.n_bubbles": 0}, "n_bubbles must be 1 or more, not 0"),
         ("quick", {"locate.n_bubbles": 1.5}, "n_bubbles takes a whole number, not 1.5"),
         ("quick", {"locate.n_bubbles": True}, "n_bubbles takes a whole number, not True"),
         ("quick", {"locate.roi_px": 4}, "roi_px must be odd, not 4"),
         ("quick", {"acquisition.px_mm": -1}, "px_mm must be above 0, not -1"),
         ("quick", {"acquisition.px_mm": float("nan")}, "px_mm must be finite"),
-        ("quick", {"filter.band_hz": "50"}, r"band_hz takes 2 values \(a number, a number\) or none, not '50'"),
+        (
+            "quick",
+            {"filter.band_hz": "50"},
+            r"band_hz takes 2 values \(a number, a number\) or none, not '50'",
+        ),
         ("quick", {"filter.zero_phase": "maybe"}, "zero_phase takes true or false, not 'maybe'"),
         ("quick", {"seed": -1}, "seed must be 0 or more"),
     ],
@@ -47,14 +57,19 @@ def test_bad_settings(profile: str, overrides: dict, message: str) -> None:
 
 
 def test_text_from_the_command_line_is_read_as_values() -> None:
-    cfg = load_config("quick", {"filter.band_hz": "(50, 249)", "filter.svd_high": "none", "pala": "true"})
+    cfg = load_config(
+        "quick", {"filter.band_hz": "(50, 249)", "filter.svd_high": "none", "pala": "true"}
+    )
     assert cfg.filter.band_hz == (50.0, 249.0)
     assert cfg.filter.svd_high is None
     assert cfg.pala is True
 
 
 def test_digest_does_not_depend_on_how_a_value_was_written() -> None:
-    assert load_config("quick", {"track.max_gap": "1"}).digest() == load_config("quick", {"track.max_gap": 1}).digest()
+    assert (
+        load_config("quick", {"track.max_gap": "1"}).digest()
+        == load_config("quick", {"track.max_gap": 1}).digest()
+    )
 
 
 @given(st.integers(1, 500), st.floats(0.1, 50), st.booleans())
@@ -80,6 +95,8 @@ def test_every_setting_states_unit_source_and_meaning() -> None:
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    cfg = load_config("quick", {"track.max_distance_px": np.float64(1.5), "track.max_gap": np.int64(2)})
+    cfg = load_config(
+        "quick", {"track.max_distance_px": np.float64(1.5), "track.max_gap": np.int64(2)}
+    )
     assert (cfg.track.max_distance_px, cfg.track.max_gap) == (1.5, 2)
     assert type(cfg.track.max_gap) is int

@@ -23,12 +23,16 @@ from ulmpaper.core.testcard import simulate_testcard
 from ulmpaper.core.track import interpolate
 from ulmpaper.pipeline import MapTotals, min_block_frames, ordered_map, ulm, ulm_blocks, ulm_many
 
-CFG = load_config("smoke", {"locate.method": "parabola", "locate.min_score": 0.25, "locate.n_bubbles": 12})
+CFG = load_config(
+    "smoke", {"locate.method": "parabola", "locate.min_score": 0.25, "locate.n_bubbles": 12}
+)
 
 
 def blocks(n: int = 3) -> list[Block]:
     return [
-        simulate_testcard(n_frames=40, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(seed))
+        simulate_testcard(
+            n_frames=40, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(seed)
+        )
         for seed in range(n)
     ]
 
@@ -53,23 +57,42 @@ def test_known_flow_is_mapped(flow: Block) -> None:
     assert near > 0.85
     speed = np.hypot(result.tracks.vz, result.tracks.vx)
     assert 1 < speed.median() < 90  # 0.01 to 0.9 px a frame
-    assert set(result.maps) == {"density", "velocity", "mean_velocity", "direction", "power_doppler"}
+    assert set(result.maps) == {
+        "density",
+        "velocity",
+        "mean_velocity",
+        "direction",
+        "power_doppler",
+    }
     assert result.tracks.columns.tolist() == ["frame", "z", "x", "score", "track", "vz", "vx"]
 
 
 def test_iq_gives_what_its_amplitude_gives(flow: Block) -> None:
-    phase = np.exp(1j * np.random.default_rng(0).uniform(0, 6, (1, *flow.frames.shape[1:]))).astype(np.complex64)
+    phase = np.exp(1j * np.random.default_rng(0).uniform(0, 6, (1, *flow.frames.shape[1:]))).astype(
+        np.complex64
+    )
     iq = dataclasses.replace(flow, frames=flow.frames * phase)
     a, b = ulm(iq, CFG), ulm(flow, CFG)
     np.testing.assert_allclose(a.bubbles[["z", "x"]], b.bubbles[["z", "x"]], atol=1e-3)
 
 
 def test_clutter_filter_uncovers_the_flow(rng: np.random.Generator) -> None:
-    flow = simulate_testcard(n_frames=300, n_bubbles=8, shape_px=(48, 60), rng=np.random.default_rng(5))
-    tissue = 50 * rng.normal(size=(1, 48, 60)) * np.exp(0.05j * np.sin(np.arange(300) / 60))[:, None, None]
+    flow = simulate_testcard(
+        n_frames=300, n_bubbles=8, shape_px=(48, 60), rng=np.random.default_rng(5)
+    )
+    tissue = (
+        50
+        * rng.normal(size=(1, 48, 60))
+        * np.exp(0.05j * np.sin(np.arange(300) / 60))[:, None, None]
+    )
     turning = np.exp(2j * np.pi * 0.15 * np.arange(300))[:, None, None]
     block = dataclasses.replace(flow, frames=(flow.frames * turning + tissue).astype(np.complex64))
-    settings = {"filter.svd_low": 3, "filter.band_hz": (50, 249), "locate.min_score": 0.25, "locate.n_bubbles": 12}
+    settings = {
+        "filter.svd_low": 3,
+        "filter.band_hz": (50, 249),
+        "locate.min_score": 0.25,
+        "locate.n_bubbles": 12,
+    }
     result = ulm(block, load_config("smoke", settings), method="parabola")
     clean = ulm(flow, CFG)
     share = (result.maps["density"].astype(bool) & clean.maps["density"].astype(bool)).sum()
@@ -125,14 +148,23 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("count", CountNet, {"n_max": 20, "features": 4}),
         ("mspcn", MSPCN, {"upsample": 2}),
     ):
-        about = {"window": 5, "threshold": 0.01, "tile_px": 40, "domain": {"bubbles_per_px": [5, 9]}}
-        path = write_network(folder / recipe, cls(**network), recipe=recipe, network=network, about=about)
+        about = {
+            "window": 5,
+            "threshold": 0.01,
+            "tile_px": 40,
+            "domain": {"bubbles_per_px": [5, 9]},
+        }
+        path = write_network(
+            folder / recipe, cls(**network), recipe=recipe, network=network, about=about
+        )
         settings[f"{recipe}.weights"] = str(path)
     return settings
 
 
 @pytest.mark.parametrize("method", ["ml3d", "mspcn"])
-def test_networks_take_the_place_of_classical_methods(flow: Block, networks: dict[str, str], method: str) -> None:
+def test_networks_take_the_place_of_classical_methods(
+    flow: Block, networks: dict[str, str], method: str
+) -> None:
     from ulmpaper.networks.localize import locate
 
     frames = flow.frames[:20]
@@ -185,7 +217,12 @@ def test_few_tasks_are_read_ahead_and_the_backend_of_the_caller_stays() -> None:
 
 def test_blocks_must_hold_what_the_filters_need() -> None:
     rng, iq = np.random.default_rng(0), {"filter.band_hz": (50, 249)}
-    for settings in ({"filter.svd_low": 5}, iq, {**iq, "filter.order": 3}, {**iq, "filter.svd_low": 40}):
+    for settings in (
+        {"filter.svd_low": 5},
+        iq,
+        {**iq, "filter.order": 3},
+        {**iq, "filter.svd_low": 40},
+    ):
         cfg = load_config("smoke", settings)
         least = min_block_frames(cfg)
         ulm(rng.random((least, 20, 24)), cfg)
@@ -201,7 +238,9 @@ def test_scale_of_the_block_wins_over_the_settings(flow: Block) -> None:
     np.testing.assert_allclose(ulm(unknown, CFG).tracks.vx, ulm(flow, CFG).tracks.vx)
 
 
-@pytest.mark.parametrize("frames", [np.zeros((20, 9, 9)), np.ones((1, 9, 9)), np.eye(9)[None] * np.ones((3, 1, 1))])
+@pytest.mark.parametrize(
+    "frames", [np.zeros((20, 9, 9)), np.ones((1, 9, 9)), np.eye(9)[None] * np.ones((3, 1, 1))]
+)
 def test_frames_without_tracks_give_empty_tables_and_maps(frames: np.ndarray) -> None:
     result = ulm(frames, CFG)
     assert len(result.tracks) == 0
@@ -214,10 +253,18 @@ def test_frames_without_tracks_give_empty_tables_and_maps(frames: np.ndarray) ->
         (lambda: ulm(np.ones((9, 9)), CFG), ValueError, "three axes"),
         (lambda: ulm(np.full((2, 9, 9), np.nan), CFG), ValueError, "NaN"),
         (lambda: ulm(-np.ones((2, 9, 9)), CFG), ValueError, "negative"),
-        (lambda: ulm(np.ones((2, 9, 9)), CFG, method="radail"), ValueError, "did you mean 'radial'"),
+        (
+            lambda: ulm(np.ones((2, 9, 9)), CFG, method="radail"),
+            ValueError,
+            "did you mean 'radial'",
+        ),
         (lambda: ulm(np.ones((2, 9, 9)), CFG, method="ml3"), ValueError, "did you mean 'ml3d'"),
         (lambda: ulm_many([], CFG), ValueError, "at least one frame"),
-        (lambda: ulm_many([np.ones((2, 9, 9)), np.ones((2, 9, 8))], CFG), ValueError, "block 1 has frames of"),
+        (
+            lambda: ulm_many([np.ones((2, 9, 9)), np.ones((2, 9, 8))], CFG),
+            ValueError,
+            "block 1 has frames of",
+        ),
         (lambda: ulm_many([np.ones((2, 9, 9))], CFG, n_jobs=0), ValueError, "n_jobs"),
     ],
 )
@@ -235,7 +282,16 @@ def test_a_dask_cluster_gives_the_same(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         for command in (
             [*dask, "scheduler", *place],
-            [*dask, "worker", "--no-dashboard", "--nthreads", "1", "--no-nanny", "--scheduler-file", str(note)],
+            [
+                *dask,
+                "worker",
+                "--no-dashboard",
+                "--nthreads",
+                "1",
+                "--no-nanny",
+                "--scheduler-file",
+                str(note),
+            ],
         ):
             process = stack.enter_context(subprocess.Popen(command, cwd=tmp_path, **quiet))
             stack.callback(process.terminate)
@@ -247,7 +303,9 @@ def test_a_dask_cluster_gives_the_same(tmp_path: Path) -> None:
         same(ulm_many(blocks(), CFG, n_jobs=2, scheduler=address), ulm_many(blocks(), CFG))
 
 
-def test_a_scheduler_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_that_does_not_answer_is_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("distributed")
     monkeypatch.setattr("ulmpaper.pipeline._CONNECT_TIMEOUT_S", 1)
     with pytest.raises(OSError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
@@ -262,10 +320,17 @@ def test_maps_of_nothing_are_an_error() -> None:
 @pytest.mark.parametrize(("name", "n_bubbles"), [("flow", 40), ("dense", 90)])
 def test_frames_to_map_equals_pala(oracle_dir: Path, name: str, n_bubbles: int) -> None:
     with np.load(oracle_dir / f"{name}.npz") as file:
-        frames = (file["frames_lo"].astype(np.uint16) | (file["frames_hi"].astype(np.uint16) << 8)).astype(float)
+        frames = (
+            file["frames_lo"].astype(np.uint16) | (file["frames_hi"].astype(np.uint16) << 8)
+        ).astype(float)
         rows, theirs = file["loc_radial"], file["track_radial"]
         knots, density_map = file["interp_radial_knots"], file["density_radial"]
-    settings = {"pala": True, "acquisition.px_mm": 1, "acquisition.frame_rate_hz": 1000, "locate.n_bubbles": n_bubbles}
+    settings = {
+        "pala": True,
+        "acquisition.px_mm": 1,
+        "acquisition.frame_rate_hz": 1000,
+        "locate.n_bubbles": n_bubbles,
+    }
     result = ulm(frames, load_config("paper", settings), method="radial")
     expected = rows[theirs[:, 1]][:, [3, 1, 2]] - 1
     ours = result.tracks[["frame", "z", "x"]].to_numpy()

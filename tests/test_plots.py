@@ -38,7 +38,9 @@ def test_maps_are_drawn_with_unit_and_scale(kind: str, result) -> None:
 
 @pytest.mark.parametrize("kind", MAP_KINDS)
 def test_empty_maps_are_drawn_too(kind: str, tmp_path: Path) -> None:
-    assert save_figure(plot_map(np.zeros((20, 30)), kind, px_mm=None), tmp_path / "a.png", dpi=30).exists()
+    assert save_figure(
+        plot_map(np.zeros((20, 30)), kind, px_mm=None), tmp_path / "a.png", dpi=30
+    ).exists()
 
 
 def test_unknown_scale_is_shown_in_pixels_and_frames(result) -> None:
@@ -52,7 +54,9 @@ def test_unknown_map_is_an_error() -> None:
         plot_map(np.zeros((2, 2)), "densty", px_mm=None)
 
 
-@pytest.mark.parametrize(("width", "px_mm", "text"), [(100, 0.1, "1 mm"), (100, 0.001, "10 µm"), (100, None, "10 px")])
+@pytest.mark.parametrize(
+    ("width", "px_mm", "text"), [(100, 0.1, "1 mm"), (100, 0.001, "10 µm"), (100, None, "10 px")]
+)
 def test_scale_bar_is_round_and_true(width: int, px_mm: float | None, text: str) -> None:
     ax = plot_frame(np.ones((50, width)), px_mm=px_mm).axes[0]
     bar = ax.patches[-1]
@@ -64,7 +68,9 @@ def test_frames_and_tracks_are_drawn(flow: Block, result) -> None:
     here = result.bubbles[result.bubbles.frame == 3]
     ax = plot_frame(flow.frames[3], here, flow.bubbles[flow.bubbles.frame == 3]).axes[0]
     assert [len(c.get_offsets()) for c in ax.collections] == [12, len(here)]
-    lines = plot_tracks(result.tracks, flow.frames.shape[1:], px_mm=flow.px_mm).axes[0].collections[0]
+    lines = (
+        plot_tracks(result.tracks, flow.frames.shape[1:], px_mm=flow.px_mm).axes[0].collections[0]
+    )
     assert len(lines.get_segments()) == len(result.tracks) - result.tracks.track.nunique()
 
 
@@ -75,7 +81,9 @@ def test_same_figure_same_bytes(result, tmp_path: Path) -> None:
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_failed_save_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_save_leaves_the_old_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
     figure = plot_frame(np.ones((9, 9)))
@@ -92,7 +100,9 @@ def test_failed_save_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_player_is_self_contained(flow: Block, result) -> None:
-    page = Player(flow.frames[:4], {"true": flow.bubbles, "found": result.bubbles}, label="Flow")._repr_html_()
+    page = Player(
+        flow.frames[:4], {"true": flow.bubbles, "found": result.bubbles}, label="Flow"
+    )._repr_html_()
     assert not re.search(r"(src|href)=[\"']?https?:|//cdn|import ", page)
     assert page.count("iVBOR") == 4
     marks = json.loads(re.search(r"const marks = (\{.*?\}), colours", page).group(1))
@@ -102,8 +112,12 @@ def test_player_is_self_contained(flow: Block, result) -> None:
 
 
 def test_results_read_back(flow: Block, tmp_path: Path) -> None:
-    halves = [dataclasses.replace(flow, frames=flow.frames[s]) for s in (slice(0, 40), slice(40, 80))]
-    with ResultWriter(tmp_path / "new" / "out", CFG, px_mm=flow.px_mm, about={"input": "flow"}) as writer:
+    halves = [
+        dataclasses.replace(flow, frames=flow.frames[s]) for s in (slice(0, 40), slice(40, 80))
+    ]
+    with ResultWriter(
+        tmp_path / "new" / "out", CFG, px_mm=flow.px_mm, about={"input": "flow"}
+    ) as writer:
         for part in ulm_blocks(halves, CFG):
             writer.add(part)
     whole = ulm_many(halves, CFG)

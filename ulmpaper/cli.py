@@ -7,10 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from ulmpaper.core.doors import optional
+
+with optional("cli"):
+    import typer
+
+if TYPE_CHECKING:
+    from ulmpaper.config import Config
+    from ulmpaper.io.readers import FrameFile
 
 app = typer.Typer(
     add_completion=False,
@@ -22,23 +31,36 @@ app = typer.Typer(
 
 _Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. track.max_gap=1; repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting, e.g. track.max_gap=1; repeatable."
+    ),
 ]
 
 
 @app.command()
 def ulm(
-    files: Annotated[list[Path], typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for tables and maps.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder for tables and maps.", show_default=False)
+    ],
     method: Annotated[
-        str | None, typer.Option(help="Localization method, or ml3d or mspcn.", show_default="of the profile")
+        str | None,
+        typer.Option(help="Localization method, or ml3d or mspcn.", show_default="of the profile"),
     ] = None,
     variable: Annotated[str | None, typer.Option(help="Name of the array in the file.")] = None,
     profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
     overrides: _Overrides = None,
-    jobs: Annotated[int | None, typer.Option("-j", "--jobs", help="Processes.", show_default="of the profile")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://host:port.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results of another run in OUT.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option("-j", "--jobs", help="Processes.", show_default="of the profile")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, tcp://host:port.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results of another run in OUT.")
+    ] = False,
 ) -> None:
     """Find, track and map the bubbles of FILES, one after another, as one recording.
 
@@ -49,78 +71,77 @@ def ulm(
 
     from ulmpaper.config import METHODS, NETWORKS, load_config
     from ulmpaper.core.records import check_choice
-    from ulmpaper.io.files import fingerprint
     from ulmpaper.io.readers import open_frames
     from ulmpaper.io.results import ResultWriter, check_unused
-    from ulmpaper.pipeline import min_block_frames, ulm_blocks
+    from ulmpaper.pipeline import (
+        MapTotals,
+        describe_input,
+        describe_run,
+        finish_results,
+        min_frames_per_block,
+        ulm_blocks,
+    )
 
     settings = _parse_overrides(overrides)
     if method is not None:
         settings["locate.method"] = check_choice(method, METHODS + NETWORKS, "method")
     cfg = load_config(profile, settings)
     sources = [open_frames(file, variable) for file in files]
-    sizes = {source.shape_px: source.path.name for source in sources}
-    if len(sizes) > 1:
-        raise ValueError(f"the files differ in the size of their frames, {sizes}: run them apart")
-    scale = {}
-    for name, what in (("px_mm", "pixel pitch"), ("frame_rate_hz", "frame rate")):
-        key, assumed = f"acquisition.{name}", getattr(cfg.acquisition, name)
-        stated = {getattr(source, name): source.path.name for source in sources}
-        if key not in settings and len(stated) > 1:
-            raise ValueError(
-                f"the files differ in their {what}, {stated}: run them apart, or set one (--set {key}=...)"
-            )
-        in_files, example = next(iter(stated.items()))
-        if key not in settings and in_files is None:
-            _say(f"{example} does not state its {what}: {assumed:g} assumed (--set {key}=...)")
-        # What the user says counts before what the file says.
-        scale[name] = assumed if key in settings else in_files or assumed
-    cfg = dataclasses.replace(cfg, acquisition=dataclasses.replace(cfg.acquisition, **scale))
-    size, names = cfg.blocks.n_frames, [source.path.name for source in sources]
-    about: dict = {"input": names[0] if len(names) == 1 else names}
-    about |= {"variable": sources[0].variable, "source": sources[0].source}
-    about["content"] = fingerprint([source.path for source in sources])
+    cfg = _with_scale(cfg, sources, settings)
+    size = cfg.blocks.n_frames
+    px_mm, frame_rate_hz = cfg.acquisition.px_mm, cfg.acquisition.frame_rate_hz
+    about = describe_input(sources)
     if not overwrite:
-        check_unused(out, cfg, about)
-    least = min_block_frames(cfg)
-    if cfg.locate.method in NETWORKS:
-        from ulmpaper.networks.localize import check_run
-
-        about["weights"], window = check_run(cfg)
-        least = max(least, window)
+        check_unused(out, describe_run(cfg, about))
+    least = min_frames_per_block(cfg)
     for source in sources:
         if min(size, source.n_frames) < least:
             raise ValueError(
                 f"{source.path.name} comes in blocks of {min(size, source.n_frames)} frames, filters or network need "
                 f"{least}: give more frames, or set blocks.n_frames to {least} or more"
             )
-    blocks = (dataclasses.replace(block, **scale) for source in sources for block in source.blocks(size, least=least))
-    n_blocks = sum(source.n_frames // size + (source.n_frames % size >= least) for source in sources)
-    with ResultWriter(out, cfg, px_mm=cfg.acquisition.px_mm, about=about) as writer:
+    blocks = (
+        dataclasses.replace(block, px_mm=px_mm, frame_rate_hz=frame_rate_hz)
+        for source in sources
+        for block in source.blocks(size, min_frames=least)
+    )
+    n_blocks = sum(
+        source.n_frames // size + (source.n_frames % size >= least) for source in sources
+    )
+    n_frames = sum(source.n_frames for source in sources)
+    totals = MapTotals(cfg)
+    n_bubbles = n_tracks = 0
+    with ResultWriter(out) as writer:
         results = ulm_blocks(blocks, cfg, n_jobs=jobs, scheduler=scheduler)
-        n_bubbles = n_tracks = 0
-        notes: list[str] = []
         for result in tqdm(results, total=n_blocks, unit="block", delay=2, disable=None):
-            writer.add(result)
+            writer.add(result.bubbles, result.tracks)
+            totals.add(result)
             n_bubbles += len(result.bubbles)
             n_tracks += result.tracks["track"].nunique()
-            notes += result.notes
-    for note in notes[:1]:  # the other blocks say the same with slightly other figures
-        _say(f"warning: {note}")
-    n_frames = sum(source.n_frames for source in sources)
+        finish_results(writer, totals.as_dict(), cfg, about, n_frames)
     _say(f"{n_frames} frames, {n_bubbles} bubbles, {n_tracks} tracks -> {out}")
     if n_tracks == 0:
         numbers = {"ml3d": "ml3d.threshold, count.margin", "mspcn": "mspcn.threshold"}
         number = numbers.get(cfg.locate.method, "locate.n_bubbles")
-        _say(f"no track was long enough: see {number}, track.max_distance_px and track.min_length (--set)")
+        _say(
+            f"no track was long enough: see {number}, track.max_distance_px and track.min_length (--set)"
+        )
 
 
 @app.command()
 def simulate(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="cam, phantom or invivo.", show_default=False)],
-    out: Annotated[str, typer.Option("-o", "--out", help="File (.h5); for phantom a folder.", show_default=False)],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="cam, phantom or invivo.", show_default=False)
+    ],
+    out: Annotated[
+        str,
+        typer.Option("-o", "--out", help="File (.h5); for phantom a folder.", show_default=False),
+    ],
     split: Annotated[
-        str | None, typer.Option(help="Of cam: train, validation or test (default). Of phantom: validation or test.")
+        str | None,
+        typer.Option(
+            help="Of cam: train, validation or test (default). Of phantom: validation or test."
+        ),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Where invivo looks for a real map.", show_default="data")
@@ -128,7 +149,8 @@ def simulate(
     profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
     overrides: _Overrides = None,
     jobs: Annotated[
-        int | None, typer.Option("-j", "--jobs", help="Processes, but for cam.", show_default="of the profile")
+        int | None,
+        typer.Option("-j", "--jobs", help="Processes, but for cam.", show_default="of the profile"),
     ] = None,
 ) -> None:
     """Simulate frames with their true bubbles, to train and to test on.
@@ -152,12 +174,19 @@ def simulate(
 @app.command()
 def train(
     recipe: Annotated[str, typer.Option(help="ml3d, count or mspcn.", show_default=False)],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder of the run.", show_default=False)
+    ],
     data: Annotated[
         Path | None,
-        typer.Option(help="Block store with true bubbles, see store.", show_default="simulated data, always new"),
+        typer.Option(
+            help="Block store with true bubbles, see store.",
+            show_default="simulated data, always new",
+        ),
     ] = None,
-    start: Annotated[Path | None, typer.Option(help="Weights to begin with.", show_default="random ones")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights to begin with.", show_default="random ones")
+    ] = None,
     profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
     overrides: _Overrides = None,
 ) -> None:
@@ -170,7 +199,7 @@ def train(
     from ulmpaper.networks.train import train as train_network
 
     cfg = load_config(profile, _parse_overrides(overrides))
-    summary = train_network(recipe, cfg, out, data=data, start=start, progress=sys.stderr.isatty())
+    summary = train_network(recipe, out, cfg, data=data, start=start, progress=sys.stderr.isatty())
     left = "" if summary.step == summary.n_steps else "; the same command goes on"
     _say(f"{summary.step} of {summary.n_steps} steps, {summary.seconds:.0f} s -> {out}{left}")
     _say(" ".join(f"{name} {value:.3f}" for name, value in summary.scores.items()))
@@ -178,8 +207,12 @@ def train(
 
 @app.command()
 def store(
-    files: Annotated[list[Path], typer.Argument(help="Frames, as for ulm; PALA's truth comes with them.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="File to write, .h5.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(help="Frames, as for ulm; PALA's truth comes with them.")
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="File to write, .h5.", show_default=False)
+    ],
     variable: Annotated[str | None, typer.Option(help="Name of the array in the files.")] = None,
 ) -> None:
     """Put the frames of FILES, one after another, into one block store: what train --data reads.
@@ -193,7 +226,9 @@ def store(
 
 @app.command()
 def info(
-    file: Annotated[Path, typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)
+    ],
     variable: Annotated[str | None, typer.Option(help="Name of the array in the file.")] = None,
 ) -> None:
     """Say what FILE holds and how it will be read."""
@@ -217,12 +252,20 @@ def info(
 
 @app.command()
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="What to fetch; see --list.", show_default=False)] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="What to fetch; see --list.", show_default=False)
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List what can be fetched.")] = False,
     small: Annotated[bool, typer.Option("--small", help="Fetch everything small.")] = False,
-    files: Annotated[list[str] | None, typer.Option("--file", help="Only this file of the set; repeatable.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every file of the set, not only its first ones.")] = False,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder for the data.", show_default="data")] = None,
+    files: Annotated[
+        list[str] | None, typer.Option("--file", help="Only this file of the set; repeatable.")
+    ] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Every file of the set, not only its first ones.")
+    ] = False,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder for the data.", show_default="data")
+    ] = None,
 ) -> None:
     """Fetch real data by name, checked and kept for the next time.
 
@@ -234,14 +277,18 @@ def fetch(
 
     if list_:
         for row in registry_table(data_dir).itertuples():
-            here = {"yes": "fetched", "no": "not fetched"}.get(str(row.fetched), f"{row.fetched} fetched")
+            here = {"yes": "fetched", "no": "not fetched"}.get(
+                str(row.fetched), f"{row.fetched} fetched"
+            )
             typer.echo(
                 f"{row.name:14} {row.what}\n{'':14} {row.size}; licence: {row.licence}; {here}\n{'':14} {row.address}"
             )
         return
     wanted = [name for name, entry in REGISTRY.items() if entry.small] if small else names
     if not wanted:
-        raise ValueError(f"nothing to fetch: name one of {', '.join(REGISTRY)}, or --small, or --list")
+        raise ValueError(
+            f"nothing to fetch: name one of {', '.join(REGISTRY)}, or --small, or --list"
+        )
     for name in wanted:
         entry = REGISTRY[check_choice(name, REGISTRY, "data set")]
         some = [file.name for file in entry.files] if all_ else files
@@ -256,16 +303,54 @@ def config(
     """List all settings with unit, source and meaning."""
     from ulmpaper.config import config_table, load_config
 
-    typer.echo(config_table(load_config(profile, _parse_overrides(overrides))).to_string(index=False, justify="left"))
+    typer.echo(
+        config_table(load_config(profile, _parse_overrides(overrides))).to_string(
+            index=False, justify="left"
+        )
+    )
 
 
 def main() -> None:
     """Run the command line."""
+    from ulmpaper.core.records import UlmWarning
+
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, UlmWarning):
+            _say(f"warning: {message}")
+        else:
+            usual(message, category, *where)
+
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UlmWarning)
+            warnings.showwarning = show  # type: ignore[assignment]
+            app()
     except (ValueError, TypeError, OSError, ImportError, MemoryError, FloatingPointError) as error:
         _say(f"ulmpaper: {error}")
         sys.exit(2)
+
+
+def _with_scale(cfg: Config, sources: list[FrameFile], settings: Mapping[str, object]) -> Config:
+    """Settings with the pitch and the frame rate of the files: what the user says counts before what they say."""
+    sizes = {source.shape_px: source.path.name for source in sources}
+    if len(sizes) > 1:
+        raise ValueError(f"the files differ in the size of their frames, {sizes}: run them apart")
+    scale = {}
+    for name, what in (("px_mm", "pixel pitch"), ("frame_rate_hz", "frame rate")):
+        key = f"acquisition.{name}"
+        assumed = getattr(cfg.acquisition, name)
+        stated = {getattr(source, name): source.path.name for source in sources}
+        if key not in settings and len(stated) > 1:
+            raise ValueError(
+                f"the files differ in their {what}, {stated}: run them apart, or set one (--set {key}=...)"
+            )
+        in_files, example = next(iter(stated.items()))
+        if key not in settings and in_files is None:
+            _say(f"{example} does not state its {what}: {assumed:g} assumed (--set {key}=...)")
+        scale[name] = assumed if key in settings else in_files or assumed
+    return dataclasses.replace(cfg, acquisition=dataclasses.replace(cfg.acquisition, **scale))
 
 
 def _parse_overrides(pairs: list[str] | None) -> dict[str, object]:

@@ -52,9 +52,9 @@ _CLIP = 0.98
 
 def plot_map(
     values: NDArray,
-    kind: str,
+    kind: str = "density",
     *,
-    px_mm: float | None,
+    px_mm: float | None = None,
     upsample: int = 10,
     title: str | None = None,
     ax: Axes | None = None,
@@ -130,9 +130,19 @@ def plot_frame(
     figure, ax = _figure(ax, frame.shape)
     ax.imshow(frame, cmap="gray", vmin=0, interpolation="nearest")
     if truth is not None:
-        ax.scatter(truth.x, truth.z, s=70, facecolors="none", edgecolors="#56b4e9", linewidths=1.2, label="true")
+        ax.scatter(
+            truth.x,
+            truth.z,
+            s=70,
+            facecolors="none",
+            edgecolors="#56b4e9",
+            linewidths=1.2,
+            label="true",
+        )
     if bubbles is not None:
-        ax.scatter(bubbles.x, bubbles.z, s=30, marker="+", color="#f0a020", linewidths=1.2, label="found")
+        ax.scatter(
+            bubbles.x, bubbles.z, s=30, marker="+", color="#f0a020", linewidths=1.2, label="found"
+        )
     if truth is not None and bubbles is not None:
         ax.legend(loc="upper right", fontsize="small", framealpha=0.8)
     scale_bar(ax, frame.shape[1], px_mm)
@@ -142,7 +152,7 @@ def plot_frame(
 
 def plot_tracks(
     tracks: pd.DataFrame,
-    shape_px: tuple[int, int],
+    shape_px: tuple[int, int] | None = None,
     *,
     px_mm: float | None = None,
     title: str = "",
@@ -153,17 +163,26 @@ def plot_tracks(
     Parameters
     ----------
     tracks : DataFrame
-        Track table with velocities, see `track.add_velocity`.
-    shape_px : (int, int)
-        Size of the frames (z, x) [px].
+        Track table; without the columns ``vz, vx`` of `ulmpaper.core.add_velocity` all lines have one colour.
+    shape_px : (int, int), optional
+        Size of the frames (z, x) [px]; by default large enough for the tracks.
     px_mm : float or None
         As in `plot_map`.
     """
+    if shape_px is None:
+        shape_px = (
+            (int(tracks["z"].max()) + 2, int(tracks["x"].max()) + 2) if len(tracks) else (1, 1)
+        )
     figure, ax = _figure(ax, shape_px)
     ax.set_facecolor("black")
     points = tracks[["x", "z"]].to_numpy()
     inside = tracks["track"].to_numpy()[1:] == tracks["track"].to_numpy()[:-1]
-    speed = np.hypot(tracks["vz"].to_numpy(), tracks["vx"].to_numpy())
+    has_speed = {"vz", "vx"} <= set(tracks.columns)
+    speed = (
+        np.hypot(tracks["vz"].to_numpy(), tracks["vx"].to_numpy())
+        if has_speed
+        else np.ones(len(tracks))
+    )
     lines = LineCollection(
         np.stack([points[:-1], points[1:]], axis=1)[inside],
         array=speed[1:][inside],
@@ -172,8 +191,15 @@ def plot_tracks(
         linewidths=0.7,
     )
     ax.add_collection(lines)
-    _colour_bar(figure, lines, ax, "speed [mm/s]", px_mm)
-    ax.set(xlim=(-0.5, shape_px[1] - 0.5), ylim=(shape_px[0] - 0.5, -0.5), aspect="equal", xticks=[], yticks=[])
+    if has_speed:
+        _colour_bar(figure, lines, ax, "speed [mm/s]", px_mm)
+    ax.set(
+        xlim=(-0.5, shape_px[1] - 0.5),
+        ylim=(shape_px[0] - 0.5, -0.5),
+        aspect="equal",
+        xticks=[],
+        yticks=[],
+    )
     scale_bar(ax, shape_px[1], px_mm)
     ax.set_title(title)
     return figure
@@ -188,7 +214,11 @@ def scale_bar(ax: Axes, width_px: float, px_mm: float | None) -> None:
     text = f"{length:g} {unit}" if length >= 0.1 or unit == "px" else f"{length * 1000:g} µm"
     share = length / size / width_px
     height = 0.008 / ax.get_data_ratio()
-    ax.add_patch(Rectangle((0.97 - share, 0.04), share, height, color="white", transform=ax.transAxes, zorder=5))
+    ax.add_patch(
+        Rectangle(
+            (0.97 - share, 0.04), share, height, color="white", transform=ax.transAxes, zorder=5
+        )
+    )
     ax.text(
         0.97 - share / 2,
         0.05 + height,
@@ -227,7 +257,9 @@ def save_figure(figure: Figure, path: str | os.PathLike, **how: Any) -> Path:
     return path
 
 
-def _colour_bar(figure: Figure, drawn: ScalarMappable, ax: Axes, label: str, px_mm: float | None) -> None:
+def _colour_bar(
+    figure: Figure, drawn: ScalarMappable, ax: Axes, label: str, px_mm: float | None
+) -> None:
     label = label if px_mm is not None else label.replace("mm/s", "px/frame")
     bar = figure.colorbar(drawn, ax=ax, label=label, shrink=0.9, aspect=25, pad=0.015)
     bar.outline.set_visible(False)

@@ -32,13 +32,19 @@ TEX = {  # program: Debian packages that bring it, with what the pages need
 }
 
 
-def build_book(root: Path, profile: str, *, build: str = "build", want: str = "html") -> Path | None:
+def build_book(
+    root: Path, profile: str, *, build: str = "build", want: str = "html"
+) -> Path | None:
     """Bring the book up to date and return its first page; None where a notebook or Sphinx reports a problem.
 
     `want` may be "pdf" instead; or "links": ask every link to other sites, and return the list of those that broke.
     """
-    if want == "pdf" and (lacking := [package for program, package in TEX.items() if not shutil.which(program)]):
-        raise ValueError(f"the PDF needs LaTeX; on Debian: apt-get install --no-install-recommends {' '.join(lacking)}")
+    if want == "pdf" and (
+        lacking := [package for program, package in TEX.items() if not shutil.which(program)]
+    ):
+        raise ValueError(
+            f"the PDF needs LaTeX; on Debian: apt-get install --no-install-recommends {' '.join(lacking)}"
+        )
     (root / build).mkdir(parents=True, exist_ok=True)
     with FileLock(root / build / "lock"):  # two builds at once would write into each other's files
         runs = run_notebooks(root, profile, build=build)
@@ -56,12 +62,21 @@ def run_sphinx(root: Path, staged: Path, out: Path) -> Path | None:
     The old book stays until the new one is complete, and nothing of the old one is left in the new one.
     """
     page, stamp = Path("_build", "html", "index.html"), "made_from"
-    key = list_hash([tree_hash(staged), tree_hash(root / "ulmpaper"), tree_hash(Path(__file__).parent), installed()])
+    key = list_hash(
+        [
+            tree_hash(staged),
+            tree_hash(root / "ulmpaper"),
+            tree_hash(Path(__file__).parent),
+            installed(),
+        ]
+    )
     if (out / page).is_file() and (out / stamp).is_file() and (out / stamp).read_text() == key:
         return out / page
     new = out.with_name("out.new")
     shutil.rmtree(new, ignore_errors=True)
-    made = subprocess.run(sphinx_command(staged, new), cwd=root, stdout=subprocess.PIPE, text=True, check=False)
+    made = subprocess.run(
+        sphinx_command(staged, new), cwd=root, stdout=subprocess.PIPE, text=True, check=False
+    )
     if made.returncode:
         print(made.stdout)
         return None
@@ -81,7 +96,11 @@ def check_links(root: Path, staged: Path, folder: Path) -> Path:
     if not report.is_file():
         raise ValueError(f"Sphinx did not come to the links:\n{said}")
     asked = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
-    lines = [f"- {a['filename']}: {a['uri']} ({a['info']})\n" for a in asked if a["status"] in ("broken", "timeout")]
+    lines = [
+        f"- {a['filename']}: {a['uri']} ({a['info']})\n"
+        for a in asked
+        if a["status"] in ("broken", "timeout")
+    ]
     broken.write_text("".join(sorted(lines)), encoding="utf-8")
     print(f"{len(asked)} links, {len(lines)} of them broken")
     return broken
@@ -94,7 +113,13 @@ def print_pdf(root: Path, staged: Path, folder: Path) -> Path | None:
     command = [*sphinx_command(staged, out), "--builder", "pdflatex"]
     quiet = {**os.environ, "LATEXMKOPTS": "-interaction=nonstopmode -halt-on-error -quiet"}
     made = subprocess.run(
-        command, cwd=root, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        cwd=root,
+        env=quiet,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
     if made.returncode:
         print(made.stdout)
@@ -117,12 +142,20 @@ def installed() -> list[tuple[str, str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Execute the notebooks and build the book.")
     parser.add_argument("profile", choices=list(PROFILES))
-    parser.add_argument("--build", default="build", help="folder for all that is made (default: build)")
+    parser.add_argument(
+        "--build", default="build", help="folder for all that is made (default: build)"
+    )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
-        "--check-links", dest="want", action="store_const", const="links", help="ask links to elsewhere"
+        "--check-links",
+        dest="want",
+        action="store_const",
+        const="links",
+        help="ask links to elsewhere",
     )
-    instead.add_argument("--pdf", dest="want", action="store_const", const="pdf", help="typeset it, with LaTeX")
+    instead.add_argument(
+        "--pdf", dest="want", action="store_const", const="pdf", help="typeset it, with LaTeX"
+    )
     parser.set_defaults(want="html")
     args = parser.parse_args(argv)
     try:

@@ -42,7 +42,11 @@ class Numbers:
     def rank(self, notebook: str, recipe: str) -> dict[str, Any]:
         """How 3DML-ResNet stands against the paper's baselines in a recipe."""
         rows = self(f"{notebook}.ranks")
-        found = [row for row in rows if row["recipe"] == recipe and row["against"] == "the paper's baselines"]
+        found = [
+            row
+            for row in rows
+            if row["recipe"] == recipe and row["against"] == "the paper's baselines"
+        ]
         if not found or found[0]["ahead"] is None:
             raise MissingNumber(f"{notebook}.ranks")
         return found[0]
@@ -67,15 +71,30 @@ def _three(*tests: bool) -> str:
     return REPRODUCED if all(tests) else PARTLY if any(tests) else NOT
 
 
-def _map(notebook: str, score: str, ways: Iterable[str], *, percent: bool = True) -> Callable[[Numbers], str]:
+def _map(
+    notebook: str, score: str, ways: Iterable[str], *, percent: bool = True
+) -> Callable[[Numbers], str]:
     """Sentence with a score of several ways."""
-    names = {"rs": "RS", "rs_pala": "RS, 40 bubbles", "mspcn": "mSPCN", "ml3d": "3DML-ResNet", "black": "black map"}
-    names |= {"weighted": "weighted average", "classical": "best other classical", "ml3d_true_count": "true count"}
+    names = {
+        "rs": "RS",
+        "rs_pala": "RS, 40 bubbles",
+        "mspcn": "mSPCN",
+        "ml3d": "3DML-ResNet",
+        "black": "black map",
+    }
+    names |= {
+        "weighted": "weighted average",
+        "classical": "best other classical",
+        "ml3d_true_count": "true count",
+    }
     names["mspcn_paper"] = "mSPCN, paper's training"
 
     def say(r: Numbers) -> str:
         values = {way: r(f"{notebook}.{score.replace('*', way)}") for way in ways}
-        said = {way: f"{100 * v:.{int(0 < v < 0.095)}f} %" if percent else f"{v:.3g}" for way, v in values.items()}
+        said = {
+            way: f"{100 * v:.{int(0 < v < 0.095)}f} %" if percent else f"{v:.3g}"
+            for way, v in values.items()
+        }
         return ", ".join(f"{names[way]} {value}" for way, value in said.items())
 
     return say
@@ -129,7 +148,9 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             "abstract, I",
             "Networks that put out fine images take longer than classical ULM.",
             COSTS,
-            lambda r: f"mSPCN x10 takes {r(f'{_10}.time.mspcn_over_rs'):,} times as long as RS on one core",
+            lambda r: (
+                f"mSPCN x10 takes {r(f'{_10}.time.mspcn_over_rs'):,} times as long as RS on one core"
+            ),
             _told("networks_slower_than_classical"),
         ),
         Claim(
@@ -177,14 +198,18 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             "I",
             "On a fine grid more bubbles are detected than there are.",
             FIG3,
-            lambda r: f"with the best threshold, mSPCN finds {100 * r(f'{_3}.bubbles.mspcn.count_bias'):+.0f} %",
+            lambda r: (
+                f"with the best threshold, mSPCN finds {100 * r(f'{_3}.bubbles.mspcn.count_bias'):+.0f} %"
+            ),
             lambda r: r(f"{_3}.bubbles.mspcn.count_bias") > 0,
         ),
         Claim(
             "I",
             "Looking for local maxima limits how many overlapping bubbles can be found; the network is freer.",
             COSTS,
-            lambda r: f"of the densities tried, 3DML-ResNet is ahead of all others in {r(f'{_10}.ahead.density')}",
+            lambda r: (
+                f"of the densities tried, 3DML-ResNet is ahead of all others in {r(f'{_10}.ahead.density')}"
+            ),
             _told("high_density"),
         ),
         Claim(
@@ -213,7 +238,8 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
                 REPRODUCED
                 if r(f"{_6}.in_silico.error_share") < 0.05
                 else PARTLY
-                if r(f"{_3}.bubbles.ml3d.jaccard_near") > 0.9 * r(f"{_3}.bubbles.ml3d_true_count.jaccard_near")
+                if r(f"{_3}.bubbles.ml3d.jaccard_near")
+                > 0.9 * r(f"{_3}.bubbles.ml3d_true_count.jaccard_near")
                 else NOT
             ),
         ),
@@ -236,7 +262,10 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             FIG3,
             _map(_3, "bubbles.*.jaccard_near", ("rs", "weighted")),
             lambda r: _three(
-                *(r(f"{n}.bubbles.weighted.jaccard_near") < r(f"{n}.bubbles.rs.jaccard_near") for n in (_3, _4))
+                *(
+                    r(f"{n}.bubbles.weighted.jaccard_near") < r(f"{n}.bubbles.rs.jaccard_near")
+                    for n in (_3, _4)
+                )
             ),
         ),
     ),
@@ -248,19 +277,29 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             lambda r: _ahead(r, _3),
             lambda r: _better(r, _3),
         ),
-        Claim("III-A, Table I", "By the margins of Table I.", FIG3, lambda r: _margin(r, _3), lambda r: _as_far(r, _3)),
+        Claim(
+            "III-A, Table I",
+            "By the margins of Table I.",
+            FIG3,
+            lambda r: _margin(r, _3),
+            lambda r: _as_far(r, _3),
+        ),
         Claim(
             "III-A, Fig. 3",
             "Its map has the least noise.",
             FIG3,
-            lambda r: f"false share of the drawn pixels: {_map(_3, 'maps.*.false', ('rs', 'mspcn', 'ml3d'))(r)}",
+            lambda r: (
+                f"false share of the drawn pixels: {_map(_3, 'maps.*.false', ('rs', 'mspcn', 'ml3d'))(r)}"
+            ),
             lambda r: _least(r, f"{_3}.maps.*.false", "ml3d", _BASE),
         ),
         Claim(
             "III-A, Fig. 3",
             "It alone is free of straight false tracks.",
             FIG3,
-            lambda r: f"false tracks: {_map(_3, 'bubbles.*.false_tracks', ('rs', 'mspcn', 'ml3d'))(r)}",
+            lambda r: (
+                f"false tracks: {_map(_3, 'bubbles.*.false_tracks', ('rs', 'mspcn', 'ml3d'))(r)}"
+            ),
             lambda r: _three(
                 r(f"{_3}.bubbles.ml3d.false_tracks") < 0.01,
                 min(r(f"{_3}.bubbles.{way}.false_tracks") for way in _BASE) >= 0.01,
@@ -271,7 +310,10 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             "RS shows the whole structure, with some noise.",
             FIG3,
             lambda r: f"length shown: {_map(_3, 'maps.*.length', ('rs', 'ml3d'))(r)}",
-            lambda r: _three(r(f"{_3}.maps.rs.length") > 0.95, r(f"{_3}.maps.rs.false") > r(f"{_3}.maps.ml3d.false")),
+            lambda r: _three(
+                r(f"{_3}.maps.rs.length") > 0.95,
+                r(f"{_3}.maps.rs.false") > r(f"{_3}.maps.ml3d.false"),
+            ),
         ),
         Claim(
             "III-A, Fig. 3",
@@ -290,7 +332,11 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             lambda r: _better(r, _4),
         ),
         Claim(
-            "III-A, Table II", "By the margins of Table II.", FIG4, lambda r: _margin(r, _4), lambda r: _as_far(r, _4)
+            "III-A, Table II",
+            "By the margins of Table II.",
+            FIG4,
+            lambda r: _margin(r, _4),
+            lambda r: _as_far(r, _4),
         ),
         Claim(
             "III-A, Fig. 4",
@@ -303,7 +349,9 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             "III-A, Fig. 4",
             "The map of RS is noisy.",
             FIG4,
-            lambda r: f"false share of the drawn pixels: {_map(_4, 'maps.*.false', ('rs', 'mspcn', 'ml3d'))(r)}",
+            lambda r: (
+                f"false share of the drawn pixels: {_map(_4, 'maps.*.false', ('rs', 'mspcn', 'ml3d'))(r)}"
+            ),
             lambda r: r(f"{_4}.maps.rs.false") > r(f"{_4}.maps.ml3d.false"),
         ),
         Claim(
@@ -329,14 +377,18 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             "III-B, Fig. 5",
             "RS has the least gridding.",
             FIG5,
-            lambda r: f"gridding index [dB]: {_map(_5, 'gridding_db.*', ('rs', 'mspcn', 'ml3d'), percent=False)(r)}",
+            lambda r: (
+                f"gridding index [dB]: {_map(_5, 'gridding_db.*', ('rs', 'mspcn', 'ml3d'), percent=False)(r)}"
+            ),
             _seen("rs_least_gridding"),
         ),
         Claim(
             "III-B, Fig. 5",
             "3DML-ResNet has more gridding than RS.",
             FIG5,
-            lambda r: f"bubbles in a wrong place of the pixel: {_map(_5, 'uneven.*', ('rs', 'ml3d'))(r)}",
+            lambda r: (
+                f"bubbles in a wrong place of the pixel: {_map(_5, 'uneven.*', ('rs', 'ml3d'))(r)}"
+            ),
             _seen("ml3d_more_gridding"),
         ),
         Claim(
@@ -350,7 +402,9 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             "III-B",
             "In vivo its localization is less precise.",
             FIG5,
-            lambda r: f"rms distance [px]: {_map(_5, 'rms_px.*', ('rs', 'ml3d'), percent=False)(r)}",
+            lambda r: (
+                f"rms distance [px]: {_map(_5, 'rms_px.*', ('rs', 'ml3d'), percent=False)(r)}"
+            ),
             _seen("less_precise"),
         ),
     ),
@@ -365,7 +419,8 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             ),
             lambda r: _three(
                 *(
-                    r(f"{n}.bubbles.ml3d.jaccard_near") >= max(r(f"{n}.bubbles.{way}.jaccard_near") for way in ways)
+                    r(f"{n}.bubbles.ml3d.jaccard_near")
+                    >= max(r(f"{n}.bubbles.{way}.jaccard_near") for way in ways)
                     for n, ways in ((_3, _RIVALS), (_4, (*_RIVALS, "mspcn_paper")))
                 )
             ),
@@ -394,7 +449,11 @@ def claim_rows(results: Mapping[str, Any]) -> dict[str, list[tuple[str, str, str
         for claim in claims:
             measured, verdict = judge(claim, numbers)
             here = claim.notebook.partition("_")[2] in results
-            link = f"[{claim.notebook[:2]}](notebooks/{claim.notebook}.ipynb)" if here else claim.notebook[:2]
+            link = (
+                f"[{claim.notebook[:2]}](notebooks/{claim.notebook}.ipynb)"
+                if here
+                else claim.notebook[:2]
+            )
             rows[heading].append((claim.where, claim.claim, measured, f"**{verdict}**", link))
     return rows
 
@@ -406,5 +465,8 @@ def claims_text(results: Mapping[str, Any], table: Callable[..., str]) -> str:
     counts = {word: verdicts.count(word) for word in (REPRODUCED, PARTLY, NOT, UNTESTED)}
     said = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
     header = ["Paper", "Claim", "Measured here", "Verdict", "Where"]
-    parts = [f"## {heading}\n\n{table(header, part, style='ulm-claims')}" for heading, part in rows.items()]
+    parts = [
+        f"## {heading}\n\n{table(header, part, style='ulm-claims')}"
+        for heading, part in rows.items()
+    ]
     return f"Of {len(verdicts)} claims in this edition: {said}.\n\n" + "\n\n".join(parts)

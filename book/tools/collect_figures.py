@@ -21,11 +21,15 @@ from ulmpaper.paper.export import FOLDER
 
 def collect(root: Path, profile: str, *, build: str = "build") -> list[Path]:
     """Copy what all notebooks exported into one folder, made anew, and return the files in it."""
-    folders = [root / notebook.results / FOLDER for notebook in read_plan(root, profile, build=build)]
+    folders = [
+        root / notebook.results / FOLDER for notebook in read_plan(root, profile, build=build)
+    ]
     found = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
     names = [path.name for path in found]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two notebooks export a file called {', '.join(sorted(twice))}: rename one")
+        raise ValueError(
+            f"two notebooks export a file called {', '.join(sorted(twice))}: rename one"
+        )
     target = root / build / "figures" / profile
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -33,13 +37,19 @@ def collect(root: Path, profile: str, *, build: str = "build") -> list[Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Gather the figures and tables of the executed notebooks.")
+    parser = argparse.ArgumentParser(
+        description="Gather the figures and tables of the executed notebooks."
+    )
     parser.add_argument("profile", choices=list(PROFILES))
-    parser.add_argument("--build", default="build", help="folder for all that is made (default: build)")
+    parser.add_argument(
+        "--build", default="build", help="folder for all that is made (default: build)"
+    )
     args = parser.parse_args(argv)
     files = collect(ROOT, args.profile, build=args.build)
     if not files:
-        print(f"no notebook has exported anything in the profile {args.profile}: run `make notebooks` first")
+        print(
+            f"no notebook has exported anything in the profile {args.profile}: run `make notebooks` first"
+        )
         return 1
     for path in files:
         print(path.relative_to(ROOT))

@@ -14,16 +14,27 @@ INK, GREY, BLUE, ORANGE, PALE = "#24303a", "#566670", "#12677a", "#c2600f", "#df
 FONT = "system-ui, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 
 
-def text(x: float, y: float, words: str, *, size: int = 15, anchor: str = "middle", fill: str = INK) -> str:
+def text(
+    x: float, y: float, words: str, *, size: int = 15, anchor: str = "middle", fill: str = INK
+) -> str:
     return f'<text x="{x:g}" y="{y:g}" fill="{fill}" font-size="{size}" text-anchor="{anchor}">{words}</text>'
 
 
-def line(points: Sequence[tuple[float, float]], colour: str, *, width: float = 2, more: str = "") -> str:
+def line(
+    points: Sequence[tuple[float, float]], colour: str, *, width: float = 2, more: str = ""
+) -> str:
     where = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return f'<polyline points="{where}" fill="none" stroke="{colour}" stroke-width="{width:g}" {more}/>'
 
 
-def curve(f: Callable[[float], float], start: float, stop: float, place: Callable, colour: str, **how: object) -> str:
+def curve(
+    f: Callable[[float], float],
+    start: float,
+    stop: float,
+    place: Callable,
+    colour: str,
+    **how: object,
+) -> str:
     xs = [start + (stop - start) * k / 120 for k in range(121)]
     return line([place(x, f(x)) for x in xs], colour, **how)
 
@@ -44,7 +55,9 @@ def plane_wave() -> str:
     parts = [text(left - 12, top + 4, "probe", anchor="end")]
     for k in range(n):
         fill = ORANGE if k == 8 else BLUE
-        parts.append(f'<rect x="{left + k * pitch}" y="{top - 10}" width="{pitch - 6}" height="14" fill="{fill}"/>')
+        parts.append(
+            f'<rect x="{left + k * pitch}" y="{top - 10}" width="{pitch - 6}" height="14" fill="{fill}"/>'
+        )
     element = (left + 8 * pitch + (pitch - 6) / 2, top + 4)
     tilt = math.radians(10)
     ux, uz = math.sin(tilt), math.cos(tilt)
@@ -60,7 +73,9 @@ def plane_wave() -> str:
     dx, dz = element[0] - bubble[0], element[1] - bubble[1]
     length = math.hypot(dx, dz)
     leave = (bubble[0] + 12 * dx / length, bubble[1] + 12 * dz / length)
-    parts.append(line([leave, (element[0] + 1, element[1] + 3)], ORANGE, more='marker-end="url(#a)"'))
+    parts.append(
+        line([leave, (element[0] + 1, element[1] + 3)], ORANGE, more='marker-end="url(#a)"')
+    )
     parts.append(f'<circle cx="{bubble[0]:g}" cy="{bubble[1]:g}" r="7" fill="{ORANGE}"/>')
     parts.append(text(bubble[0] + 16, bubble[1] + 6, "bubble at (z, x)", anchor="start"))
     parts.append(text(722, 152, "front, tilted by θ", anchor="start", fill=BLUE))
@@ -90,7 +105,14 @@ def crowding() -> str:
             x, y = place(middle, 0)
             parts.append(line([(x, y + 4), (x, y + 11)], BLUE))
         parts.append(
-            curve(lambda x, d=distance: spot(x - d / 2) + spot(x + d / 2), -2.4, 2.4, place, ORANGE, width=2.4)
+            curve(
+                lambda x, d=distance: spot(x - d / 2) + spot(x + d / 2),
+                -2.4,
+                2.4,
+                place,
+                ORANGE,
+                width=2.4,
+            )
         )
         parts.append(text(24, base - 24, f"{distance:g} widths", anchor="start", size=14))
     parts.append(text(230, 322, "two spots (blue) and their sum", size=14))
@@ -106,7 +128,10 @@ def crowding() -> str:
         parts.append(line([place2(x, 0), place2(x, -0.012)], INK, width=1.4))
         parts.append(text(place2(x, 0)[0], 298, str(x), size=14))
     parts.append(text(place2(1.55, 0)[0], 322, "all bubbles, n π d²", size=14))
-    for at, words, colour in ((1.75, "lone bubbles", ORANGE), (0.6, "if all were told apart", GREY)):
+    for at, words, colour in (
+        (1.75, "lone bubbles", ORANGE),
+        (0.6, "if all were told apart", GREY),
+    ):
         x, y = place2(at, 0.335 if colour == ORANGE else 0.53)
         parts.append(text(x, y, words, anchor="start", size=14, fill=colour))
     return picture(860, 340, "Overlapping spots, and what a crowded frame yields", parts)
@@ -119,4 +144,6 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).resolve().parents[1] / "assets"))
+    sys.exit(
+        main(Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).resolve().parents[1] / "assets")
+    )

@@ -39,10 +39,14 @@ def versions() -> dict[str, str]:
     A build of the same version, 2.13.0+cpu, counts as that version: what a GPU has made can be published from a
     machine without one.
     """
-    required = (line for line in importlib.metadata.requires("ulmpaper") or [] if "extra ==" not in line)
+    required = (
+        line for line in importlib.metadata.requires("ulmpaper") or [] if "extra ==" not in line
+    )
     names = sorted(re.split(r"[^\w.-]", line)[0] for line in required)
     python = ".".join(map(str, sys.version_info[:2]))
-    return {"python": python} | {name: importlib.metadata.version(name).partition("+")[0] for name in names}
+    return {"python": python} | {
+        name: importlib.metadata.version(name).partition("+")[0] for name in names
+    }
 
 
 @functools.cache

@@ -30,12 +30,17 @@ def pack(root: Path, profile: str, *, build: str = "build") -> Path:
     """Zip the executed notebooks of a profile, their numbers, pictures and exported files."""
     files: list[Path] = []
     for notebook in read_plan(root, profile, build=build):
-        executed, results = root / build / "nb" / profile / f"{notebook.name}.ipynb", root / notebook.results
+        executed, results = (
+            root / build / "nb" / profile / f"{notebook.name}.ipynb",
+            root / notebook.results,
+        )
         if executed.is_file():
             shown = [p for p in sorted(results.iterdir()) if p.suffix in (".json", ".png", ".svg")]
             files += [executed, *shown, *sorted((results / FOLDER).glob("*"))]
     if not files:
-        raise ValueError(f"no notebook has been executed in the profile {profile}: run `make notebooks` first")
+        raise ValueError(
+            f"no notebook has been executed in the profile {profile}: run `make notebooks` first"
+        )
     archive = root / build / f"runs-{profile}.zip"
     write_zip(archive, {path.relative_to(root).as_posix(): path for path in files})
     return archive
@@ -45,7 +50,9 @@ def unpack(root: Path, archive: Path, *, build: str = "build") -> None:
     """Put the files of an archive made by `pack` where they were."""
     with zipfile.ZipFile(archive) as packed:
         places = (f"{build}/nb/", "outputs/", f"{build}/outputs/")
-        if strange := [n for n in packed.namelist() if not n.startswith(places) or ".." in Path(n).parts]:
+        if strange := [
+            n for n in packed.namelist() if not n.startswith(places) or ".." in Path(n).parts
+        ]:
             raise ValueError(f"{archive.name} was not made by `make pack`: it holds {strange[0]}")
         packed.extractall(root)
 
@@ -70,7 +77,9 @@ def build_site(root: Path, *, build: str = "build") -> Path | None:
         return None
     archive = root / build / f"{OFFLINE}.zip"
     files = sorted(path for path in page.parent.rglob("*") if path.is_file())
-    write_zip(archive, {f"{OFFLINE}/{path.relative_to(page.parent).as_posix()}": path for path in files})
+    write_zip(
+        archive, {f"{OFFLINE}/{path.relative_to(page.parent).as_posix()}": path for path in files}
+    )
     return archive
 
 
@@ -85,8 +94,12 @@ def write_zip(archive: Path, files: dict[str, Path]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Carry executed notebooks, and build the book that is published.")
-    parser.add_argument("--build", default="build", help="folder for all that is made (default: build)")
+    parser = argparse.ArgumentParser(
+        description="Carry executed notebooks, and build the book that is published."
+    )
+    parser.add_argument(
+        "--build", default="build", help="folder for all that is made (default: build)"
+    )
     todo = parser.add_subparsers(dest="todo", required=True)
     todo.add_parser("pack").add_argument("profile", choices=list(PROFILES))
     todo.add_parser("unpack").add_argument("files", nargs="*", type=Path, metavar="FILE")
@@ -98,7 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 unpack(ROOT, file, build=args.build)
                 print(f"{file} unpacked")
             return 0
-        made = pack(ROOT, args.profile, build=args.build) if args.todo == "pack" else build_site(ROOT, build=args.build)
+        made = (
+            pack(ROOT, args.profile, build=args.build)
+            if args.todo == "pack"
+            else build_site(ROOT, build=args.build)
+        )
     except (ValueError, zipfile.BadZipFile) as error:
         parser.error(str(error))
     if made is None:

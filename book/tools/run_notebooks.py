@@ -50,7 +50,9 @@ class Notebook:
     @property
     def changed(self) -> dict[str, Any]:
         """The parameters that differ from those written in the notebook."""
-        return {name: value for name, value in self.parameters.items() if self.defaults[name] != value}
+        return {
+            name: value for name, value in self.parameters.items() if self.defaults[name] != value
+        }
 
     @property
     def results(self) -> Path:
@@ -96,7 +98,9 @@ def read_plan(root: Path, profile: str, *, build: str = "build") -> list[Noteboo
             check_choice(key, PROFILES, f"profile of notebook {name}")
         source = root / "notebooks" / f"{name}.ipynb"
         if not source.is_file():
-            raise ValueError(f"profiles.yml names {name!r} but notebooks/{name}.ipynb is missing: run `make sync`")
+            raise ValueError(
+                f"profiles.yml names {name!r} but notebooks/{name}.ipynb is missing: run `make sync`"
+            )
         for needed in entry.get("needs", []):
             check_choice(needed, [n.name for n in plan], f"notebook before {name}, which needs it,")
         defaults = default_parameters(nbformat.read(source, 4))
@@ -114,7 +118,9 @@ def default_parameters(notebook: nbformat.NotebookNode) -> dict[str, Any]:
     """Names and values assigned in the cell tagged `parameters`."""
     cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
-        raise ValueError(f"a notebook needs one cell tagged `parameters`, this one has {len(cells)}")
+        raise ValueError(
+            f"a notebook needs one cell tagged `parameters`, this one has {len(cells)}"
+        )
     return {
         line.targets[0].id: ast.literal_eval(line.value)
         for line in ast.parse(cells[0].source).body
@@ -144,12 +150,17 @@ def content_key(notebook: Notebook, root: Path, package: str, upstream: Mapping[
     ]
     parameters = sorted(notebook.parameters.items())
     needed = [upstream[name] for name in notebook.needs]
-    return list_hash([*cells, *parameters, package, versions(), input_hashes(notebook, root), *needed])
+    return list_hash(
+        [*cells, *parameters, package, versions(), input_hashes(notebook, root), *needed]
+    )
 
 
 def input_hashes(notebook: Notebook, root: Path) -> dict[str, dict[str, str]]:
     """Hashes of the declared input files; of the places they may lie in, the first that has them counts."""
-    places = [notebook.parameters["data_dir"], *map(os.environ.get, ("ULMPAPER_DATA_DIR", "ULMPAPER_DATA_MIRROR"))]
+    places = [
+        notebook.parameters["data_dir"],
+        *map(os.environ.get, ("ULMPAPER_DATA_DIR", "ULMPAPER_DATA_MIRROR")),
+    ]
     folders = [root / place for place in places if place]
     return {pattern: _first_matches(folders, pattern) for pattern in notebook.inputs}
 
@@ -169,13 +180,19 @@ def read_record(executed: Path) -> dict[str, Any] | None:
 def is_current(record: Mapping[str, Any], key: str, root: Path) -> bool:
     """Whether an executed notebook was made with `key` and what it wrote is still there, untouched."""
     results = root / record["results"] / "results.json"
-    return record["key"] == key and results.is_file() and file_hash(results) == record["results_sha256"]
+    return (
+        record["key"] == key
+        and results.is_file()
+        and file_hash(results) == record["results_sha256"]
+    )
 
 
 # --- execution ---------------------------------------------------------------------------------------------------
 
 
-def run_notebooks(root: Path, profile: str, names: Sequence[str] = (), *, build: str = "build") -> list[Run]:
+def run_notebooks(
+    root: Path, profile: str, names: Sequence[str] = (), *, build: str = "build"
+) -> list[Run]:
     """Bring the executed notebooks of a profile up to date, one line each on the terminal."""
     folder = root / build / "nb" / profile
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,17 +210,26 @@ def run_notebooks(root: Path, profile: str, names: Sequence[str] = (), *, build:
             key = content_key(notebook, root, package, keys)
             made = read_record(target)
             if made and is_current(made, key, root):
-                run = Run(notebook.name, "unchanged", detail=f"ran on {made['finished'][:10]} in {made['seconds']} s")
+                run = Run(
+                    notebook.name,
+                    "unchanged",
+                    detail=f"ran on {made['finished'][:10]} in {made['seconds']} s",
+                )
             else:
                 run = _execute(notebook, root, target, key, timeout_s)
             if run.status != "failed":
                 keys[notebook.name] = key
-        print(f"{notebook.name:<{width}}  {run.status:<9}  {run.seconds:6.1f} s  {run.detail}".rstrip(), flush=True)
+        print(
+            f"{notebook.name:<{width}}  {run.status:<9}  {run.seconds:6.1f} s  {run.detail}".rstrip(),
+            flush=True,
+        )
         runs.append(run)
     return runs
 
 
-def _execute(notebook: Notebook, root: Path, target: Path, key: str, timeout_s: float | None) -> Run:
+def _execute(
+    notebook: Notebook, root: Path, target: Path, key: str, timeout_s: float | None
+) -> Run:
     # papermill saves after every cell and when one fails: under a name that nothing reads.
     attempt = target.with_suffix(".unfinished.ipynb")
     started = time.time()
@@ -211,9 +237,16 @@ def _execute(notebook: Notebook, root: Path, target: Path, key: str, timeout_s: 
         executed = _papermill(notebook, root, attempt, timeout_s)
         results = root / notebook.results / "results.json"
         if not results.is_file() or results.stat().st_mtime < started:
-            raise NotebookError(f"it ran to its end, but wrote no {notebook.results / 'results.json'}")
+            raise NotebookError(
+                f"it ran to its end, but wrote no {notebook.results / 'results.json'}"
+            )
     except NotebookError as error:
-        return Run(notebook.name, "failed", time.time() - started, f"{error}\n    as far as it came: {attempt}")
+        return Run(
+            notebook.name,
+            "failed",
+            time.time() - started,
+            f"{error}\n    as far as it came: {attempt}",
+        )
     seconds = time.time() - started
     executed.metadata["ulmpaper"] = {
         "key": key,
@@ -234,7 +267,9 @@ def _execute(notebook: Notebook, root: Path, target: Path, key: str, timeout_s: 
     return Run(notebook.name, "ran", seconds)
 
 
-def _papermill(notebook: Notebook, root: Path, target: Path, timeout_s: float | None) -> nbformat.NotebookNode:
+def _papermill(
+    notebook: Notebook, root: Path, target: Path, timeout_s: float | None
+) -> nbformat.NotebookNode:
     # Slow to import, and not needed where nothing has changed.
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -257,17 +292,25 @@ def _papermill(notebook: Notebook, root: Path, target: Path, timeout_s: float | 
         )
     except papermill.PapermillExecutionError as error:
         code = "\n".join(f"    | {line}" for line in error.source.splitlines())
-        raise NotebookError(f"in cell [{error.exec_count}]\n{code}\n    {error.ename}: {error.evalue}") from None
+        raise NotebookError(
+            f"in cell [{error.exec_count}]\n{code}\n    {error.ename}: {error.evalue}"
+        ) from None
     except (CellTimeoutError, DeadKernelError) as error:
         raise NotebookError(str(error)) from None
     except RuntimeError as error:
-        if "respond" not in str(error):  # "Kernel didn't respond in 600 seconds" has no type of its own
+        if "respond" not in str(
+            error
+        ):  # "Kernel didn't respond in 600 seconds" has no type of its own
             raise
         raise NotebookError(str(error)) from None
 
 
 def _slowest_cell(executed: nbformat.NotebookNode) -> dict[str, Any]:
-    timed = [(c.metadata.papermill.duration or 0.0, c.execution_count) for c in executed.cells if c.cell_type == "code"]
+    timed = [
+        (c.metadata.papermill.duration or 0.0, c.execution_count)
+        for c in executed.cells
+        if c.cell_type == "code"
+    ]
     seconds, number = max(timed)
     return {"cell": number, "seconds": round(seconds, 1)}
 
@@ -285,10 +328,16 @@ def _without_traces(executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Execute the notebooks of a profile where something has changed.")
+    parser = argparse.ArgumentParser(
+        description="Execute the notebooks of a profile where something has changed."
+    )
     parser.add_argument("profile", choices=list(PROFILES))
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only these notebooks and those they need")
-    parser.add_argument("--build", default="build", help="folder for all that is made (default: build)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="only these notebooks and those they need"
+    )
+    parser.add_argument(
+        "--build", default="build", help="folder for all that is made (default: build)"
+    )
     args = parser.parse_args(argv)
     try:
         runs = run_notebooks(ROOT, args.profile, args.names, build=args.build)

@@ -41,7 +41,9 @@ smaller and trainings shorter here than in the paper; the [assumptions](assumpti
 def stage(root: Path, profile: str, *, build: str = "build") -> Path:
     """Write the staged folder anew and return it."""
     plan = read_plan(root, profile, build=build)
-    executed = {n.name: nbformat.read(root / build / "nb" / profile / f"{n.name}.ipynb", 4) for n in plan}
+    executed = {
+        n.name: nbformat.read(root / build / "nb" / profile / f"{n.name}.ipynb", 4) for n in plan
+    }
     records = {name: notebook.metadata["ulmpaper"] for name, notebook in executed.items()}
     staged = root / build / "book"
     shutil.rmtree(staged, ignore_errors=True)
@@ -54,7 +56,10 @@ def stage(root: Path, profile: str, *, build: str = "build") -> Path:
         except ValueError as error:
             raise ValueError(f"{notebook.name}: {error}") from None
         nbformat.write(page, staged / "notebooks" / f"{notebook.name}.ipynb")
-    results = {short(n.name): json.loads((root / n.results / "results.json").read_text(encoding="utf-8")) for n in plan}
+    results = {
+        short(n.name): json.loads((root / n.results / "results.json").read_text(encoding="utf-8"))
+        for n in plan
+    }
     (staged / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     for picture in pictures(root, plan):
         shutil.copyfile(picture, staged / "figures" / picture.name)
@@ -72,7 +77,9 @@ def stage(root: Path, profile: str, *, build: str = "build") -> Path:
     settings["html"]["extra_footer"] += f" {edition(profile)}"
     (staged / "_config.yml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     toc = yaml.safe_load((staged / "_toc.yml").read_text(encoding="utf-8"))
-    (staged / "_toc.yml").write_text(yaml.safe_dump(with_api(toc, modules), sort_keys=False), encoding="utf-8")
+    (staged / "_toc.yml").write_text(
+        yaml.safe_dump(with_api(toc, modules), sort_keys=False), encoding="utf-8"
+    )
     (staged / "assumptions.md").write_text(assumptions_page(), encoding="utf-8")
     (staged / "runs.md").write_text(runs_page(profile, records), encoding="utf-8")
     return staged
@@ -88,7 +95,11 @@ def fill(page: Path, mark: str, text: str) -> None:
 
 def edition(profile: str) -> str:
     """What a reader of any page should know about its numbers."""
-    short = "the paper's own settings" if profile == "paper" else "shorter and smaller than the paper's settings"
+    short = (
+        "the paper's own settings"
+        if profile == "paper"
+        else "shorter and smaller than the paper's settings"
+    )
     return f"This edition was made with the profile {profile}: {short}."
 
 
@@ -99,17 +110,26 @@ def short(name: str) -> str:
 
 def pictures(root: Path, plan: Iterable[Notebook]) -> list[Path]:
     """Pictures that the notebooks wrote for other pages; two of one name would hide each other."""
-    found = [p for n in plan for p in sorted((root / n.results).iterdir()) if p.suffix in (".png", ".svg")]
+    found = [
+        p
+        for n in plan
+        for p in sorted((root / n.results).iterdir())
+        if p.suffix in (".png", ".svg")
+    ]
     names = [picture.name for picture in found]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two notebooks write a picture called {', '.join(sorted(twice))}: rename one")
+        raise ValueError(
+            f"two notebooks write a picture called {', '.join(sorted(twice))}: rename one"
+        )
     return found
 
 
 # --- notebooks ---------------------------------------------------------------------------------------------------
 
 
-def with_outputs(source: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def with_outputs(
+    source: nbformat.NotebookNode, executed: nbformat.NotebookNode
+) -> nbformat.NotebookNode:
     """The source as it is now with the outputs of its execution and a line that says what made them."""
     twins = iter(cell for cell in executed.cells if cell.cell_type == "code")
     cells = []
@@ -149,7 +169,11 @@ def number_equations(cells: Iterable[nbformat.NotebookNode], name: str) -> None:
 def byline(record: Mapping[str, Any], code: str = "") -> str:
     """One line of HTML: what made the outputs of a page, and which trainings made the networks that its code uses."""
     networks = networks_in_use(record, code)
-    told = f" Networks: {', '.join(f'{name} {digest}' for name, digest in networks.items())}." if networks else ""
+    told = (
+        f" Networks: {', '.join(f'{name} {digest}' for name, digest in networks.items())}."
+        if networks
+        else ""
+    )
     return (
         f'<p class="provenance">Profile <strong>{record["profile"]}</strong>, source {record["source"]}. '
         f"Run on {record['finished'][:10]} in {in_words(record['seconds'])} on {record['device']}, "
@@ -162,12 +186,14 @@ def networks_in_use(record: Mapping[str, Any], code: str) -> dict[str, str]:
     if not re.search(r"\binfer\.|\"ml3d", code):
         return {}
     cfg = load_config(record["profile"], record["parameters"].get("overrides"))
-    files = {name: find_weights(name, getattr(cfg, name).weights) for name in ("ml3d", "count", "mspcn")}
+    files = {
+        name: find_weights(name, getattr(cfg, name).weights) for name in ("ml3d", "count", "mspcn")
+    }
     others = r"Way\(\"(\w+)\"[^)]*weights=\"(\w+)\"|trained\(\"(\w+)\", \"(\w+)\"\)"
     for way, variant, name, named in re.findall(others, code):
         recipe, of = way or name, variant or named
         files[f"{recipe} {of}"] = find_weights(recipe, of)
-    return {name: read_network(path)[1]["digest"] for name, path in files.items()}
+    return {name: read_network(path).about["digest"] for name, path in files.items()}
 
 
 def in_words(seconds: float) -> str:
@@ -180,10 +206,14 @@ def in_words(seconds: float) -> str:
 # --- generated pages ---------------------------------------------------------------------------------------------
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, style: str = "") -> str:
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, style: str = ""
+) -> str:
     """A Markdown table, with a class of static/ulm.css where `style` is given; bars in cells are escaped."""
     lines = [header, ["---"] * len(header), *rows]
-    table = "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
+    table = "\n".join(
+        "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
+    )
     return f":::{{table}}\n:class: {style}\n\n{table}\n:::" if style else table
 
 
@@ -197,7 +227,8 @@ def runs_page(profile: str, records: Mapping[str, Mapping[str, Any]]) -> str:
                 record["finished"][:16].replace("T", " "),
                 in_words(record["seconds"]),
                 f"[{record['slowest']['cell']}], {in_words(record['slowest']['seconds'])}",
-                ", ".join(f"`{key} = {value!r}`" for key, value in record["parameters"].items()) or "as written",
+                ", ".join(f"`{key} = {value!r}`" for key, value in record["parameters"].items())
+                or "as written",
                 record["commit"],
                 record["device"],
             )
@@ -227,7 +258,11 @@ def assumptions_page() -> str:
     tables = {profile: config_table(load_config(profile)) for profile in PROFILES}
     paper = tables.pop("paper")
     shorter = [
-        ", ".join(f"{profile}: {table.value[row]}" for profile, table in tables.items() if table.value[row] != value)
+        ", ".join(
+            f"{profile}: {table.value[row]}"
+            for profile, table in tables.items()
+            if table.value[row] != value
+        )
         for row, value in paper.value.items()
     ]
     paper = paper.assign(shorter=shorter)
@@ -250,7 +285,9 @@ def _sections(table: pd.DataFrame) -> Iterator[str]:
     for section in names[0].unique():
         rows = [
             (f"`{name}`", _with_unit(row.value, row.unit), row.shorter, row.source, row.meaning)
-            for name, row in zip(names[2][names[0] == section], table[names[0] == section].itertuples(), strict=True)
+            for name, row in zip(
+                names[2][names[0] == section], table[names[0] == section].itertuples(), strict=True
+            )
         ]
         header = ["Setting", "Value", "Shorter profiles", "From", "Meaning"]
         title = f"`{section}`" if section else "The run as a whole"
@@ -264,8 +301,13 @@ def _with_unit(value: str, unit: str) -> str:
 def data_table() -> str:
     """What `ulmpaper fetch` knows."""
     sets = REGISTRY
-    rows = [(f"`{name}`", d.what, f"{d.size}; {_link(d.address)}", d.licence) for name, d in sets.items()]
-    table = markdown_table(["Name", "What it is", "Size; source", "Licence"], rows, style="ulm-data")
+    rows = [
+        (f"`{name}`", d.what, f"{d.size}; {_link(d.address)}", d.licence)
+        for name, d in sets.items()
+    ]
+    table = markdown_table(
+        ["Name", "What it is", "Size; source", "Licence"], rows, style="ulm-data"
+    )
     return f"{table}\n\n`--small` fetches {', '.join(f'`{name}`' for name, d in sets.items() if d.small)}."
 
 
@@ -275,7 +317,9 @@ def _link(address: str) -> str:
 
 def bibtex(references: Path, key: str) -> str:
     """The entry of one work as it stands in the bibliography's file, ready to be copied."""
-    found = re.search(rf"^@\w+\{{{key},.*?^\}}", references.read_text(encoding="utf-8"), re.M | re.S)
+    found = re.search(
+        rf"^@\w+\{{{key},.*?^\}}", references.read_text(encoding="utf-8"), re.M | re.S
+    )
     if not found:
         raise ValueError(f"{references.name} has no entry {key}")
     return f"```bibtex\n{found[0]}\n```"
@@ -283,7 +327,11 @@ def bibtex(references: Path, key: str) -> str:
 
 def list_modules(package: Path) -> dict[str, str]:
     """First line of each module's docstring, from the lowest layer up; the command line is no module to import."""
-    files = {path.stem: path for path in package.glob("*.py") if path.stem not in ("__init__", "__main__", "cli")}
+    files = {
+        path.stem: path
+        for path in package.glob("*.py")
+        if path.stem not in ("__init__", "__main__", "cli")
+    }
     trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in files.items()}
     uses = {name: _imported(tree) & set(files) for name, tree in trees.items()}
 
@@ -298,7 +346,11 @@ def _imported(tree: ast.Module) -> set[str]:
     """Modules of the package that a module imports."""
     lines = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     whole = {alias.name for line in lines if line.module == "ulmpaper" for alias in line.names}
-    return whole | {line.module.partition(".")[2] for line in lines if (line.module or "").startswith("ulmpaper.")}
+    return whole | {
+        line.module.partition(".")[2]
+        for line in lines
+        if (line.module or "").startswith("ulmpaper.")
+    }
 
 
 def api_page(module: str) -> str:

@@ -72,13 +72,19 @@ def executed_notebook() -> tuple[nbformat.NotebookNode, nbformat.NotebookNode]:
     """A source whose prose has changed, and its execution with an injected cell."""
     v4 = nbformat.v4
     head = v4.new_code_cell("profile = 'quick'", metadata={"tags": ["parameters"]})
-    source = v4.new_notebook(cells=[v4.new_markdown_cell("# Title\n\nNew words."), head, v4.new_code_cell("1 + 1")])
+    source = v4.new_notebook(
+        cells=[v4.new_markdown_cell("# Title\n\nNew words."), head, v4.new_code_cell("1 + 1")]
+    )
     output = v4.new_output("execute_result", {"text/plain": "2"}, execution_count=3)
     executed = v4.new_notebook(
         cells=[
             v4.new_markdown_cell("# Title\n\nOld words."),
-            v4.new_code_cell("profile = 'quick'", execution_count=1, metadata={"tags": ["parameters"]}),
-            v4.new_code_cell("profile = 'smoke'", execution_count=2, metadata={"tags": ["injected-parameters"]}),
+            v4.new_code_cell(
+                "profile = 'quick'", execution_count=1, metadata={"tags": ["parameters"]}
+            ),
+            v4.new_code_cell(
+                "profile = 'smoke'", execution_count=2, metadata={"tags": ["injected-parameters"]}
+            ),
             v4.new_code_cell("1 + 1", execution_count=3, outputs=[output]),
         ]
     )
@@ -125,7 +131,13 @@ def test_page_tells_the_networks_that_made_it(tmp_path: Path) -> None:
     source, executed = executed_notebook()
     own = tmp_path / "own.safetensors"
     net = CountNet(n_max=4, features=2)
-    write_network(own, net, recipe="count", network={"n_max": 4, "features": 2}, about={"digest": "0123456789"})
+    write_network(
+        own,
+        net,
+        recipe="count",
+        network={"n_max": 4, "features": 2},
+        about={"digest": "0123456789"},
+    )
     executed.metadata["ulmpaper"]["parameters"] = {"overrides": {"count.weights": str(own)}}
     for cells in (source.cells, executed.cells):
         cells[-1].source = "infer.locate(frames, cfg)"
@@ -138,7 +150,9 @@ def test_page_tells_the_networks_that_made_it(tmp_path: Path) -> None:
     assert {"mspcn phantom", "count paper"} < set(networks)
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(0.04, "0.0 s"), (99.9, "99.9 s"), (130, "2 min"), (9000, "2.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.04, "0.0 s"), (99.9, "99.9 s"), (130, "2 min"), (9000, "2.5 h")]
+)
 def test_durations_are_read_easily(seconds: float, words: str) -> None:
     assert stage_book.in_words(seconds) == words
 
@@ -153,7 +167,9 @@ def test_assumptions_show_every_setting_with_its_source() -> None:
     paper = config_table(load_config("paper"))
     for row in paper.itertuples():
         name = row.setting.rpartition(".")[2]
-        assert re.search(rf"\| `{name}` \| {re.escape(row.value)}.*{re.escape(row.source)} \|", page), row.setting
+        assert re.search(
+            rf"\| `{name}` \| {re.escape(row.value)}.*{re.escape(row.source)} \|", page
+        ), row.setting
     quick = load_config("quick")
     assert f"quick: {quick.example.n_frames}" in page
 
@@ -173,7 +189,10 @@ def test_page_without_its_mark_is_named(tmp_path: Path) -> None:
 
 def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
     first = runner.read_plan(ROOT, "smoke")[0]
-    plan = [first, runner.Notebook("99_other", first.source, (), (), first.defaults, first.parameters)]
+    plan = [
+        first,
+        runner.Notebook("99_other", first.source, (), (), first.defaults, first.parameters),
+    ]
     for notebook in plan:
         folder = tmp_path / notebook.results
         folder.mkdir(parents=True)
@@ -184,8 +203,13 @@ def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_entry_of_a_work_is_the_bibliographys(tmp_path: Path) -> None:
     references = tmp_path / "references.bib"
-    references.write_text("@misc{one,\n  title = {A {B}},\n}\n\n@article{two,\n  title = {C},\n  year = 1\n}\n")
-    assert stage_book.bibtex(references, "two") == "```bibtex\n@article{two,\n  title = {C},\n  year = 1\n}\n```"
+    references.write_text(
+        "@misc{one,\n  title = {A {B}},\n}\n\n@article{two,\n  title = {C},\n  year = 1\n}\n"
+    )
+    assert (
+        stage_book.bibtex(references, "two")
+        == "```bibtex\n@article{two,\n  title = {C},\n  year = 1\n}\n```"
+    )
     with pytest.raises(ValueError, match="no entry three"):
         stage_book.bibtex(references, "three")
 
@@ -199,7 +223,9 @@ def test_companion_is_cited_in_its_present_version() -> None:
 def test_drawings_are_those_of_their_script(tmp_path: Path) -> None:
     draw_background.main(tmp_path)
     for drawn in tmp_path.iterdir():
-        assert drawn.read_bytes() == (ROOT / "book" / "assets" / drawn.name).read_bytes(), "run draw_background.py"
+        assert drawn.read_bytes() == (ROOT / "book" / "assets" / drawn.name).read_bytes(), (
+            "run draw_background.py"
+        )
 
 
 SETTINGS = set(config_table(load_config()).setting)
@@ -212,15 +238,27 @@ def known(name: str) -> bool:
     if name in SETTINGS | package | {setting.partition(".")[0] for setting in SETTINGS}:
         return True
     if module in package:
-        return functools.reduce(getattr, rest.split("."), importlib.import_module(f"ulmpaper.{module}")) is not None
+        return (
+            functools.reduce(
+                getattr, rest.split("."), importlib.import_module(f"ulmpaper.{module}")
+            )
+            is not None
+        )
     owners = [Block, Acquisition, ML3DResNet, CountNet, MSPCN]
     owner = next((owner for owner in owners if owner.__name__ == module), None)
-    return owner is not None and (not rest or rest in dir(owner) or rest in owner.__dataclass_fields__)
+    return owner is not None and (
+        not rest or rest in dir(owner) or rest in owner.__dataclass_fields__
+    )
 
 
 @pytest.mark.parametrize("page", ["background", "glossary", "run_it", "teach"])
 def test_names_in_the_text_are_names_in_the_code(page: str) -> None:
-    text = re.sub(r"^```.*?^```", "", (ROOT / "book" / f"{page}.md").read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = re.sub(
+        r"^```.*?^```",
+        "",
+        (ROOT / "book" / f"{page}.md").read_text(encoding="utf-8"),
+        flags=re.M | re.S,
+    )
     text = re.sub(r"`[\w./]*\.(?:py|sh|json|h5|npz|npy|png|csv|mat)`", "", text)  # names of files
     names = re.findall(r"(?<!\})`([A-Za-z]\w*\.\w+|[A-Z]\w*(?:Net|Block|MSPCN))`", text)
     assert names
@@ -232,7 +270,9 @@ def test_names_in_the_text_are_names_in_the_code(page: str) -> None:
 # --- building ----------------------------------------------------------------------------------------------------
 
 
-def test_sphinx_runs_once_and_its_warnings_are_errors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_sphinx_runs_once_and_its_warnings_are_errors(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     staged, out = tmp_path / "book", tmp_path / "out"
     staged.mkdir()
     (tmp_path / "ulmpaper").mkdir()
@@ -262,14 +302,18 @@ def test_sphinx_is_that_of_this_interpreter() -> None:
 def test_every_link_leads_somewhere() -> None:
     broken = []
     for page in pages():
-        links = {attributes.get(name) for _, attributes in tags(page) for name in ("href", "src")} - {None, "#"}
+        links = {
+            attributes.get(name) for _, attributes in tags(page) for name in ("href", "src")
+        } - {None, "#"}
         for link in links:
             address, anchor = urldefrag(link)
             if re.match("[a-z]+:", address):
                 continue
             target = page.parent / unquote(address.partition("?")[0]) if address else page
             target = Path(os.path.normpath(target))
-            if not target.exists() or (anchor and target.suffix == ".html" and unquote(anchor) not in anchors(target)):
+            if not target.exists() or (
+                anchor and target.suffix == ".html" and unquote(anchor) not in anchors(target)
+            ):
                 broken.append((page.name, link))
     assert broken == []
 
@@ -291,13 +335,20 @@ def test_notebook_page_shows_its_figures_and_what_made_them(name: str) -> None:
     html = built_book()
     page = soup(html / "notebooks" / f"{name}.html")
     staged = nbformat.read(STAGED / "notebooks" / f"{name}.ipynb", 4)
-    named = [c.metadata.mystnb.figure.name for c in staged.cells if "figure" in c.metadata.get("mystnb", {})]
+    named = [
+        c.metadata.mystnb.figure.name
+        for c in staged.cells
+        if "figure" in c.metadata.get("mystnb", {})
+    ]
     shown = [figure.get("id") for figure in page.select("article figure")]
     assert shown == named
-    assert all(image.get("alt") for image in page.select("article figure img")), "every figure has words for it"
+    assert all(image.get("alt") for image in page.select("article figure img")), (
+        "every figure has words for it"
+    )
     byline = page.select_one("article p.provenance").get_text()
     assert re.fullmatch(
-        r"Profile smoke, source \w+\. Run on \d{4}-\d\d-\d\d in [\d.]+ \w+ on .+, revision .+\.", byline
+        r"Profile smoke, source \w+\. Run on \d{4}-\d\d-\d\d in [\d.]+ \w+ on .+, revision .+\.",
+        byline,
     )
     networks = r"Networks: ml3d \w{10}, count \w{10}, mspcn \w{10}(, (ml3d|count|mspcn) (phantom|paper) \w{10})*\.$"
     assert bool(re.search(networks, byline)) == ("05" <= name < "11")
@@ -306,9 +357,15 @@ def test_notebook_page_shows_its_figures_and_what_made_them(name: str) -> None:
 @pytest.mark.notebook
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_buttons_lead_to_the_notebook_in_the_repository(name: str) -> None:
-    links = [a.get("href") or "" for tag, a in tags(built_book() / "notebooks" / f"{name}.html") if tag == "a"]
+    links = [
+        a.get("href") or ""
+        for tag, a in tags(built_book() / "notebooks" / f"{name}.html")
+        if tag == "a"
+    ]
     for host in ("mybinder.org", "colab.research.google.com"):
-        assert [link for link in links if host in link and link.endswith(f"/notebooks/{name}.ipynb")], host
+        assert [
+            link for link in links if host in link and link.endswith(f"/notebooks/{name}.ipynb")
+        ], host
 
 
 @pytest.mark.notebook
@@ -324,12 +381,17 @@ def test_home_page_shows_the_picture_and_numbers_of_a_notebook() -> None:
 def test_every_page_says_which_profile_made_it() -> None:
     own = [page for page in pages() if "_modules" not in page.parts]
     said = {page.name: soup(page).find("footer", class_="bd-footer-content") for page in own}
-    assert [name for name, foot in said.items() if "made with the profile smoke" not in foot.get_text()] == []
+    assert [
+        name for name, foot in said.items() if "made with the profile smoke" not in foot.get_text()
+    ] == []
 
 
 @pytest.mark.notebook
 def test_cite_page_has_all_that_is_to_be_cited() -> None:
-    shown = "".join(block.get_text() for block in soup(built_book() / "cite.html").select("div.highlight-bibtex"))
+    shown = "".join(
+        block.get_text()
+        for block in soup(built_book() / "cite.html").select("div.highlight-bibtex")
+    )
     assert re.findall(r"@\w+\{(\w+),", shown) == list(stage_book.CITED)
 
 
@@ -345,7 +407,9 @@ def test_reference_documents_every_public_function() -> None:
     for module in stage_book.list_modules(ROOT / "ulmpaper"):
         source = (ROOT / "ulmpaper" / f"{module}.py").read_text(encoding="utf-8")
         public = set(re.findall(r"^(?:def|class) ([a-zA-Z]\w*)", source, re.M))
-        assert {f"ulmpaper.{module}.{name}" for name in public} <= anchors(html / "api" / f"{module}.html")
+        assert {f"ulmpaper.{module}.{name}" for name in public} <= anchors(
+            html / "api" / f"{module}.html"
+        )
 
 
 @pytest.mark.notebook
@@ -353,10 +417,14 @@ def test_pages_hold_no_leftovers() -> None:
     """No role, substitution or fence that was not understood, and nothing ugly in an output."""
     left = []
     for name, article in articles().items():
-        words = [text for text in article.find_all(string=True) if not text.find_parent(["pre", "code"])]
+        words = [
+            text for text in article.find_all(string=True) if not text.find_parent(["pre", "code"])
+        ]
         left += [(name, text) for text in words if re.search(r"\{[a-z:]+\}`|\{\{|:::|\[\?\]", text)]
         outputs = " ".join(block.get_text() for block in article.select("div.cell_output"))
-        left += [(name, what) for what in ("Traceback", "Warning:", "<Figure size") if what in outputs]
+        left += [
+            (name, what) for what in ("Traceback", "Warning:", "<Figure size") if what in outputs
+        ]
     assert left == []
 
 
@@ -364,10 +432,14 @@ def test_pages_hold_no_leftovers() -> None:
 def test_no_path_of_this_machine_is_published() -> None:
     html = built_book()
     private = [str(ROOT), str(Path.home()) + "/", "/tmp/", sys.prefix]
-    texts = [p for p in html.rglob("*") if p.suffix in {".html", ".ipynb", ".md", ".json", ".js", ".txt"}]
+    texts = [
+        p for p in html.rglob("*") if p.suffix in {".html", ".ipynb", ".md", ".json", ".js", ".txt"}
+    ]
     own = [p for p in texts if "_static" not in p.relative_to(html).parts]
     assert len(own) > 20
-    assert [(p.name, path) for p in own for path in private if path in p.read_text(encoding="utf-8")] == []
+    assert [
+        (p.name, path) for p in own for path in private if path in p.read_text(encoding="utf-8")
+    ] == []
 
 
 @pytest.mark.notebook
@@ -391,8 +463,12 @@ def test_all_notebooks_run_in_smoke() -> None:
 # --- PDF ---------------------------------------------------------------------------------------------------------
 
 
-def test_pdf_without_latex_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(build_book.shutil, "which", lambda program: None if program == "latexmk" else program)
+def test_pdf_without_latex_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        build_book.shutil, "which", lambda program: None if program == "latexmk" else program
+    )
     with pytest.raises(ValueError, match=r"apt-get install --no-install-recommends latexmk$"):
         build_book.build_book(tmp_path, "smoke", want="pdf")
 
@@ -406,6 +482,8 @@ def test_book_can_be_printed(tmp_path: Path) -> None:
     pdf = build_book.print_pdf(ROOT, STAGED, tmp_path)
     assert pdf is not None
     assert pdf.read_bytes().startswith(b"%PDF")
-    log = (tmp_path / "pdf" / "_build" / "latex" / "ulmpaper-book.log").read_text(encoding="utf-8", errors="replace")
+    log = (tmp_path / "pdf" / "_build" / "latex" / "ulmpaper-book.log").read_text(
+        encoding="utf-8", errors="replace"
+    )
     assert int(re.search(r"Output written on ulmpaper-book\.pdf \((\d+) pages", log)[1]) > 100
     assert not re.findall(r"^Missing character.*", log, re.M)

@@ -17,7 +17,13 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sy
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), "/usr/bin/chromium")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 QUIET += ["--disable-component-update", "--disable-sync"]
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 400, "height": 800}
 
@@ -36,7 +42,10 @@ NOTEBOOK_PAGES = [f"notebooks/{name}" for name in run_notebooks.read_profiles(RO
 def chapters() -> list[str]:
     """The pages of the table of contents, those of single modules left out."""
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    return [
+        toc["root"],
+        *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"]),
+    ]
 
 
 def other_pages() -> list[str]:
@@ -67,7 +76,10 @@ def open_context(browser: Browser, **options: object) -> tuple[BrowserContext, l
             route.abort()
 
     context.route("**/*", check)
-    context.on("console", lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None)
+    context.on(
+        "console",
+        lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None,
+    )
     context.on("weberror", lambda error: wrong.append(f"script: {error.error}"))
     return context, wrong
 
@@ -95,7 +107,9 @@ def look(page: Page, scheme: str, size: dict[str, int]) -> dict[str, Any]:
     """What is wrong with the open page once it has followed the system to one scheme, in one width."""
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     page.set_viewport_size(size)  # type: ignore[arg-type]
-    page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+    page.wait_for_function(
+        "scheme => document.documentElement.dataset.theme === scheme", arg=scheme
+    )
     return {what: value for what, value in page.evaluate(LOOK).items() if value}
 
 
@@ -122,8 +136,12 @@ def test_other_pages_are_whole_in_light_dark_and_phone_width(browser: Browser) -
     walk(browser, other_pages())
 
 
-@pytest.mark.parametrize(("scheme", "size"), [("dark", DESK), ("light", PHONE)], ids=["dark", "phone"])
-def test_book_opens_in_the_readers_scheme_and_width(browser: Browser, scheme: str, size: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "size"), [("dark", DESK), ("light", PHONE)], ids=["dark", "phone"]
+)
+def test_book_opens_in_the_readers_scheme_and_width(
+    browser: Browser, scheme: str, size: dict[str, int]
+) -> None:
     context, wrong = open_context(browser, color_scheme=scheme, viewport=size)
     page = context.new_page()
     visit(page, "index")
@@ -155,10 +173,16 @@ def read_aloud(browser: Browser, names: list[str]) -> None:
     found = []
     for name in names:
         visit(page, name)
-        page.add_style_tag(content="* { transition: none !important }")  # colours half-way are no colours
+        page.add_style_tag(
+            content="* { transition: none !important }"
+        )  # colours half-way are no colours
         for scheme in ("light", "dark"):
             look(page, scheme, DESK)
-            grave = [v for v in axe.run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+            grave = [
+                v
+                for v in axe.run(page).response["violations"]
+                if v["impact"] in ("serious", "critical")
+            ]
             found += [(name, scheme, v["id"], [n["target"] for n in v["nodes"]][:3]) for v in grave]
     assert found == []
     context.close()
@@ -173,8 +197,12 @@ def test_search_finds_every_chapter(browser: Browser) -> None:
     context, wrong = open_context(browser, viewport=DESK)
     page = context.new_page()
     for name in chapters():
-        title = html.unescape(re.search(r"<h1>(.*?)<a", (built_book() / f"{name}.html").read_text("utf-8"))[1])
-        words = set(re.findall(r"[\w-]+", re.sub("<.*?>", "", title))) - {"this"}  # which the index leaves out
+        title = html.unescape(
+            re.search(r"<h1>(.*?)<a", (built_book() / f"{name}.html").read_text("utf-8"))[1]
+        )
+        words = set(re.findall(r"[\w-]+", re.sub("<.*?>", "", title))) - {
+            "this"
+        }  # which the index leaves out
         page.goto(f"file://{built_book()}/search.html?q={max(sorted(words), key=len)}")
         expect(page.locator(f"#search-results a[href*='{name}.html']").first).to_be_attached()
     # From disk a page may not read the others: results come without their summaries, and the console says so.

@@ -19,7 +19,13 @@ from jupytext.compare import compare_notebooks
 from ulmpaper.config import PROFILES, load_config
 
 NAMES = list(runner.read_profiles(ROOT)["notebooks"])
-PARAMETERS = {"profile": "quick", "overrides": {}, "source": "simulated", "data_dir": "data", "out_dir": "outputs"}
+PARAMETERS = {
+    "profile": "quick",
+    "overrides": {},
+    "source": "simulated",
+    "data_dir": "data",
+    "out_dir": "outputs",
+}
 
 
 def read(name: str) -> nbformat.NotebookNode:
@@ -57,7 +63,9 @@ def test_text_and_notebook_are_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_outputs_are_committed(name: str) -> None:
-    assert [(cell.outputs, cell.execution_count) for cell in cells(name, "code") if cell.outputs] == []
+    assert [
+        (cell.outputs, cell.execution_count) for cell in cells(name, "code") if cell.outputs
+    ] == []
     assert {cell.execution_count for cell in cells(name, "code")} == {None}
 
 
@@ -72,7 +80,9 @@ def test_first_code_cell_holds_the_parameters(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_second_code_cell_is_the_same_everywhere(name: str) -> None:
     second = cells(name, "code")[1]
-    assert (second.source, second.metadata.tags) == (setup_cell.SOURCE, setup_cell.TAGS), "run `make sync`"
+    assert (second.source, second.metadata.tags) == (setup_cell.SOURCE, setup_cell.TAGS), (
+        "run `make sync`"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,17 +121,27 @@ def test_exercises_have_solutions_in_words_and_as_code(name: str) -> None:
     numbers = re.findall(r"^(\d)\. \*\((easy|medium|open)\)\*", asked, re.M)
     assert 3 <= len(numbers) <= 6
     assert re.findall(r"^(\d)\. ", told, re.M) == [number for number, _ in numbers]
-    assert "> **Try changing this.**" in before or any("> **Try changing this.**" in c.source for c in book[:start])
+    assert "> **Try changing this.**" in before or any(
+        "> **Try changing this.**" in c.source for c in book[:start]
+    )
     cells = [cell for cell in book[start + 1 :] if cell.cell_type == "code"]
     assert {tuple(cell.metadata.tags) for cell in cells} == {("hide-cell", "solution")}
-    solved = [re.match(r"Solution (\d), as code", cell.metadata.mystnb.code_prompt_show)[1] for cell in cells]
+    solved = [
+        re.match(r"Solution (\d), as code", cell.metadata.mystnb.code_prompt_show)[1]
+        for cell in cells
+    ]
     assert solved == sorted(solved)
     assert set(solved) >= {number for number, level in numbers if level != "open"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook_begins_with_its_title(name: str) -> None:
-    titles = [line for cell in cells(name, "markdown") for line in cell.source.splitlines() if re.match("# ", line)]
+    titles = [
+        line
+        for cell in cells(name, "markdown")
+        for line in cell.source.splitlines()
+        if re.match("# ", line)
+    ]
     assert len(titles) == 1
     assert read(name).cells[0].source.startswith(titles[0])
 
@@ -146,7 +166,9 @@ def write_notebook(root: Path, name: str, value: str, *, prose: str = "Text.") -
             v4.new_code_cell(HEAD, metadata={"tags": ["parameters"]}, id="head"),
             v4.new_code_cell(body, id="body"),
         ],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        },
     )
     nbformat.write(made, root / "notebooks" / f"{name}.ipynb")
 
@@ -154,7 +176,9 @@ def write_notebook(root: Path, name: str, value: str, *, prose: str = "Text.") -
 def write_profiles(root: Path, **of_second: object) -> None:
     second = {"needs": ["01_first"], "inputs": ["numbers.txt"], **of_second}
     notebooks = {"01_first": {}, "02_second": second}
-    text = yaml.safe_dump({"cell_timeout_s": {"smoke": 60}, "notebooks": notebooks}, sort_keys=False)
+    text = yaml.safe_dump(
+        {"cell_timeout_s": {"smoke": 60}, "notebooks": notebooks}, sort_keys=False
+    )
     (root / "notebooks" / "profiles.yml").write_text(text)
 
 
@@ -178,11 +202,15 @@ def keys(root: Path) -> list[str]:
     """Keys of both notebooks as the runner would compute them now."""
     made: dict[str, str] = {}
     for notebook in runner.read_plan(root, "smoke"):
-        made[notebook.name] = runner.content_key(notebook, root, runner.tree_hash(root / "ulmpaper"), made)
+        made[notebook.name] = runner.content_key(
+            notebook, root, runner.tree_hash(root / "ulmpaper"), made
+        )
     return list(made.values())
 
 
-def test_key_changes_with_what_outputs_depend_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_changes_with_what_outputs_depend_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def changed() -> list[bool]:
         nonlocal before
         now = keys(project)
@@ -207,7 +235,9 @@ def test_key_changes_with_what_outputs_depend_on(project: Path, monkeypatch: pyt
     assert changed() == [True, True]
 
 
-def test_input_counts_the_same_wherever_it_lies(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_input_counts_the_same_wherever_it_lies(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = keys(project)
     mirror = project / "mirror"
     mirror.mkdir()
@@ -218,7 +248,9 @@ def test_input_counts_the_same_wherever_it_lies(project: Path, monkeypatch: pyte
 
 
 @pytest.mark.notebook
-def test_notebooks_run_once_until_something_changes(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_notebooks_run_once_until_something_changes(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert statuses(project) == ["ran", "ran"]
     assert statuses(project) == ["unchanged", "unchanged"]
     results = project / "outputs" / f"smoke-{DIGEST}" / "02_second" / "results.json"
@@ -245,7 +277,9 @@ def test_executed_notebook_says_what_made_it_and_no_more(project: Path) -> None:
 
 
 @pytest.mark.notebook
-def test_failing_notebook_leaves_the_old_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_notebook_leaves_the_old_one(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert statuses(project) == ["ran", "ran"]
     executed = project / "build" / "nb" / "smoke" / "01_first.ipynb"
     before = executed.read_bytes()
@@ -300,7 +334,10 @@ def test_unknown_names_are_named(project: Path) -> None:
 
 
 def test_another_build_folder_keeps_its_results_apart(project: Path) -> None:
-    usual, apart = runner.read_plan(project, "smoke"), runner.read_plan(project, "smoke", build="elsewhere")
+    usual, apart = (
+        runner.read_plan(project, "smoke"),
+        runner.read_plan(project, "smoke", build="elsewhere"),
+    )
     assert usual[0].results == Path("outputs") / f"smoke-{DIGEST}" / "01_first"
     assert apart[0].results == Path("elsewhere") / usual[0].results
 

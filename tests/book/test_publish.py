@@ -30,7 +30,11 @@ def executed(root: Path, profile: str) -> None:
         keys[notebook.name] = key = runner.content_key(notebook, root, package, keys)
         made = nbformat.read(notebook.source, 4)
         where = notebook.results.as_posix()
-        made.metadata["ulmpaper"] = {"key": key, "results": where, "results_sha256": runner.file_hash(results)}
+        made.metadata["ulmpaper"] = {
+            "key": key,
+            "results": where,
+            "results_sha256": runner.file_hash(results),
+        }
         target = root / "build" / "nb" / profile / f"{notebook.name}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(made, target)
@@ -80,7 +84,10 @@ def test_site_is_the_fullest_book_there_is(
     assert archive == project / "build" / "ulmpaper-book.zip"
     assert capsys.readouterr().out == f"profile {profile}\n"
     with zipfile.ZipFile(archive) as book:
-        assert sorted(book.namelist()) == ["ulmpaper-book/index.html", "ulmpaper-book/notebooks/a.html"]
+        assert sorted(book.namelist()) == [
+            "ulmpaper-book/index.html",
+            "ulmpaper-book/notebooks/a.html",
+        ]
         assert book.read("ulmpaper-book/index.html").decode() == profile
     monkeypatch.setattr(publish, "build_book", lambda *_, **__: None)
     assert publish.build_site(project) is None
@@ -106,7 +113,9 @@ def test_foreign_archives_are_refused(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize(("profile", "words"), [("paper", "own settings"), ("quick", "shorter and smaller")])
+@pytest.mark.parametrize(
+    ("profile", "words"), [("paper", "own settings"), ("quick", "shorter and smaller")]
+)
 def test_edition_is_told(profile: str, words: str) -> None:
     assert words in stage_book.edition(profile)
     record = {

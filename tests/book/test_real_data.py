@@ -30,7 +30,9 @@ SAYS = {
 NONE = "Nothing on this page is made from PALA's sequences"
 
 
-def run(name: str, data_dir: Path, out_dir: Path, overrides: dict | None = None) -> tuple[dict, str]:
+def run(
+    name: str, data_dir: Path, out_dir: Path, overrides: dict | None = None
+) -> tuple[dict, str]:
     """Execute a notebook on PALA's files; return its results and what its code cells show as text."""
     parameters = {"profile": "smoke", "source": "pala", "overrides": overrides or {}}
     with warnings.catch_warnings():
@@ -48,8 +50,12 @@ def run(name: str, data_dir: Path, out_dir: Path, overrides: dict | None = None)
 
 
 def shown(executed: nbformat.NotebookNode) -> str:
-    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
-    return "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
+    outputs = [
+        output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs
+    ]
+    return "\n".join(
+        output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +103,9 @@ def test_blocks_of_the_rat_brain_go_through(tmp_path: Path, layout: str) -> None
             for path in inner.rglob("*.hdf5"):
                 archive.write(path, path.relative_to(inner))
         (tmp_path / "loose" / "param.mat").rename(folder / "param.mat")
-    results, _ = run(BRAIN, tmp_path / "data", tmp_path, {"invivo.n_blocks": 2, "track.min_length": 5})
+    results, _ = run(
+        BRAIN, tmp_path / "data", tmp_path, {"invivo.n_blocks": 2, "track.min_length": 5}
+    )
     assert (results["n_blocks"], results["n_frames"]) == (2, 80)
     assert results["source"].startswith("PALA rat brain")
     assert results["rs"]["points_in_tracks"] > 0
@@ -109,6 +117,8 @@ def test_blocks_of_the_rat_brain_go_through(tmp_path: Path, layout: str) -> None
     ("name", "command"),
     [(BRAIN, "pala-ratbrain"), ("07_figure3_table1_insilico", "pala-insilico")],
 )
-def test_missing_data_are_named_with_the_command_that_fetches_them(tmp_path: Path, name: str, command: str) -> None:
+def test_missing_data_are_named_with_the_command_that_fetches_them(
+    tmp_path: Path, name: str, command: str
+) -> None:
     with pytest.raises(PapermillExecutionError, match=f"run `ulmpaper fetch {command}`"):
         run(name, tmp_path / "data", tmp_path)

@@ -12,7 +12,9 @@ import papermill
 import pytest
 from _book import BUILD, ROOT, collect_figures
 
-_spec = importlib.util.spec_from_file_location("make_golden", Path(__file__).parent / "golden" / "make_golden.py")
+_spec = importlib.util.spec_from_file_location(
+    "make_golden", Path(__file__).parent / "golden" / "make_golden.py"
+)
 assert _spec is not None
 assert _spec.loader is not None
 make_golden = importlib.util.module_from_spec(_spec)
@@ -25,8 +27,20 @@ EXPORTED = {
     "02_psf_and_bmode": {"figure2.pdf", "figure2.png"},
     "05_train_ml3d": {"figure1.pdf", "figure1.png"},
     "09_figure5_ratbrain": {"figure5.pdf", "figure5.png", "figure5.csv", "figure5.tex"},
-    "07_figure3_table1_insilico": {"figure3.pdf", "figure3.png", "table1.csv", "table1.tex", "table1_ranking.csv"},
-    "08_figure4_table2_cam": {"figure4.pdf", "figure4.png", "table2.csv", "table2.tex", "table2_length.csv"},
+    "07_figure3_table1_insilico": {
+        "figure3.pdf",
+        "figure3.png",
+        "table1.csv",
+        "table1.tex",
+        "table1_ranking.csv",
+    },
+    "08_figure4_table2_cam": {
+        "figure4.pdf",
+        "figure4.png",
+        "table2.csv",
+        "table2.tex",
+        "table2_length.csv",
+    },
 }
 
 
@@ -37,7 +51,9 @@ def test_numbers_are_those_stored(name: str) -> None:
     found = make_golden.numbers(make_golden.smoke_results(name))
     assert found.keys() == golden.keys()
     wrong = {
-        key: (found[key], value) for key, value in golden.items() if found[key] != pytest.approx(value, **TOLERANCE)
+        key: (found[key], value)
+        for key, value in golden.items()
+        if found[key] != pytest.approx(value, **TOLERANCE)
     }
     assert not wrong
 

@@ -40,7 +40,9 @@ def commands() -> list[tuple[str, str]]:
 
 def files() -> dict[str, str]:
     """What the reader is told to save, by name: the name stands in the first comment."""
-    named = [(re.search(r"^# ([\w.]+)$", text, re.M), text) for text in blocks("python") + blocks("bash")]
+    named = [
+        (re.search(r"^# ([\w.]+)$", text, re.M), text) for text in blocks("python") + blocks("bash")
+    ]
     return {name[1]: text for name, text in named if name}
 
 
@@ -51,7 +53,19 @@ def test_page_explains_its_marks() -> None:
     assert list(files()) == ["sweep.py", "make_frames.py", "sweep.sh"]
 
 
-PROGRAMS = ("bash", "conda", "dask", "git", "make", "papermill", "pip", "python", "python3", "sbatch", "ulmpaper")
+PROGRAMS = (
+    "bash",
+    "conda",
+    "dask",
+    "git",
+    "make",
+    "papermill",
+    "pip",
+    "python",
+    "python3",
+    "sbatch",
+    "ulmpaper",
+)
 
 
 @pytest.mark.parametrize("command", [text for text, _ in commands()])
@@ -69,10 +83,16 @@ def test_command_exists_with_its_options(command: str) -> None:
         options = {option for parameter in known for option in parameter.opts}
         assert {word for word in rest if word.startswith("-")} <= options
         keys = config_table(load_config()).setting
-        assert {rest[i + 1].split("=")[0] for i, word in enumerate(rest) if word == "--set"} <= set(keys)
+        assert {rest[i + 1].split("=")[0] for i, word in enumerate(rest) if word == "--set"} <= set(
+            keys
+        )
     if Path(program).name == "papermill":
-        notebook = nbformat.read(ROOT / next(word for word in rest if word.startswith("notebooks/")), 4)
-        assert {rest[i + 1] for i, word in enumerate(rest) if word == "-p"} <= set(runner.default_parameters(notebook))
+        notebook = nbformat.read(
+            ROOT / next(word for word in rest if word.startswith("notebooks/")), 4
+        )
+        assert {rest[i + 1] for i, word in enumerate(rest) if word == "-p"} <= set(
+            runner.default_parameters(notebook)
+        )
     for option in ("-c", "-f"):  # files that pip and conda read
         if option in rest and program != ".venv/bin/python":
             assert (ROOT / rest[rest.index(option) + 1]).is_file()
@@ -93,7 +113,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def typed(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-    return subprocess.run(["bash", "-c", command], cwd=folder, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.notebook
@@ -102,7 +124,10 @@ def test_papermill_documents_the_parameters(checkout: Path) -> None:
     said = typed(command, checkout)
     assert said.returncode == 0
     assert re.search(r"profile: .*'?quick'?.*\n?.*smoke", said.stdout)
-    assert all(f"{name}:" in said.stdout for name in ("profile", "overrides", "source", "data_dir", "out_dir"))
+    assert all(
+        f"{name}:" in said.stdout
+        for name in ("profile", "overrides", "source", "data_dir", "out_dir")
+    )
     assert "where results are written" in said.stdout
 
 
@@ -111,11 +136,16 @@ def test_papermill_documents_the_parameters(checkout: Path) -> None:
     ("slip", "message"),
     [
         ("-p profil smoke", "unknown parameter of this notebook 'profil': did you mean 'profile'"),
-        ("-y '{overrides: {track.max_gpa: 1}}'", "unknown setting 'track.max_gpa': did you mean 'track.max_gap'"),
+        (
+            "-y '{overrides: {track.max_gpa: 1}}'",
+            "unknown setting 'track.max_gpa': did you mean 'track.max_gap'",
+        ),
     ],
 )
 def test_papermill_by_hand_stops_at_a_slip(checkout: Path, slip: str, message: str) -> None:
-    said = typed(f".venv/bin/papermill notebooks/04_classical_ulm.ipynb slip.ipynb {slip}", checkout)
+    said = typed(
+        f".venv/bin/papermill notebooks/04_classical_ulm.ipynb slip.ipynb {slip}", checkout
+    )
     assert said.returncode != 0
     assert message in said.stderr
     assert not list(checkout.glob("outputs/*/*/results.json"))
@@ -153,6 +183,11 @@ def test_setup_cell_is_put_behind_the_parameters_once() -> None:
     made = v4.new_notebook(cells=[v4.new_markdown_cell("# Title"), head, v4.new_code_cell("1 + 1")])
     for _ in range(2):
         made = setup_cell.with_setup_cell(made)
-        assert [cell.source for cell in made.cells] == ["# Title", head.source, setup_cell.SOURCE, "1 + 1"]
+        assert [cell.source for cell in made.cells] == [
+            "# Title",
+            head.source,
+            setup_cell.SOURCE,
+            "1 + 1",
+        ]
     made.cells[2].source = "an older one"
     assert setup_cell.with_setup_cell(made).cells[2].source == setup_cell.SOURCE

@@ -25,8 +25,16 @@ def steps(path: Path) -> list[dict[str, Any]]:
 
 
 def test_workflows_are_valid() -> None:
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
-    checked = subprocess.run([*command, *map(str, WORKFLOWS)], capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.github-workflows",
+    ]
+    checked = subprocess.run(
+        [*command, *map(str, WORKFLOWS)], capture_output=True, text=True, check=False
+    )
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert [path.stem for path in WORKFLOWS] == ["book-gpu", "ci", "links", "pages"]
 
@@ -46,12 +54,18 @@ def test_jobs_may_do_no_more_than_they_need(path: Path) -> None:
     workflow = read(path)
     assert workflow["permissions"]["contents"] == "read", "writing is allowed job by job"
     assert all("timeout-minutes" in job for job in workflow["jobs"].values())
-    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in steps(path) if "uses" in step)
+    assert all(
+        re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in steps(path) if "uses" in step
+    )
 
 
 def test_two_pythons_are_tested() -> None:
-    pythons = read(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]["test"]["strategy"]["matrix"]["python"]
-    required = re.search(r'requires-python = ">=(.*)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    pythons = read(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]["test"]["strategy"]["matrix"][
+        "python"
+    ]
+    required = re.search(
+        r'requires-python = ">=(.*)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    )
     assert len(pythons) == 2
     assert required is not None
     assert pythons[0] == required[1], "the oldest that the package promises"
@@ -62,7 +76,11 @@ def test_what_one_workflow_makes_another_finds() -> None:
     assert "build/runs-paper.zip" in text["book-gpu"]
     assert "--pattern runs-paper.zip --dir build/runs" in text["pages"]
     for name in ("book-gpu", "pages"):
-        made = [step["run"] for step in steps(ROOT / ".github" / "workflows" / f"{name}.yml") if "run" in step]
+        made = [
+            step["run"]
+            for step in steps(ROOT / ".github" / "workflows" / f"{name}.yml")
+            if "run" in step
+        ]
         assert made.index("make fetch") < made.index("make unpack") < made.index("make site")
 
 
@@ -73,4 +91,6 @@ def test_binder_installs_the_tested_versions() -> None:
     assert "-c constraints.txt" in install.read_text(encoding="utf-8")
     python = re.search(r"python=([\d.]+)", (ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert python is not None
-    assert (ROOT / "binder" / "runtime.txt").read_text(encoding="utf-8").strip() == f"python-{python[1]}"
+    assert (ROOT / "binder" / "runtime.txt").read_text(
+        encoding="utf-8"
+    ).strip() == f"python-{python[1]}"

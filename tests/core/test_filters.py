@@ -37,7 +37,9 @@ def test_causal_band_pass_equals_pala(clutter: dict[str, np.ndarray]) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 8), st.integers(0, 8), st.booleans(), st.integers(0, 2**32 - 1))
-def test_svd_filter_is_the_projection_it_claims_to_be(low: int, more: int, is_complex: bool, seed: int) -> None:
+def test_svd_filter_is_the_projection_it_claims_to_be(
+    low: int, more: int, is_complex: bool, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     iq = rng.normal(size=(9, 4, 5)) + (1j * rng.normal(size=(9, 4, 5)) if is_complex else 0)
     high = min(low + more, 9)
@@ -63,7 +65,10 @@ def test_zero_phase_does_not_delay_and_causal_does() -> None:
     pulse = np.exp(-((t - 200) ** 2) / 200) * np.cos(2 * np.pi * 0.13 * t)
 
     def centre(**how: bool) -> float:
-        out = butter_bandpass(pulse[:, None, None], (50, 249), frame_rate_hz=1000, **how)[:, 0, 0] ** 2
+        out = (
+            butter_bandpass(pulse[:, None, None], (50, 249), frame_rate_hz=1000, **how)[:, 0, 0]
+            ** 2
+        )
         return float((out * t).sum() / out.sum())
 
     assert centre() == pytest.approx(200, abs=0.05)
@@ -87,10 +92,26 @@ def test_decibels_of_silence() -> None:
         (lambda iq: svd_filter(iq, 6), ValueError, "components 6 to 5 cannot be kept of 5 frames"),
         (lambda iq: svd_filter(iq, 4, 3), ValueError, "low must lie between 1 and 3"),
         (lambda iq: svd_filter(iq * np.nan, 2), ValueError, "NaN"),
-        (lambda iq: butter_bandpass(iq, (50, 500), frame_rate_hz=1000), ValueError, r"half the frame rate \(500 Hz\)"),
-        (lambda iq: butter_bandpass(iq, (90, 50), frame_rate_hz=1000), ValueError, "two rising edges"),
-        (lambda iq: butter_bandpass(iq, (50, 90), frame_rate_hz=0), ValueError, "frame_rate_hz must be a number"),
-        (lambda iq: butter_bandpass(iq, (50, 90), frame_rate_hz=1000), ValueError, "5 frames are too few"),
+        (
+            lambda iq: butter_bandpass(iq, (50, 500), frame_rate_hz=1000),
+            ValueError,
+            r"half the frame rate \(500 Hz\)",
+        ),
+        (
+            lambda iq: butter_bandpass(iq, (90, 50), frame_rate_hz=1000),
+            ValueError,
+            "two rising edges",
+        ),
+        (
+            lambda iq: butter_bandpass(iq, (50, 90), frame_rate_hz=0),
+            ValueError,
+            "frame_rate_hz must be a number",
+        ),
+        (
+            lambda iq: butter_bandpass(iq, (50, 90), frame_rate_hz=1000),
+            ValueError,
+            "5 frames are too few",
+        ),
         (lambda iq: to_db(iq, floor_db=3), ValueError, "floor_db must be below 0"),
     ],
 )

@@ -37,7 +37,9 @@ TOLERANCE = {
 }
 
 
-def gaussian(z: float, x: float, shape: tuple[int, int] = (15, 17), sigma: float = 1.0) -> np.ndarray:
+def gaussian(
+    z: float, x: float, shape: tuple[int, int] = (15, 17), sigma: float = 1.0
+) -> np.ndarray:
     zz, xx = np.mgrid[: shape[0], : shape[1]]
     return np.exp(-((zz - z) ** 2 + (xx - x) ** 2) / (2 * sigma**2))
 
@@ -45,7 +47,9 @@ def gaussian(z: float, x: float, shape: tuple[int, int] = (15, 17), sigma: float
 def oracle_frames(file: np.lib.npyio.NpzFile) -> np.ndarray:
     if "frames" in file:
         return file["frames"].astype(float)
-    return (file["frames_lo"].astype(np.uint16) | (file["frames_hi"].astype(np.uint16) << 8)).astype(float)
+    return (
+        file["frames_lo"].astype(np.uint16) | (file["frames_hi"].astype(np.uint16) << 8)
+    ).astype(float)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -67,7 +71,9 @@ def test_localization_shifts_with_the_image(method: str, flow: Block) -> None:
     n_z, n_x = frames.shape[1:]
     # Only what lies well inside both pictures can be compared.
     here = here[(here.z > 4) & (here.z < n_z - 12) & (here.x > 14) & (here.x < n_x - 6)]
-    pairs = here.assign(z=here.z + 6, x=here.x - 9).merge(there, on=["frame", "score"], suffixes=("", "_moved"))
+    pairs = here.assign(z=here.z + 6, x=here.x - 9).merge(
+        there, on=["frame", "score"], suffixes=("", "_moved")
+    )
     assert len(pairs) == len(here) > 5
     np.testing.assert_allclose(pairs[["z", "x"]], pairs[["z_moved", "x_moved"]], atol=1e-6)
 
@@ -152,16 +158,26 @@ def test_nothing_to_find(method: str) -> None:
 def test_frames_in_pieces_equal_the_whole(flow: Block) -> None:
     whole = locate(flow.frames)
     parts = [locate(flow.frames[[t]]).assign(frame=t) for t in range(len(flow.frames))]
-    assert whole.equals(type(whole)(np.concatenate(parts), columns=whole.columns).astype(whole.dtypes))
+    assert whole.equals(
+        type(whole)(np.concatenate(parts), columns=whole.columns).astype(whole.dtypes)
+    )
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda f: locate(f, method="radail"), ValueError, "unknown method 'radail': did you mean 'radial'"),
+        (
+            lambda f: locate(f, method="radail"),
+            ValueError,
+            "unknown method 'radail': did you mean 'radial'",
+        ),
         (lambda f: locate(f, n_bubbles=0), ValueError, "n_bubbles must be 1 or more, not 0"),
         (lambda f: locate(f, roi_px=4), ValueError, "roi_px must be odd and 3 or more, not 4"),
-        (lambda f: locate(f, roi_px=11), ValueError, "9 x 9 px are smaller than the window of 11 x 11"),
+        (
+            lambda f: locate(f, roi_px=11),
+            ValueError,
+            "9 x 9 px are smaller than the window of 11 x 11",
+        ),
         (lambda f: locate(-f), ValueError, r"negative values \(down to -1\).*filters.envelope"),
         (lambda f: locate(f * 1j), TypeError, "amplitude is needed"),
         (lambda f: detect_maxima(f[0], 3), ValueError, "three axes"),
@@ -172,7 +188,9 @@ def test_bad_input(call, error: type[Exception], message: str) -> None:
         call(np.ones((2, 9, 9)))
 
 
-def against_pala(oracle_dir: Path, name: str, key: str, **settings_: object) -> tuple[np.ndarray, np.ndarray, int]:
+def against_pala(
+    oracle_dir: Path, name: str, key: str, **settings_: object
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Our rows, PALA's rows in our coordinates, and how many more rows we have; rows paired by frame and peak."""
     with np.load(oracle_dir / f"{name}.npz") as file:
         theirs, frames = file[f"loc_{key}"], oracle_frames(file)
@@ -189,10 +207,14 @@ def against_pala(oracle_dir: Path, name: str, key: str, **settings_: object) -> 
     return fewer, np.array(paired), len(ours) - len(theirs)
 
 
-@pytest.mark.parametrize("key", ["no_shift", "wa", "interp_cubic", "interp_lanczos", "interp_spline", "radial"])
+@pytest.mark.parametrize(
+    "key", ["no_shift", "wa", "interp_cubic", "interp_lanczos", "interp_spline", "radial"]
+)
 @pytest.mark.parametrize(("name", "n_bubbles"), [("flow", 40), ("dense", 90)])
 def test_rows_equal_palas(oracle_dir: Path, name: str, n_bubbles: int, key: str) -> None:
-    ours, theirs, more = against_pala(oracle_dir, name, key, n_bubbles=n_bubbles, method=PALA_NAMES[key])
+    ours, theirs, more = against_pala(
+        oracle_dir, name, key, n_bubbles=n_bubbles, method=PALA_NAMES[key]
+    )
     assert more == 0
     error = np.abs(ours - theirs)
     assert (error[:, [0, 3]] == 0).all()
@@ -217,9 +239,13 @@ def test_rows_equal_palas(oracle_dir: Path, name: str, n_bubbles: int, key: str)
         ("radial_fwhm5", {"roi_px": 7, "max_peaks_in_roi": 7}, 0.75, 0.1),
     ],
 )
-def test_plateaus_equal_palas(oracle_dir: Path, key: str, settings_: dict, share: float, limit: float) -> None:
+def test_plateaus_equal_palas(
+    oracle_dir: Path, key: str, settings_: dict, share: float, limit: float
+) -> None:
     method = PALA_NAMES[key.removesuffix("_nlm2").removesuffix("_fwhm5")]
-    ours, theirs, more = against_pala(oracle_dir, "plateau", key, n_bubbles=25, method=method, **settings_)
+    ours, theirs, more = against_pala(
+        oracle_dir, "plateau", key, n_bubbles=25, method=method, **settings_
+    )
     assert abs(more) <= (1 if key == "radial_fwhm5" else 0)
     error = np.abs(ours - theirs)[:, 1:3].max(axis=1)
     assert np.mean(error <= 1e-6) >= share
@@ -229,7 +255,9 @@ def test_plateaus_equal_palas(oracle_dir: Path, key: str, settings_: dict, share
 
 
 @pytest.mark.parametrize(("name", "n_bubbles", "share"), [("flow", 40, 0.95), ("dense", 90, 0.90)])
-def test_gaussian_fit_against_pala(oracle_dir: Path, name: str, n_bubbles: int, share: float) -> None:
+def test_gaussian_fit_against_pala(
+    oracle_dir: Path, name: str, n_bubbles: int, share: float
+) -> None:
     how = {"n_bubbles": n_bubbles, "method": "gaussian"}
     ours, theirs, _ = against_pala(oracle_dir, name, "gaussian_fit", **how)
     assert np.mean(np.abs(ours - theirs)[:, 1:3].max(axis=1) <= 0.02) >= share
@@ -242,10 +270,19 @@ def test_isolated_bubbles_of_the_flow_are_all_found(oracle_dir: Path) -> None:
     with np.load(oracle_dir / "flow.npz") as file:
         frames, truth = oracle_frames(file), file["ground_truth"]
     found = locate(frames, method="radial", n_bubbles=40)
-    truth = truth[(truth[:, 4] > 0) & (truth[:, 2] > 4) & (truth[:, 2] < 79) & (truth[:, 3] > 4) & (truth[:, 3] < 138)]
+    truth = truth[
+        (truth[:, 4] > 0)
+        & (truth[:, 2] > 4)
+        & (truth[:, 2] < 79)
+        & (truth[:, 3] > 4)
+        & (truth[:, 3] < 138)
+    ]
     errors = []
     for frame in range(len(frames)):
-        here, seen = truth[truth[:, 1] == frame][:, 2:4], found[found.frame == frame][["z", "x"]].to_numpy()
+        here, seen = (
+            truth[truth[:, 1] == frame][:, 2:4],
+            found[found.frame == frame][["z", "x"]].to_numpy(),
+        )
         distance = np.linalg.norm(here[:, None] - here[None], axis=2) + 99 * np.eye(len(here))
         for place in here[distance.min(axis=1) > 6]:
             errors.append(np.linalg.norm(seen - place, axis=1).min())

@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ulmpaper.core.records import bubble_table, check_bubbles, check_choice, check_frames, check_positive
+from ulmpaper.core.records import (
+    bubble_table,
+    check_bubbles,
+    check_choice,
+    check_frames,
+    check_positive,
+)
 
 FRAMES = np.ones((3, 4, 5), dtype=np.float32)
 
@@ -16,8 +22,16 @@ FRAMES = np.ones((3, 4, 5), dtype=np.float32)
     [
         (FRAMES[0], ValueError, r"three axes \(t, z, x\), not 2 .*frame\[None\]"),
         (np.empty((0, 4, 5)), ValueError, r"empty axis: shape \(t, z, x\) = \(0, 4, 5\)"),
-        (FRAMES * np.nan, ValueError, r"NaN or infinite values, first in frame 0 \(3 of 3 frames\)"),
-        (np.where(np.arange(3)[:, None, None] == 1, np.inf, FRAMES), ValueError, "first in frame 1 "),
+        (
+            FRAMES * np.nan,
+            ValueError,
+            r"NaN or infinite values, first in frame 0 \(3 of 3 frames\)",
+        ),
+        (
+            np.where(np.arange(3)[:, None, None] == 1, np.inf, FRAMES),
+            ValueError,
+            "first in frame 1 ",
+        ),
         (FRAMES * 1j, TypeError, r"complex \(IQ\) but amplitude is needed: take np.abs"),
         (np.array([[["a"]]]), TypeError, "must hold numbers"),
         ([[[1], [2, 3]]], ValueError, "inhomogeneous"),
@@ -42,7 +56,11 @@ def test_large_values_are_no_overflow() -> None:
     ("table", "error", "message"),
     [
         ([1, 2], TypeError, "pandas DataFrame, not list"),
-        (pd.DataFrame({"frame": [0], "z": [1.0]}), ValueError, r"lacks the column\(s\) x, score; it has frame, z"),
+        (
+            pd.DataFrame({"frame": [0], "z": [1.0]}),
+            ValueError,
+            r"lacks the column\(s\) x, score; it has frame, z",
+        ),
         (bubble_table([0], [np.nan], [0], [1]), ValueError, "column 'z' .* NaN"),
     ],
 )

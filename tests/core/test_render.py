@@ -27,7 +27,9 @@ def path_tables(draw: st.DrawFn) -> pd.DataFrame:
     n = draw(st.integers(0, 60))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     paths = pd.DataFrame(rng.uniform(-1, 5, (n, 5)), columns=["frame", "z", "x", "vz", "vx"])
-    return paths.assign(track=rng.integers(0, 4, n)).sort_values(["track", "frame"], ignore_index=True)
+    return paths.assign(track=rng.integers(0, 4, n)).sort_values(
+        ["track", "frame"], ignore_index=True
+    )
 
 
 def maps_of(paths: pd.DataFrame, shape: tuple[int, int], **how: object) -> Maps:
@@ -37,7 +39,9 @@ def maps_of(paths: pd.DataFrame, shape: tuple[int, int], **how: object) -> Maps:
 
 
 def test_a_track_counts_once_in_a_pixel_and_two_tracks_twice() -> None:
-    paths = path_table([(0, 0, 1, 1, 3, 4), (0, 1, 2, 1, 6, 8), (0, 2, 1, 1, 0, 1), (1, 0, 1, 1, -4, 3)])
+    paths = path_table(
+        [(0, 0, 1, 1, 3, 4), (0, 1, 2, 1, 6, 8), (0, 2, 1, 1, 0, 1), (1, 0, 1, 1, -4, 3)]
+    )
     maps = maps_of(paths, (3, 3), upsample=1)
     assert maps.density.tolist() == [[0, 0, 0], [0, 2, 0], [0, 1, 0]]
     # Track 0 passes pixel (1, 1) at 5 and 1 mm/s, mean 3; track 1 at 5 mm/s upwards.
@@ -50,7 +54,10 @@ def test_a_track_counts_once_in_a_pixel_and_two_tracks_twice() -> None:
 @given(path_tables(), st.integers(1, 3))
 def test_maps_equal_the_slow_obvious_version(paths: pd.DataFrame, upsample: int) -> None:
     shape = (4, 3)
-    count, total = np.zeros(map_shape(shape, upsample=upsample)), np.zeros(map_shape(shape, upsample=upsample))
+    count, total = (
+        np.zeros(map_shape(shape, upsample=upsample)),
+        np.zeros(map_shape(shape, upsample=upsample)),
+    )
     for _, track in paths.groupby("track"):
         seen: dict[tuple[int, int], list[float]] = {}
         for row in track.itertuples():
@@ -114,7 +121,8 @@ def test_bad_input(call, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["flow", "dense"])
 @pytest.mark.parametrize(
-    "key", ["no_shift", "wa", "interp_cubic", "interp_lanczos", "interp_spline", "gaussian_fit", "radial"]
+    "key",
+    ["no_shift", "wa", "interp_cubic", "interp_lanczos", "interp_spline", "gaussian_fit", "radial"],
 )
 def test_maps_equal_palas(oracle_dir: Path, name: str, key: str) -> None:
     with np.load(oracle_dir / f"{name}.npz") as file:

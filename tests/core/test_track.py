@@ -15,7 +15,17 @@ from ulmpaper.core.records import Block, bubble_table
 from ulmpaper.core.track import add_velocity, drop_short, interpolate, link, smooth
 
 SCALE = {"px_mm": 1.0, "frame_rate_hz": 1000.0}
-CASES = ("cross", "cardinality", "gate", "late_start", "length", "gaps", "empty_frames", "random", "clutter")
+CASES = (
+    "cross",
+    "cardinality",
+    "gate",
+    "late_start",
+    "length",
+    "gaps",
+    "empty_frames",
+    "random",
+    "clutter",
+)
 
 
 def table(rows: list[tuple[float, float, float]]) -> pd.DataFrame:
@@ -31,7 +41,9 @@ def tracks_of(rows: list[tuple[float, float, float]], track: int = 0) -> pd.Data
 def bubble_tables(draw: st.DrawFn) -> pd.DataFrame:
     n = draw(st.integers(0, 40))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    return bubble_table(rng.integers(0, 6, n), rng.uniform(0, 8, n), rng.uniform(0, 8, n), rng.uniform(size=n))
+    return bubble_table(
+        rng.integers(0, 6, n), rng.uniform(0, 8, n), rng.uniform(0, 8, n), rng.uniform(size=n)
+    )
 
 
 def test_two_bubbles_that_cross_by_hand() -> None:
@@ -55,7 +67,9 @@ def test_gaps_are_bridged_up_to_the_limit(max_gap: int, n_tracks: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(bubble_tables(), st.floats(0.5, 4), st.integers(0, 2), st.integers(0, 2**32 - 1))
-def test_links_keep_the_rules(bubbles: pd.DataFrame, max_distance: float, max_gap: int, seed: int) -> None:
+def test_links_keep_the_rules(
+    bubbles: pd.DataFrame, max_distance: float, max_gap: int, seed: int
+) -> None:
     linked = link(bubbles, max_distance_px=max_distance, max_gap=max_gap)
     assert len(linked) == len(bubbles)
     for _, track in linked.groupby("track"):
@@ -85,13 +99,17 @@ def test_assignment_equals_brute_force(n: int, m: int, seed: int) -> None:
                 if (cost <= 4).all():
                     best = min(best, (-size, float(cost.sum())))
     linked = link(table([(0, *p) for p in here] + [(1, *p) for p in there]))
-    steps = [g[["z", "x"]].diff().dropna().to_numpy() for _, g in linked.groupby("track") if len(g) == 2]
+    steps = [
+        g[["z", "x"]].diff().dropna().to_numpy() for _, g in linked.groupby("track") if len(g) == 2
+    ]
     assert -len(steps) == best[0]
     assert sum((s**2).sum() for s in steps) == pytest.approx(best[1])
 
 
 def test_only_longer_tracks_than_min_length_stay() -> None:
-    both = pd.concat([tracks_of([(t, 0, 0) for t in range(15)], 3), tracks_of([(t, 9, 9) for t in range(16)], 5)])
+    both = pd.concat(
+        [tracks_of([(t, 0, 0) for t in range(15)], 3), tracks_of([(t, 9, 9) for t in range(16)], 5)]
+    )
     assert drop_short(both, 15).track.unique().tolist() == [5]
     assert drop_short(both, 14).track.unique().tolist() == [3, 5]
 
@@ -162,7 +180,11 @@ def test_few_bubbles_give_short_tables(rows: list) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda b: link(b, max_distance_px=0), ValueError, "max_distance_px must be a number above 0"),
+        (
+            lambda b: link(b, max_distance_px=0),
+            ValueError,
+            "max_distance_px must be a number above 0",
+        ),
         (lambda b: link(b, max_gap=-1), ValueError, "max_gap must be 0 or more"),
         (lambda b: drop_short(b), ValueError, r"lacks the column\(s\) track"),
         (lambda b: drop_short(link(b), -1), ValueError, "min_length must be 0 or more"),
@@ -207,7 +229,8 @@ def test_tracks_equal_palas(tracker: dict[str, np.ndarray], case: str, gap: int)
 
 @pytest.mark.parametrize("name", ["flow", "dense"])
 @pytest.mark.parametrize(
-    "key", ["no_shift", "wa", "interp_cubic", "interp_lanczos", "interp_spline", "gaussian_fit", "radial"]
+    "key",
+    ["no_shift", "wa", "interp_cubic", "interp_lanczos", "interp_spline", "gaussian_fit", "radial"],
 )
 def test_tracks_of_sequences_equal_palas(oracle_dir: Path, name: str, key: str) -> None:
     with np.load(oracle_dir / f"{name}.npz") as file:
@@ -226,7 +249,9 @@ def test_tracks_of_sequences_equal_palas(oracle_dir: Path, name: str, key: str) 
 
         def links(tracks: np.ndarray) -> set[tuple[int, int]]:
             same = tracks[1:, 0] == tracks[:-1, 0]
-            return set(zip(tracks[:-1, 1][same].tolist(), tracks[1:, 1][same].tolist(), strict=True))
+            return set(
+                zip(tracks[:-1, 1][same].tolist(), tracks[1:, 1][same].tolist(), strict=True)
+            )
 
         assert len(links(ours) & links(theirs)) >= 0.97 * len(links(ours) | links(theirs))
     if key == "radial":
@@ -239,7 +264,9 @@ def test_interpolated_tracks_equal_palas(oracle_dir: Path, name: str) -> None:
         rows, theirs = file["loc_radial"], file["track_radial"]
         knots, first12 = file["interp_radial_knots"], file["interp_radial_first12"]
     place = rows[theirs[:, 1]]
-    tracks = bubble_table(place[:, 3] - 1, place[:, 1] - 1, place[:, 2] - 1, place[:, 0]).assign(track=theirs[:, 0])
+    tracks = bubble_table(place[:, 3] - 1, place[:, 1] - 1, place[:, 2] - 1, place[:, 0]).assign(
+        track=theirs[:, 0]
+    )
     path = interpolate(tracks, **SCALE)
     columns, limit = ["z", "x", "vz", "vx"], np.array([1e-5, 1e-5, 1e-2, 1e-2])
     ours = path[path.groupby("track").cumcount() % 25 == 0]

@@ -29,7 +29,9 @@ def smoke_results(name: str) -> dict[str, Any]:
     """Results of a notebook in the profile smoke, as the tests' book has them; it runs if it must."""
     (run,) = run_notebooks.run_notebooks(ROOT, "smoke", [name], build=BUILD)
     assert run.status in ("ran", "unchanged"), run.detail
-    plan = {notebook.name: notebook for notebook in run_notebooks.read_plan(ROOT, "smoke", build=BUILD)}
+    plan = {
+        notebook.name: notebook for notebook in run_notebooks.read_plan(ROOT, "smoke", build=BUILD)
+    }
     return json.loads((ROOT / plan[name].results / "results.json").read_text(encoding="utf-8"))
 
 
@@ -37,9 +39,17 @@ def numbers(results: Any, path: str = "") -> dict[str, float]:
     """All numbers by their dotted path, but those that networks or fetched data have a part in."""
     if isinstance(results, dict | list):
         items = results.items() if isinstance(results, dict) else enumerate(results)
-        parts = [numbers(value, f"{path}.{key}") for key, value in items if not str(key).startswith(_LEFT_OUT)]
+        parts = [
+            numbers(value, f"{path}.{key}")
+            for key, value in items
+            if not str(key).startswith(_LEFT_OUT)
+        ]
         return {key: value for part in parts for key, value in part.items()}
-    return {path[1:]: results} if isinstance(results, int | float) and not isinstance(results, bool) else {}
+    return (
+        {path[1:]: results}
+        if isinstance(results, int | float) and not isinstance(results, bool)
+        else {}
+    )
 
 
 if __name__ == "__main__":

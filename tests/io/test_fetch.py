@@ -108,13 +108,20 @@ def test_folder_comes_from_the_argument_before_the_environment(
     assert fetch("rat-kidney", progress=False) == Path("data") / KIDNEY
     monkeypatch.setenv("ULMPAPER_DATA_DIR", str(tmp_path / "environment"))
     assert fetch("rat-kidney", progress=False) == tmp_path / "environment" / KIDNEY
-    assert fetch("rat-kidney", str(tmp_path / "argument"), progress=False) == tmp_path / "argument" / KIDNEY
+    assert (
+        fetch("rat-kidney", str(tmp_path / "argument"), progress=False)
+        == tmp_path / "argument" / KIDNEY
+    )
 
 
 @pytest.mark.parametrize("sha256", [SHA256, None])
-def test_a_cut_connection_leaves_nothing_and_can_be_tried_again(serve, sha256: str | None, tmp_path: Path) -> None:
+def test_a_cut_connection_leaves_nothing_and_can_be_tried_again(
+    serve, sha256: str | None, tmp_path: Path
+) -> None:
     serve("rat-kidney", "cut", sha256)
-    with pytest.raises(ConnectionError, match=r"cannot download http.*try again.*by hand to .*frame50\.mat.*MIRROR"):
+    with pytest.raises(
+        ConnectionError, match=r"cannot download http.*try again.*by hand to .*frame50\.mat.*MIRROR"
+    ):
         fetch("rat-kidney", tmp_path)
     assert names_in(tmp_path) == []
     serve("rat-kidney", "good", sha256)
@@ -130,8 +137,12 @@ def test_missing_page_is_named_with_its_status(serve, tmp_path: Path) -> None:
 
 def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = dataclasses.replace(REGISTRY["rat-kidney"].files[0], url="http://127.0.0.1:9/nobody")
-    monkeypatch.setitem(REGISTRY, "rat-kidney", dataclasses.replace(REGISTRY["rat-kidney"], files=(file,)))
-    with pytest.raises(ConnectionError, match=r"cannot download http://127.0.0.1:9/nobody \(ConnectionError\)") as info:
+    monkeypatch.setitem(
+        REGISTRY, "rat-kidney", dataclasses.replace(REGISTRY["rat-kidney"], files=(file,))
+    )
+    with pytest.raises(
+        ConnectionError, match=r"cannot download http://127.0.0.1:9/nobody \(ConnectionError\)"
+    ) as info:
         fetch("rat-kidney", tmp_path, progress=False)
     assert info.value.__suppress_context__, "the user sees one message, not the library's traceback"
 
@@ -150,7 +161,8 @@ def test_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_download_with_a_wrong_checksum_is_refused(serve, tmp_path: Path) -> None:
     serve("rat-kidney", "other")
     with pytest.raises(
-        ValueError, match=rf"{KIDNEY} has the wrong checksum: expected {SHA256}, got .*nothing was kept"
+        ValueError,
+        match=rf"{KIDNEY} has the wrong checksum: expected {SHA256}, got .*nothing was kept",
     ):
         fetch("rat-kidney", tmp_path, progress=False)
     assert names_in(tmp_path) == []
@@ -177,7 +189,9 @@ def test_unpublished_checksum_is_told_kept_and_held(serve, tmp_path: Path) -> No
     assert len(said) == 2
 
     path.write_bytes(b"changed")
-    with pytest.raises(ValueError, match=rf"expected {SHA256}.*delete it and fetch again.*delete .*sha256\.json"):
+    with pytest.raises(
+        ValueError, match=rf"expected {SHA256}.*delete it and fetch again.*delete .*sha256\.json"
+    ):
         fetch("pala-insilico", tmp_path, progress=False, notify=said.append)
     path.unlink()
     serve("pala-insilico", "other", None)
@@ -190,7 +204,9 @@ def test_unpublished_checksum_is_told_kept_and_held(serve, tmp_path: Path) -> No
     assert fetch("pala-insilico", tmp_path, progress=False, notify=said.append).is_file()
 
 
-def test_messages_go_to_standard_error(serve, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_messages_go_to_standard_error(
+    serve, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     serve("pala-insilico", "good", None)
     fetch("pala-insilico", tmp_path, progress=False)
     out, err = capsys.readouterr()
@@ -212,9 +228,19 @@ def test_some_files_of_a_set(serve, tmp_path: Path) -> None:
     assert names_in(folder) == ["IQ_001_to_025.zip", "param.mat"]
     fetch("pala-ratbrain", tmp_path, files="IQ_226_to_250.zip", progress=False)
     fetch("pala-ratbrain", tmp_path, files=["IQ_026_to_050.zip"], progress=False)
-    assert names_in(folder) == ["IQ_001_to_025.zip", "IQ_026_to_050.zip", "IQ_226_to_250.zip", "param.mat"]
-    assert registry_table(tmp_path).set_index("name").loc["pala-ratbrain", "fetched"] == "4 of 11 files"
-    with pytest.raises(ValueError, match=r"unknown file of pala-ratbrain 'IQ_026.zip': did you mean"):
+    assert names_in(folder) == [
+        "IQ_001_to_025.zip",
+        "IQ_026_to_050.zip",
+        "IQ_226_to_250.zip",
+        "param.mat",
+    ]
+    assert (
+        registry_table(tmp_path).set_index("name").loc["pala-ratbrain", "fetched"]
+        == "4 of 11 files"
+    )
+    with pytest.raises(
+        ValueError, match=r"unknown file of pala-ratbrain 'IQ_026.zip': did you mean"
+    ):
         fetch("pala-ratbrain", tmp_path, files=["IQ_026.zip"])
 
 
@@ -253,18 +279,26 @@ class TestMirror:
     def test_wrong_checksum(self, mirror: Path, server, tmp_path: Path) -> None:
         (mirror / KIDNEY).write_bytes(b"wrong")
         got = hashlib.sha256(b"wrong").hexdigest()
-        with pytest.raises(ValueError, match=rf"expected {SHA256}, got {got}; replace .*mirror.*{KIDNEY}"):
+        with pytest.raises(
+            ValueError, match=rf"expected {SHA256}, got {got}; replace .*mirror.*{KIDNEY}"
+        ):
             fetch("rat-kidney", tmp_path / "data")
         assert names_in(tmp_path / "data") == []
         assert server.paths == []
 
-    def test_not_a_folder(self, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_not_a_folder(
+        self, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("ULMPAPER_DATA_MIRROR", str(tmp_path / "nowhere"))
-        with pytest.raises(ValueError, match=r"ULMPAPER_DATA_MIRROR is .*nowhere', which is not a folder"):
+        with pytest.raises(
+            ValueError, match=r"ULMPAPER_DATA_MIRROR is .*nowhere', which is not a folder"
+        ):
             fetch("rat-kidney", tmp_path / "data")
 
     @pytest.mark.parametrize("name", [name for name, data in REGISTRY.items() if data.small])
-    def test_the_real_files(self, name: str, data_mirror: Path, tmp_path: Path, monkeypatch) -> None:
+    def test_the_real_files(
+        self, name: str, data_mirror: Path, tmp_path: Path, monkeypatch
+    ) -> None:
         monkeypatch.undo()
         monkeypatch.setenv("ULMPAPER_DATA_MIRROR", str(data_mirror))
         fetch(name, tmp_path)
@@ -282,13 +316,17 @@ class TestDisk:
             fetch("rat-kidney", tmp_path / "taken", progress=False)
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
-    def test_writing_fails(self, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_writing_fails(
+        self, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def fails(self: object, url: str, output_file: str, pooch: object) -> None:
             Path(output_file).write_bytes(b"part")
             raise OSError(number, "the system's words")
 
         monkeypatch.setattr(pooch.HTTPDownloader, "__call__", fails)
-        with pytest.raises(OSError, match=r"cannot write .*the system's words.*make room or set ULMPAPER_DATA_DIR"):
+        with pytest.raises(
+            OSError, match=r"cannot write .*the system's words.*make room or set ULMPAPER_DATA_DIR"
+        ):
             fetch("rat-kidney", tmp_path, progress=False)
         assert names_in(tmp_path) == []
 
@@ -335,7 +373,9 @@ class TestUnpack:
         assert names_in(archive.parent) == ["IQ.zip"]
 
     def test_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing\.zip: fetch it first"):
+        with pytest.raises(
+            FileNotFoundError, match=r"there is no file .*nothing\.zip: fetch it first"
+        ):
             unpack(tmp_path / "nothing.zip")
 
 
@@ -345,7 +385,15 @@ class TestRegistry:
     def test_table(self, tmp_path: Path) -> None:
         table = registry_table(tmp_path)
         assert table["name"].tolist() == list(REGISTRY)
-        assert set(table.columns) == {"name", "what", "size", "licence", "address", "small", "fetched"}
+        assert set(table.columns) == {
+            "name",
+            "what",
+            "size",
+            "licence",
+            "address",
+            "small",
+            "fetched",
+        }
         assert (table["fetched"] == "no").all()
         assert (table[["what", "size", "licence", "address"]].map(len) > 0).all(axis=None)
 
@@ -359,7 +407,9 @@ class TestRegistry:
             else:
                 assert file.url.startswith("https://zenodo.org/records/")
         assert set(data.default) <= {file.name for file in data.files}
-        assert data.small == all(file.sha256 for file in data.files), "small sets are safe to fetch unasked"
+        assert data.small == all(file.sha256 for file in data.files), (
+            "small sets are safe to fetch unasked"
+        )
 
     def test_file_names_are_unique(self) -> None:
         names = [file.name for data in REGISTRY.values() for file in data.files]

@@ -45,7 +45,9 @@ def check(result: UlmResult, files: list[Path]) -> None:
     parts = alone(files)
     tracks = [part.tracks.assign(frame=part.tracks.frame + 40 * k) for k, part in enumerate(parts)]
     columns = ["frame", "z", "x", "score", "vz", "vx"]
-    pd.testing.assert_frame_equal(result.tracks[columns], pd.concat(tracks, ignore_index=True)[columns])
+    pd.testing.assert_frame_equal(
+        result.tracks[columns], pd.concat(tracks, ignore_index=True)[columns]
+    )
     assert result.tracks.track.nunique() == sum(part.tracks.track.nunique() for part in parts) > 10
     np.testing.assert_allclose(result.maps["density"], sum(part.maps["density"] for part in parts))
 
@@ -59,7 +61,9 @@ def test_files_are_one_recording(files: list[Path], n_jobs: int) -> None:
 def cluster() -> Iterator[str]:
     """Address of two workers' scheduler."""
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as local:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0"
+    ) as local:
         yield local.scheduler_address
 
 
@@ -80,7 +84,9 @@ def test_the_command_line_takes_them_all(
         pd.testing.assert_frame_equal(tracks, expected.tracks, check_dtype=False)
         with np.load(tmp_path / name / "maps.npz") as maps:
             np.testing.assert_allclose(maps["density"], expected.maps["density"], rtol=1e-6)
-        assert json.loads((tmp_path / name / "run.json").read_text())["input"] == [path.name for path in files]
+        assert json.loads((tmp_path / name / "run.json").read_text())["input"] == [
+            path.name for path in files
+        ]
 
 
 def test_files_of_different_scale_are_not_mixed(

@@ -46,14 +46,18 @@ class TestInSilico:
     @pytest.mark.parametrize("version", pala.VERSIONS)
     def test_values_scale_and_truth(self, version: str, iq: np.ndarray, tmp_path: Path) -> None:
         truth = pala.list_pos(POINTS, N_T)
-        pala.write_insilico(tmp_path, 3, iq, truth, version=version, settings=pala.insilico_settings(250.0))
+        pala.write_insilico(
+            tmp_path, 3, iq, truth, version=version, settings=pala.insilico_settings(250.0)
+        )
         block = read_insilico(tmp_path, 3)
         assert block.frames.dtype == np.complex64
         np.testing.assert_array_equal(block.frames, as_frames(iq))
         assert block.px_mm == pytest.approx(WAVELENGTH_MM)
         assert block.frame_rate_hz == 250.0
         assert block.source == "PALA in silico flow (PALA_InSilicoFlow_IQ003)"
-        expected = pd.DataFrame(POINTS, columns=["frame", "z", "x", "score"]).sort_values(["frame", "z"])
+        expected = pd.DataFrame(POINTS, columns=["frame", "z", "x", "score"]).sort_values(
+            ["frame", "z"]
+        )
         read = block.bubbles.sort_values(["frame", "z"], ignore_index=True)
         pd.testing.assert_frame_equal(read, expected, check_dtype=False)
 
@@ -66,7 +70,10 @@ class TestInSilico:
 
     def test_grid_of_the_file_counts(self, iq: np.ndarray, tmp_path: Path) -> None:
         settings = pala.insilico_settings()
-        settings["PData"] = {"Origin": np.array([[-10.0, 0, 2]]), "PDelta": np.array([[0.5, 0, 0.5]])}
+        settings["PData"] = {
+            "Origin": np.array([[-10.0, 0, 2]]),
+            "PDelta": np.array([[0.5, 0, 0.5]]),
+        }
         settings["Trans"] = {"frequency": 20.0}
         truth = np.array([-8.0, 0.0, 3.0, 1.0]).reshape(1, 4, 1) * np.ones((1, 4, N_T))
         block = read_insilico(pala.write_insilico(tmp_path, 1, iq, truth, settings=settings))
@@ -74,8 +81,16 @@ class TestInSilico:
         np.testing.assert_allclose(block.bubbles[["z", "x"]], np.tile([2.0, 4.0], (N_T, 1)))
 
     def test_inside_is_what_pala_calls_so(self, iq: np.ndarray, tmp_path: Path) -> None:
-        edges = [(0, -0.01, 4, 1), (1, N_Z + 1, 4, 1), (2, N_Z + 1.01, 4, 1), (3, 4, N_X + 1, 1), (4, 4, -0.01, 1)]
-        block = read_insilico(pala.write_insilico(tmp_path, 1, iq, pala.list_pos([*edges, (5, 0, 0, 1)], N_T)))
+        edges = [
+            (0, -0.01, 4, 1),
+            (1, N_Z + 1, 4, 1),
+            (2, N_Z + 1.01, 4, 1),
+            (3, 4, N_X + 1, 1),
+            (4, 4, -0.01, 1),
+        ]
+        block = read_insilico(
+            pala.write_insilico(tmp_path, 1, iq, pala.list_pos([*edges, (5, 0, 0, 1)], N_T))
+        )
         assert block.bubbles["frame"].tolist() == [1, 3, 5]
 
     def test_absent_bubbles_and_unknown_reflectivity(self, iq: np.ndarray, tmp_path: Path) -> None:
@@ -98,7 +113,9 @@ class TestInSilico:
         assert all(b.bubbles.index.tolist() == list(range(len(b.bubbles))) for b in blocks)
 
     @pytest.mark.parametrize("shape", [(3, 4, N_T - 1), (3, 5, N_T)])
-    def test_truth_of_another_size(self, shape: tuple[int, ...], iq: np.ndarray, tmp_path: Path) -> None:
+    def test_truth_of_another_size(
+        self, shape: tuple[int, ...], iq: np.ndarray, tmp_path: Path
+    ) -> None:
         path = pala.write_insilico(tmp_path, 1, iq, np.ones(shape))
         with pytest.raises(ValueError, match=rf"ListPos has the shape .*, not \(n, 4, {N_T}\)"):
             read_insilico(path)
@@ -112,9 +129,13 @@ class TestInSilico:
 
     def test_which_sequence(self, iq: np.ndarray, tmp_path: Path) -> None:
         pala.write_insilico(tmp_path, 2, iq, pala.list_pos(POINTS, N_T))
-        with pytest.raises(ValueError, match="is a folder, so sequence must be a number above 0, not None"):
+        with pytest.raises(
+            ValueError, match="is a folder, so sequence must be a number above 0, not None"
+        ):
             read_insilico(tmp_path)
-        with pytest.raises(FileNotFoundError, match=r"no sequence 4 below .*PALA_InSilicoFlow_IQ004\.mat"):
+        with pytest.raises(
+            FileNotFoundError, match=r"no sequence 4 below .*PALA_InSilicoFlow_IQ004\.mat"
+        ):
             read_insilico(tmp_path, 4)
         savemat(tmp_path / "untrue.mat", {"IQ": iq})
         with pytest.raises(ValueError, match=r"untrue\.mat has no true positions \(ListPos\)"):
@@ -147,8 +168,13 @@ class TestRatBrain:
         assert (block.px_mm, block.frame_rate_hz) == (None, None)
 
     def test_parameters_in_a_list_of_structs(self, iq: np.ndarray, tmp_path: Path) -> None:
-        pixels = np.array([(np.array([1.0, 0, 1]),), (np.array([9.0, 9, 9]),)], dtype=[("PDelta", object)])
-        savemat(tmp_path / "IQ_001.mat", {"IQ": iq, "PData": pixels, "UF": {"TwFreq": 15.4, "FrameRateUF": []}})
+        pixels = np.array(
+            [(np.array([1.0, 0, 1]),), (np.array([9.0, 9, 9]),)], dtype=[("PDelta", object)]
+        )
+        savemat(
+            tmp_path / "IQ_001.mat",
+            {"IQ": iq, "PData": pixels, "UF": {"TwFreq": 15.4, "FrameRateUF": []}},
+        )
         block = read_ratbrain(tmp_path, 1)
         assert block.px_mm == pytest.approx(0.1)
         assert block.frame_rate_hz is None
@@ -156,7 +182,9 @@ class TestRatBrain:
     def test_other_data(self, iq: np.ndarray, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="not a block of the rat brain"):
             read_ratbrain(pala.write_insilico(tmp_path, 1, iq, pala.list_pos(POINTS, N_T)))
-        with pytest.raises(FileNotFoundError, match=r"looked for PALA_InVivoRatBrain_001\.mat or IQ_001\.hdf5"):
+        with pytest.raises(
+            FileNotFoundError, match=r"looked for PALA_InVivoRatBrain_001\.mat or IQ_001\.hdf5"
+        ):
             read_ratbrain(tmp_path, 1)
 
 
@@ -186,7 +214,9 @@ def write_store(path: Path, frames: np.ndarray) -> None:
 
 
 def mat_writer(version: str) -> Callable[[Path, np.ndarray], None]:
-    return lambda path, frames: pala.write_mat(path, {"stack": frames.transpose(1, 2, 0), "note": "no frames"}, version)
+    return lambda path, frames: pala.write_mat(
+        path, {"stack": frames.transpose(1, 2, 0), "note": "no frames"}, version
+    )
 
 
 FORMATS = {
@@ -204,7 +234,9 @@ class TestOpenFrames:
 
     @pytest.mark.parametrize("name", FORMATS)
     @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "complex64", "complex128"])
-    def test_any_format(self, name: str, dtype: str, rng: np.random.Generator, tmp_path: Path) -> None:
+    def test_any_format(
+        self, name: str, dtype: str, rng: np.random.Generator, tmp_path: Path
+    ) -> None:
         frames = (100 * rng.uniform(size=(N_T, N_Z, N_X))).astype(dtype)
         if dtype.startswith("complex"):
             frames = frames * np.exp(1j * rng.uniform(size=frames.shape)).astype(dtype)
@@ -223,7 +255,9 @@ class TestOpenFrames:
         (some,) = file.blocks(10, start=2, stop=5)
         np.testing.assert_array_equal(some.frames, whole[2:5])
 
-    @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 3), (4, 2), (0, N_T + 1), (N_T, None)])
+    @pytest.mark.parametrize(
+        ("start", "stop"), [(-1, 2), (3, 3), (4, 2), (0, N_T + 1), (N_T, None)]
+    )
     def test_frames_that_are_not_there(self, start: int, stop: int | None, tmp_path: Path) -> None:
         write_npy(tmp_path / "a.npy", np.zeros((N_T, 3, 3)))
         with pytest.raises(ValueError, match=rf"are not in .*a\.npy, which holds {N_T}"):
@@ -246,13 +280,20 @@ class TestOpenFrames:
             "matlab.h5": "MAT v7.3",
         }
         assert open_frames(tmp_path / "a.npy").source == "a.npy"
-        assert open_frames(pala.write_ratbrain(tmp_path, 1, iq)).source == "IQ (PALA_InVivoRatBrain_001)"
+        assert (
+            open_frames(pala.write_ratbrain(tmp_path, 1, iq)).source
+            == "IQ (PALA_InVivoRatBrain_001)"
+        )
 
     def test_store_brings_its_scale_and_truth(self, flow: Block, tmp_path: Path) -> None:
         with BlockStore(tmp_path / "flow.h5", "w") as store:
             store.append(flow)
         file = open_frames(tmp_path / "flow.h5")
-        assert (file.px_mm, file.frame_rate_hz, file.source) == (flow.px_mm, flow.frame_rate_hz, flow.source)
+        assert (file.px_mm, file.frame_rate_hz, file.source) == (
+            flow.px_mm,
+            flow.frame_rate_hz,
+            flow.source,
+        )
         assert file.has_truth
         pd.testing.assert_frame_equal(file.read().bubbles, flow.bubbles)
 
@@ -260,10 +301,13 @@ class TestOpenFrames:
         one, two = rng.uniform(size=(2, N_Z, N_X, N_T))
         savemat(tmp_path / "two.mat", {"one": one, "two": two, "flat": one[0]})
         np.testing.assert_array_equal(
-            open_frames(tmp_path / "two.mat", "two").read().frames, two.transpose(2, 0, 1).astype(np.float32)
+            open_frames(tmp_path / "two.mat", "two").read().frames,
+            two.transpose(2, 0, 1).astype(np.float32),
         )
         listing = r"it holds one \(12, 9, 7\), two \(12, 9, 7\), flat \(9, 7\)"
-        with pytest.raises(ValueError, match=f"several stacks of frames, choose one with variable=...; {listing}"):
+        with pytest.raises(
+            ValueError, match=f"several stacks of frames, choose one with variable=...; {listing}"
+        ):
             open_frames(tmp_path / "two.mat")
         with pytest.raises(ValueError, match=f"no stack of frames 'three'; {listing}"):
             open_frames(tmp_path / "two.mat", "three")
@@ -298,9 +342,12 @@ def truncate(path: Path) -> None:
 def make_bad(folder: Path, what: str) -> Path:
     """A file that is not a stack of frames."""
     stack = np.ones((6, 5, 4))
-    path = folder / {"truncated npy": "a.npy", "pickled npy": "a.npy", "flat npy": "a.npy", "words npy": "a.npy"}.get(
-        what, f"a.{what.split()[-1]}"
-    )
+    path = folder / {
+        "truncated npy": "a.npy",
+        "pickled npy": "a.npy",
+        "flat npy": "a.npy",
+        "words npy": "a.npy",
+    }.get(what, f"a.{what.split()[-1]}")
     match what:
         case "truncated npy":
             np.save(path, stack)
@@ -317,7 +364,14 @@ def make_bad(folder: Path, what: str) -> Path:
             savemat(path, {"IQ": stack}, do_compression=True)
             truncate(path)
         case "flat mat" | "empty mat" | "words mat":
-            savemat(path, {"a": {"flat": stack[0], "empty": stack[:, :, :0], "words": "word"}[what.split()[0]]})
+            savemat(
+                path,
+                {
+                    "a": {"flat": stack[0], "empty": stack[:, :, :0], "words": "word"}[
+                        what.split()[0]
+                    ]
+                },
+            )
         case "truncated h5":
             with h5py.File(path, "w") as file:
                 file["x"] = stack
@@ -328,7 +382,9 @@ def make_bad(folder: Path, what: str) -> Path:
             with h5py.File(path, "w") as file:
                 file["x"] = stack[0] if what == "flat h5" else "word"
         case _:
-            path.write_bytes(b"" if "empty" in what else b"no such format, but long enough to be looked at " * 8)
+            path.write_bytes(
+                b"" if "empty" in what else b"no such format, but long enough to be looked at " * 8
+            )
     return path
 
 
@@ -337,7 +393,10 @@ def make_bad(folder: Path, what: str) -> Path:
     [
         ("truncated npy", "cannot read .* damaged"),
         ("pickled npy", "cannot read .* damaged"),
-        ("flat npy", r"no array of three axes; it holds array \(5, 4\). Save a single frame as frame\[None\]"),
+        (
+            "flat npy",
+            r"no array of three axes; it holds array \(5, 4\). Save a single frame as frame\[None\]",
+        ),
         ("words npy", "no array of three axes; it holds no arrays of numbers"),
         ("empty npy", r"holds no frames: array has the shape \(0, 5, 4\)"),
         ("nonsense npy", "cannot read .* damaged or not what its name says"),
@@ -353,7 +412,10 @@ def make_bad(folder: Path, what: str) -> Path:
         ("flat h5", r"no array of three axes; it holds x \(5, 4\)"),
         ("words h5", "no array of three axes"),
         ("nonsense hdf5", "cannot read .* damaged or not what its name says"),
-        ("nonsense txt", r"unknown kind of file \(a.txt\) '.txt': .*Allowed: .mat, .h5, .hdf5, .npy"),
+        (
+            "nonsense txt",
+            r"unknown kind of file \(a.txt\) '.txt': .*Allowed: .mat, .h5, .hdf5, .npy",
+        ),
     ],
 )
 def test_bad_files(what: str, message: str, tmp_path: Path) -> None:
@@ -403,7 +465,11 @@ def block_lists(draw: st.DrawFn) -> list[Block]:
     for n_frames in draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)):
         row = st.tuples(st.integers(0, n_frames - 1), *(st.floats(-10, 10) for _ in range(3)))
         rows = np.array(draw(st.lists(row, max_size=6))).reshape(-1, 4)
-        bubbles = bubble_table(*rows.T).assign(vessel=np.arange(len(rows), dtype=np.int32)) if with_truth else None
+        bubbles = (
+            bubble_table(*rows.T).assign(vessel=np.arange(len(rows), dtype=np.int32))
+            if with_truth
+            else None
+        )
         frames = draw(npst.arrays(dtype, (n_frames, *size), elements=values))
         blocks.append(Block(frames, bubbles, px_mm, rate, "made by hypothesis"))
     return blocks
@@ -413,7 +479,9 @@ class TestBlockStore:
     """Blocks in one file."""
 
     @given(blocks=block_lists(), data=st.data())
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
     def test_round_trip(self, blocks: list[Block], data: st.DataObject, tmp_path: Path) -> None:
         with BlockStore(tmp_path / "a.h5", "w") as store:
             for block in blocks:
@@ -432,7 +500,10 @@ class TestBlockStore:
         if blocks[0].bubbles is None:
             assert window.bubbles is None
             return
-        moved = [b.bubbles.assign(frame=b.bubbles["frame"] + at) for b, at in zip(blocks, firsts, strict=False)]
+        moved = [
+            b.bubbles.assign(frame=b.bubbles["frame"] + at)
+            for b, at in zip(blocks, firsts, strict=False)
+        ]
         truth = pd.concat(moved).sort_values("frame", kind="stable")
         truth = truth[truth["frame"].between(start, start + n_frames - 1)]
         expected = truth.assign(frame=truth["frame"] - start).reset_index(drop=True)
@@ -465,7 +536,10 @@ class TestBlockStore:
 
     def test_an_error_leaves_the_older_file(self, tmp_path: Path) -> None:
         (tmp_path / "a.h5").write_text("older")
-        with pytest.raises(ValueError, match="are not in"), BlockStore(tmp_path / "a.h5", "w") as store:
+        with (
+            pytest.raises(ValueError, match="are not in"),
+            BlockStore(tmp_path / "a.h5", "w") as store,
+        ):
             store.window(0, 1)
         assert [path.read_text() for path in tmp_path.iterdir()] == ["older"]
 
@@ -504,7 +578,9 @@ class TestBlockStore:
             "h5py.File.flush = killed\n"
             "store.append(block)\n"
         )
-        run = subprocess.run([sys.executable, "-c", code, str(path), str(n_blocks)], env=os.environ, check=False)
+        run = subprocess.run(
+            [sys.executable, "-c", code, str(path), str(n_blocks)], env=os.environ, check=False
+        )
         assert run.returncode == 9
         with h5py.File(path) as file:
             assert len(file["frames"]) == (n_blocks + 1) * 80, "the block was there in part"
@@ -523,14 +599,26 @@ class TestBlockStore:
         ("change", "message"),
         [
             ({"frames": np.ones((2, 9, 9))}, r"with frames of size \(8, 8\), not \(9, 9\)"),
-            ({"frames": np.ones((2, 8, 8), complex)}, "with numbers of type float32, not complex64"),
+            (
+                {"frames": np.ones((2, 8, 8), complex)},
+                "with numbers of type float32, not complex64",
+            ),
             ({"px_mm": 0.2}, r"with pixel pitch \[mm\] 0.1, not 0.2"),
             ({"frame_rate_hz": None}, r"with frame rate \[Hz\] 1000.0, not None"),
             ({"bubbles": None}, "with truth columns .*score.*, not None"),
             ({"bubbles": bubble_table([0], [1], [1], [1]).assign(bubble=1)}, "with truth columns"),
-            ({"bubbles": bubble_table([2], [1], [1], [1])}, "true bubbles lie in frames 2 to 2 of a block of 2 frames"),
-            ({"bubbles": bubble_table([0], [1], [1], [1]).drop(columns="z")}, r"lacks the column\(s\) z"),
-            ({"bubbles": bubble_table([0], [1], [1], [1]).assign(note="word")}, r"columns \['note'\] of the truth"),
+            (
+                {"bubbles": bubble_table([2], [1], [1], [1])},
+                "true bubbles lie in frames 2 to 2 of a block of 2 frames",
+            ),
+            (
+                {"bubbles": bubble_table([0], [1], [1], [1]).drop(columns="z")},
+                r"lacks the column\(s\) z",
+            ),
+            (
+                {"bubbles": bubble_table([0], [1], [1], [1]).assign(note="word")},
+                r"columns \['note'\] of the truth",
+            ),
             ({"frames": np.full((2, 8, 8), np.nan)}, "NaN or infinite"),
         ],
     )

@@ -17,7 +17,8 @@ from ulmpaper.simulator.phantom import phantom_centreline, true_map
 def slow_share(lines: np.ndarray, others: np.ndarray, half: int) -> float:
     """Share of the pixels of `lines` with one of `others` within `half` along each axis."""
     near = [
-        others[max(0, z - half) : z + half + 1, max(0, x - half) : x + half + 1].any() for z, x in np.argwhere(lines)
+        others[max(0, z - half) : z + half + 1, max(0, x - half) : x + half + 1].any()
+        for z, x in np.argwhere(lines)
     ]
     return float(np.mean(near)) if near else np.nan
 
@@ -45,7 +46,8 @@ def test_shown_points_are_those_found_by_hand() -> None:
     course = mask_centreline(np.pad(np.ones((4, 6), bool), 1))
     drawn = (np.argwhere(density) + 0.5) / 10 - 0.5
     expected = [
-        min(np.hypot(z - point.z, x - point.x) for z, x in drawn) <= point.reach for point in course.itertuples()
+        min(np.hypot(z - point.z, x - point.x) for z, x in drawn) <= point.reach
+        for point in course.itertuples()
     ]
     assert is_shown(course, density).tolist() == expected
     assert not is_shown(course, np.zeros((60, 80))).any()
@@ -54,7 +56,9 @@ def test_shown_points_are_those_found_by_hand() -> None:
 
 def test_tracks_are_shown_where_they_lie_on_both_grids() -> None:
     frame = np.arange(20)
-    path = pd.DataFrame({"track": 0, "frame": frame, "z": 5.0 + frame / 4, "x": 20.0, "vz": 1.0, "vx": 0.0})
+    path = pd.DataFrame(
+        {"track": 0, "frame": frame, "z": 5.0 + frame / 4, "x": 20.0, "vz": 1.0, "vx": 0.0}
+    )
     course = pd.DataFrame({"z": [7.0], "x": [20.0], "reach": 0.15})
     for pala in (False, True):
         assert is_shown(course, density(path, (16, 30), pala=pala), pala=pala).all()
@@ -66,7 +70,9 @@ def test_whole_phantom_shows_its_tubes() -> None:
     scores = score_lengths(course, inside, inside)
     assert scores == {"length": 1.0, "visited": 1.0}
     left = np.where(np.arange(inside.shape[1]) < inside.shape[1] // 2, inside, 0)
-    assert score_lengths(course, left, inside)["length"] == pytest.approx(np.mean(course.x < 71), abs=0.03)
+    assert score_lengths(course, left, inside)["length"] == pytest.approx(
+        np.mean(course.x < 71), abs=0.03
+    )
 
 
 def test_courses_lie_in_their_vessels() -> None:

@@ -11,10 +11,24 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
-from ulmpaper.metrics.maps import fourier_ring_correlation, frc_resolution, gridding_index, saturation, score_image
+from ulmpaper.metrics.maps import (
+    fourier_ring_correlation,
+    frc_resolution,
+    gridding_index,
+    saturation,
+    score_image,
+)
 
 SEQUENCES = ("flow", "dense")
-METHODS = ("no_shift", "wa", "interp_cubic", "interp_lanczos", "interp_spline", "gaussian_fit", "radial")
+METHODS = (
+    "no_shift",
+    "wa",
+    "interp_cubic",
+    "interp_lanczos",
+    "interp_spline",
+    "gaussian_fit",
+    "radial",
+)
 
 
 @pytest.fixture
@@ -30,7 +44,11 @@ def ssim_by_formula(a: np.ndarray, b: np.ndarray, data_range: float) -> float:
         return gaussian_filter(image, 1.5, radius=5)
 
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    var_a, var_b, cov = mean(a * a) - mean(a) ** 2, mean(b * b) - mean(b) ** 2, mean(a * b) - mean(a) * mean(b)
+    var_a, var_b, cov = (
+        mean(a * a) - mean(a) ** 2,
+        mean(b * b) - mean(b) ** 2,
+        mean(a * b) - mean(a) * mean(b),
+    )
     luminance = (2 * mean(a) * mean(b) + c1) / (mean(a) ** 2 + mean(b) ** 2 + c1)
     return float((luminance * (2 * cov + c2) / (var_a + var_b + c2))[5:-5, 5:-5].mean())
 
@@ -38,7 +56,9 @@ def ssim_by_formula(a: np.ndarray, b: np.ndarray, data_range: float) -> float:
 def test_ssim_follows_its_formula(maps: tuple) -> None:
     estimate, reference = 1.5 * maps[0], maps[1]  # so that their ranges differ
     scores = score_image(estimate, reference, upsample=4)
-    assert scores["ssim_max"] == pytest.approx(ssim_by_formula(estimate, reference, reference.max()), abs=1e-9)
+    assert scores["ssim_max"] == pytest.approx(
+        ssim_by_formula(estimate, reference, reference.max()), abs=1e-9
+    )
     assert scores["ssim_1"] == pytest.approx(ssim_by_formula(estimate, reference, 1.0), abs=1e-9)
     inner = [m[:, 8:-8] for m in (estimate, reference)]
     assert scores["ssim_rfulm"] == structural_similarity(*inner, data_range=np.ptp(inner[0]))
@@ -47,7 +67,8 @@ def test_ssim_follows_its_formula(maps: tuple) -> None:
 def test_identical_maps(maps: tuple) -> None:
     scores = score_image(maps[0], maps[0])
     assert scores == pytest.approx(
-        {"ssim_max": 1, "ssim_1": 1, "ssim_rfulm": 1, "rmse": 0, "rmse_gain": 0, "gain": 1}, abs=1e-12
+        {"ssim_max": 1, "ssim_1": 1, "ssim_rfulm": 1, "rmse": 0, "rmse_gain": 0, "gain": 1},
+        abs=1e-12,
     )
 
 
@@ -96,7 +117,9 @@ def points_on_grid(rng: np.random.Generator, spread: float) -> np.ndarray:
 
 @pytest.mark.parametrize("pala", [False, True])
 def test_gridding_index_tells_gridded_from_even(rng: np.random.Generator, pala: bool) -> None:
-    strong, weak, none = (gridding_index(points_on_grid(rng, spread), pala=pala) for spread in (0.2, 0.75, 1.0))
+    strong, weak, none = (
+        gridding_index(points_on_grid(rng, spread), pala=pala) for spread in (0.2, 0.75, 1.0)
+    )
     assert strong > 25 > weak > 12 > none > 0
 
 
@@ -121,7 +144,9 @@ def test_frc_of_a_map_with_itself_is_one(maps: tuple) -> None:
 
 @pytest.mark.parametrize("threshold", ["half_bit", "one_seventh"])
 @pytest.mark.parametrize("cutoff", [0.08, 0.2, 0.35])
-def test_frc_finds_the_cutoff_of_a_common_signal(rng: np.random.Generator, cutoff: float, threshold: str) -> None:
+def test_frc_finds_the_cutoff_of_a_common_signal(
+    rng: np.random.Generator, cutoff: float, threshold: str
+) -> None:
     shape, px = (256, 320), 0.02
     radius = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1]))
     signal = np.fft.ifft2(np.fft.fft2(rng.normal(size=shape)) * (radius < cutoff)).real
@@ -134,17 +159,24 @@ def test_frc_finds_the_cutoff_of_a_common_signal(rng: np.random.Generator, cutof
 
 
 def test_frc_agrees_with_rings_drawn_one_by_one(maps: tuple) -> None:
-    maps = tuple(m[:, :77] for m in maps)  # sides without common divisor: no pixel lies between two rings
+    maps = tuple(
+        m[:, :77] for m in maps
+    )  # sides without common divisor: no pixel lies between two rings
     curve = fourier_ring_correlation(*maps, px=1.0)
     n_z, n_x = maps[0].shape
     taper = [
-        np.sin(np.pi / 2 * np.clip(8 * np.minimum(k, k[::-1]) / k[-1], 0, 1)) ** 2 for k in map(np.arange, (n_z, n_x))
+        np.sin(np.pi / 2 * np.clip(8 * np.minimum(k, k[::-1]) / k[-1], 0, 1)) ** 2
+        for k in map(np.arange, (n_z, n_x))
     ]
     a, b = (np.fft.fft2(m * taper[0][:, None] * taper[1]) for m in maps)
     radius = n_z * np.hypot(np.fft.fftfreq(n_z)[:, None], np.fft.fftfreq(n_x))
     for row in (0, 7, 29):
         ring = (radius > row + 0.5) & (radius < row + 1.5)
-        expected = (a[ring] * b[ring].conj()).sum().real / np.linalg.norm(a[ring]) / np.linalg.norm(b[ring])
+        expected = (
+            (a[ring] * b[ring].conj()).sum().real
+            / np.linalg.norm(a[ring])
+            / np.linalg.norm(b[ring])
+        )
         assert curve["frc"][row] == pytest.approx(expected)
         assert curve["n_pixels"][row] == ring.sum()
 
@@ -170,7 +202,10 @@ def test_frc_of_maps_with_nothing_in_common(rng: np.random.Generator) -> None:
     ("call", "message"),
     [
         (lambda: score_image(np.zeros((60, 60)), np.zeros((60, 61))), r"\(60, 60\) and \(60, 61\)"),
-        (lambda: score_image(np.zeros((60, 46)), np.zeros((60, 46))), r"at least \(11, 47\) pixels"),
+        (
+            lambda: score_image(np.zeros((60, 46)), np.zeros((60, 46))),
+            r"at least \(11, 47\) pixels",
+        ),
         (lambda: score_image(np.full((60, 60), np.nan), np.zeros((60, 60))), "NaN or infinite"),
         (lambda: gridding_index(np.zeros((60, 100))), r"at least \(70, 70\) pixels"),
         (lambda: gridding_index(np.zeros((90, 90)), upsample=2), "upsample of 3 or more, not 2"),

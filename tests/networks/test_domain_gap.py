@@ -8,7 +8,12 @@ import pytest
 from ulmpaper.networks.localize import domain_gap
 from ulmpaper.simulator.psf_from_frames import bubble_width, correlation_width
 
-DOMAIN = {"fwhm_z_px": [1.5, 2.5], "fwhm_x_px": [2.0, 4.0], "bubbles_per_px": [0.0005, 0.003], "px_wavelengths": 1.0}
+DOMAIN = {
+    "fwhm_z_px": [1.5, 2.5],
+    "fwhm_x_px": [2.0, 4.0],
+    "bubbles_per_px": [0.0005, 0.003],
+    "px_wavelengths": 1.0,
+}
 SHAPE = (84, 120)
 
 
@@ -21,15 +26,23 @@ def spots(width_z: float, width_x: float, *, n_frames: int = 12, noise: float = 
         for row in range(12, 84, 20):
             for column in range(12, 108, 20):
                 at_z, at_x = row + rng.uniform(-0.5, 0.5), column + rng.uniform(-0.5, 0.5)
-                frame += np.exp(-4 * np.log(2) * (((z - at_z) / width_z) ** 2 + ((x - at_x) / width_x) ** 2))
+                frame += np.exp(
+                    -4 * np.log(2) * (((z - at_z) / width_z) ** 2 + ((x - at_x) / width_x) ** 2)
+                )
     return frames
 
 
 @pytest.mark.parametrize(
     ("true", "expected"),
-    [((2, 3), (2.05, 3.0)), ((4, 2.5), (4.0, 2.55)), ((1.2, 1.6), (1.4, 1.7))],  # pixels widen the narrow ones
+    [
+        ((2, 3), (2.05, 3.0)),
+        ((4, 2.5), (4.0, 2.55)),
+        ((1.2, 1.6), (1.4, 1.7)),
+    ],  # pixels widen the narrow ones
 )
-def test_known_widths_are_measured(true: tuple[float, float], expected: tuple[float, float]) -> None:
+def test_known_widths_are_measured(
+    true: tuple[float, float], expected: tuple[float, float]
+) -> None:
     assert bubble_width(spots(*true, n_frames=4)) == pytest.approx(expected, rel=0.05)
 
 
@@ -56,7 +69,12 @@ def test_where_no_bubble_stands_alone_nothing_is_said_of_widths(rng: np.random.G
         ((2, 5), 20, ["5 px width across (2 to 4)"], True),
         ((2, 3), 60, ["0.006 bubbles per pixel (0.0005 to 0.003)"], False),
         ((2, 3), 2, ["0.0002 bubbles per pixel (0.0005 to 0.003)"], False),
-        ((3.5, 5), 60, ["px width of a bubble in depth", "px width across", "bubbles per pixel"], True),
+        (
+            (3.5, 5),
+            60,
+            ["px width of a bubble in depth", "px width across", "bubbles per pixel"],
+            True,
+        ),
     ],
 )
 def test_what_is_outside_is_said_with_figures(
@@ -77,7 +95,9 @@ def test_without_a_domain_nothing_is_said() -> None:
     frames = spots(5, 5, n_frames=1)
     assert domain_gap(frames, 500, {}) is None
     assert domain_gap(frames, 500, {"domain": {"px_wavelengths": 1.0}}) is None
-    assert "width of a bubble in depth" in domain_gap(frames, 500, {"domain": {"fwhm_z_px": [1, 2]}})
+    assert "width of a bubble in depth" in domain_gap(
+        frames, 500, {"domain": {"fwhm_z_px": [1, 2]}}
+    )
 
 
 @pytest.mark.parametrize("true", [(2, 3), (4, 2.5), (6, 7)])

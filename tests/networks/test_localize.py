@@ -14,13 +14,23 @@ from torch import Tensor, nn
 from ulmpaper.config import load_config
 from ulmpaper.core.records import bubble_table
 from ulmpaper.networks import localize
-from ulmpaper.networks.localize import check_run, load_network, locate, locate_ml3d, locate_mspcn
+from ulmpaper.networks.localize import (
+    check_networks,
+    load_network,
+    locate,
+    locate_ml3d,
+    locate_mspcn,
+)
 from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet
 from ulmpaper.networks.targets import MIN_DISTANCE_PX, Mirrored, encode_heatmap, encode_offsets
 from ulmpaper.networks.weights import write_network
 
 N_FRAMES, SHAPE = 12, (30, 26)
-NETWORKS = {"ml3d": {"features": 4, "blocks": 1}, "count": {"n_max": 20, "features": 4}, "mspcn": {"upsample": 2}}
+NETWORKS = {
+    "ml3d": {"features": 4, "blocks": 1},
+    "count": {"n_max": 20, "features": 4},
+    "mspcn": {"upsample": 2},
+}
 ABOUT = {
     "ml3d": {"digest": "a" * 10, "window": 4, "threshold": 1e-4},
     "count": {"digest": "b" * 10, "tile_px": 16},
@@ -35,7 +45,13 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.manual_seed(0)
     for recipe, network in NETWORKS.items():
         net = CLASSES[recipe](**network)
-        write_network(tmp_path / f"{recipe}.safetensors", net, recipe=recipe, network=network, about=ABOUT[recipe])
+        write_network(
+            tmp_path / f"{recipe}.safetensors",
+            net,
+            recipe=recipe,
+            network=network,
+            about=ABOUT[recipe],
+        )
     monkeypatch.setattr("ulmpaper.networks.weights._SHIPPED", tmp_path)
     return tmp_path
 
@@ -48,7 +64,8 @@ def truth() -> pd.DataFrame:
     for t in range(N_FRAMES):
         cells = rng.permutation(30)[: rng.integers(0, 6)]
         rows += [
-            (t, 5 * (c // 5) + 2 + rng.uniform(-0.4, 0.4), 5 * (c % 5) + 2 + rng.uniform(-0.4, 0.4)) for c in cells
+            (t, 5 * (c // 5) + 2 + rng.uniform(-0.4, 0.4), 5 * (c % 5) + 2 + rng.uniform(-0.4, 0.4))
+            for c in cells
         ]
     frame, z, x = np.array(rows).T
     return bubble_table(frame, z, x, np.ones(len(frame)))
@@ -75,7 +92,11 @@ class Knows(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         if frames.ndim == 5:
             self.windows.append(frames.shape[2])
-        return self.maps[numbers(frames[:, 0])].movedim(-3, 1) if frames.ndim == 5 else self.maps[numbers(frames[:, 0])]
+        return (
+            self.maps[numbers(frames[:, 0])].movedim(-3, 1)
+            if frames.ndim == 5
+            else self.maps[numbers(frames[:, 0])]
+        )
 
 
 class Counts(nn.Module):
@@ -124,11 +145,16 @@ def test_fewer_than_counted_are_the_most_probable(frames: np.ndarray) -> None:
     assert found["z"].round().tolist() == [22, 12]
 
 
-def test_margin_of_the_counter_is_for_the_localizer_alone(truth: pd.DataFrame, frames: np.ndarray, ml3d: Knows) -> None:
+def test_margin_of_the_counter_is_for_the_localizer_alone(
+    truth: pd.DataFrame, frames: np.ndarray, ml3d: Knows
+) -> None:
     true = np.bincount(truth["frame"], minlength=N_FRAMES)
     half = true // 2
     use = {"net": ml3d, "window": 4, "device": "cpu", "threshold": 0.5}
-    found = [len(locate_ml3d(frames, count_net=Counts(half), count_margin=margin, **use)) for margin in (1, 1.5, 3)]
+    found = [
+        len(locate_ml3d(frames, count_net=Counts(half), count_margin=margin, **use))
+        for margin in (1, 1.5, 3)
+    ]
     assert found == [np.minimum(np.rint(margin * half), true).sum() for margin in (1, 1.5, 3)]
     assert len(locate_ml3d(frames, n_bubbles=half, count_margin=3, **use)) == half.sum()
 
@@ -150,7 +176,9 @@ def test_least_distance_is_that_of_the_settings() -> None:
 
 
 def test_least_distance_reaches_the_decoder(frames: np.ndarray) -> None:
-    maps = encode_offsets(bubble_table([3, 3], [5.4, 5.6], [5, 5], [1, 1]), N_FRAMES, SHAPE).movedim(1, 0)
+    maps = encode_offsets(
+        bubble_table([3, 3], [5.4, 5.6], [5, 5], [1, 1]), N_FRAMES, SHAPE
+    ).movedim(1, 0)
     net, use = Knows(maps), {"n_bubbles": 2, "window": 3, "device": "cpu"}
     assert len(locate_ml3d(frames, net=net, **use)) == 1
     assert len(locate_ml3d(frames, net=net, min_distance_px=0, **use)) == 2
@@ -161,7 +189,9 @@ def test_heat_maps_give_the_same_table(truth: pd.DataFrame, frames: np.ndarray) 
     found = locate_mspcn(frames, net=net, threshold=0.5, device="cpu")
     same(found, truth, atol=0.125 + 1e-9)
     per_frame = np.bincount(truth["frame"], minlength=N_FRAMES)
-    pd.testing.assert_frame_equal(locate_mspcn(frames, net=net, n_bubbles=per_frame, device="cpu"), found)
+    pd.testing.assert_frame_equal(
+        locate_mspcn(frames, net=net, n_bubbles=per_frame, device="cpu"), found
+    )
     assert len(locate_mspcn(frames, net=net, n_bubbles=1, device="cpu")) == (per_frame > 0).sum()
     assert len(locate_mspcn(frames, net=net, threshold=1.5, device="cpu")) == 0
 
@@ -169,7 +199,10 @@ def test_heat_maps_give_the_same_table(truth: pd.DataFrame, frames: np.ndarray) 
 def test_dark_frames_have_no_bubbles(frames: np.ndarray, shipped: Path) -> None:
     assert len(locate_ml3d(np.zeros((12, 9, 9)))) == len(locate_mspcn(np.zeros((1, 9, 9)))) == 0
     frames[4:7] = 0
-    for found in (locate_ml3d(frames, n_bubbles=3, device="cpu"), locate_mspcn(frames, threshold=-1.0, device="cpu")):
+    for found in (
+        locate_ml3d(frames, n_bubbles=3, device="cpu"),
+        locate_mspcn(frames, threshold=-1.0, device="cpu"),
+    ):
         assert set(found["frame"]) == set(range(N_FRAMES)) - {4, 5, 6}
     assert locate_ml3d(frames, device="cpu")["frame"].isin([4, 5, 6]).sum() == 0
 
@@ -204,63 +237,100 @@ def test_weights_bring_their_window_tile_and_threshold(
 
 def test_files_are_read_once_and_again_when_they_change(shipped: Path) -> None:
     path = shipped / "ml3d.safetensors"
-    net, about = load_network("ml3d")
+    net = load_network("ml3d")
+    about = net.about
     assert about == ABOUT["ml3d"]
-    assert load_network("ml3d", str(path))[0] is net
-    write_network(path, ML3DResNet(6, 1), recipe="ml3d", network={"features": 6, "blocks": 1}, about={})
-    again, about = load_network("ml3d", path)
+    assert load_network("ml3d", str(path)) is net
+    write_network(
+        path, ML3DResNet(6, 1), recipe="ml3d", network={"features": 6, "blocks": 1}, about={}
+    )
+    again = load_network("ml3d", path)
+    about = again.about
     assert again is not net
     assert about == {}
     assert load_network("ml3d", net) == (net, {})
 
 
-def test_frames_unlike_those_of_the_training_are_warned_of(frames: np.ndarray, ml3d: Knows, shipped: Path) -> None:
+def test_frames_unlike_those_of_the_training_are_warned_of(
+    frames: np.ndarray, ml3d: Knows, shipped: Path
+) -> None:
     for recipe in ("ml3d", "mspcn"):
         about = {**ABOUT[recipe], "domain": {"bubbles_per_px": [1e-4, 2e-4]}}
         net = CLASSES[recipe](**NETWORKS[recipe])
-        write_network(shipped / f"{recipe}.safetensors", net, recipe=recipe, network=NETWORKS[recipe], about=about)
-    with pytest.warns(UserWarning, match=r"0\.0051 bubbles per pixel \(0\.0001 to 0\.0002\)") as caught:
+        write_network(
+            shipped / f"{recipe}.safetensors",
+            net,
+            recipe=recipe,
+            network=NETWORKS[recipe],
+            about=about,
+        )
+    with pytest.warns(
+        UserWarning, match=r"0\.0051 bubbles per pixel \(0\.0001 to 0\.0002\)"
+    ) as caught:
         locate_ml3d(frames, n_bubbles=4, min_distance_px=0, device="cpu")
     assert len(caught) == 1
     assert caught[0].filename == __file__
     said: list[str] = []
-    locate_mspcn(frames, n_bubbles=9, threshold=-9.0, device="cpu", warn=said.append)
+    locate_mspcn(
+        frames,
+        n_bubbles=9,
+        threshold=-9.0,
+        device="cpu",
+    )
     assert len(said) == 1
     assert "bubbles per pixel (0.0001 to 0.0002)" in said[0]
 
 
-def test_settings_reach_the_networks(frames: np.ndarray, shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_reach_the_networks(
+    frames: np.ndarray, shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = load_config("smoke", {"ml3d.stride": 2, "compute.batch": 3, "compute.device": "cpu"})
     pd.testing.assert_frame_equal(locate(frames, cfg), locate_ml3d(frames, stride=2, device="cpu"))
-    pd.testing.assert_frame_equal(locate(frames, cfg, method="mspcn"), locate_mspcn(frames, device="cpu"))
+    pd.testing.assert_frame_equal(
+        locate(frames, cfg, method="mspcn"), locate_mspcn(frames, device="cpu")
+    )
     elsewhere = shipped / "other.safetensors"
     (shipped / "ml3d.safetensors").rename(elsewhere)
     with pytest.raises(FileNotFoundError, match="ulmpaper train --recipe ml3d"):
         locate(frames, cfg)
-    named = load_config("smoke", {"ml3d.weights": str(elsewhere), "ml3d.stride": 2, "compute.device": "cpu"})
-    pd.testing.assert_frame_equal(locate(frames, named), locate_ml3d(frames, net=elsewhere, stride=2, device="cpu"))
+    named = load_config(
+        "smoke", {"ml3d.weights": str(elsewhere), "ml3d.stride": 2, "compute.device": "cpu"}
+    )
+    pd.testing.assert_frame_equal(
+        locate(frames, named), locate_ml3d(frames, net=elsewhere, stride=2, device="cpu")
+    )
 
 
-def test_min_score_holds_for_networks(truth: pd.DataFrame, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_min_score_holds_for_networks(
+    truth: pd.DataFrame, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     maps = encode_offsets(truth, N_FRAMES, SHAPE)
     maps[0] *= torch.linspace(0.1, 1, N_FRAMES)[:, None, None]
     monkeypatch.setattr(localize, "load_network", lambda recipe, _: (nets[recipe], {"window": 1}))
-    nets = {"ml3d": Knows(maps.movedim(1, 0)), "count": Counts(np.bincount(truth["frame"], minlength=N_FRAMES))}
-    found = locate(frames, load_config("smoke", {"locate.min_score": 0.5, "ml3d.stride": 1, "compute.device": "cpu"}))
+    nets = {
+        "ml3d": Knows(maps.movedim(1, 0)),
+        "count": Counts(np.bincount(truth["frame"], minlength=N_FRAMES)),
+    }
+    found = locate(
+        frames,
+        load_config("smoke", {"locate.min_score": 0.5, "ml3d.stride": 1, "compute.device": "cpu"}),
+    )
     assert len(found) == (np.linspace(0.1, 1, N_FRAMES)[truth["frame"]] > 0.5).sum()
     assert found.index.tolist() == list(range(len(found)))
 
 
 def test_a_run_is_checked_before_it_starts(shipped: Path) -> None:
     cfg = load_config("smoke", {"locate.method": "ml3d", "blocks.n_frames": 20})
-    assert check_run(cfg) == ({"ml3d": "a" * 10, "count": "b" * 10}, 4)
-    frame_by_frame = dataclasses.replace(cfg, locate=dataclasses.replace(cfg.locate, method="mspcn"))
-    assert check_run(frame_by_frame) == ({"mspcn": "c" * 10}, 1)
+    assert check_networks(cfg) == ({"ml3d": "a" * 10, "count": "b" * 10}, 4)
+    frame_by_frame = dataclasses.replace(
+        cfg, locate=dataclasses.replace(cfg.locate, method="mspcn")
+    )
+    assert check_networks(frame_by_frame) == ({"mspcn": "c" * 10}, 1)
     with pytest.raises(ValueError, match="device 'tpu' cannot be used"):
-        check_run(load_config("smoke", {"locate.method": "ml3d", "compute.device": "tpu"}))
+        check_networks(load_config("smoke", {"locate.method": "ml3d", "compute.device": "tpu"}))
     (shipped / "count.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="ulmpaper train --recipe count"):
-        check_run(cfg)
+        check_networks(cfg)
 
 
 @pytest.mark.parametrize(
@@ -270,14 +340,30 @@ def test_a_run_is_checked_before_it_starts(shipped: Path) -> None:
         (lambda f, _: locate_ml3d(f, n_bubbles=[1, 2]), ValueError, "one for each of 12 frames"),
         (lambda f, _: locate_mspcn(f, n_bubbles=[1, 2]), ValueError, "one for each of 12 frames"),
         (lambda f, _: locate_ml3d(f, n_bubbles=1.5), ValueError, "whole numbers"),
-        (lambda f, _: locate_ml3d(np.where(f == 3, np.nan, f)), ValueError, "NaN or infinite values, first in frame 2"),
+        (
+            lambda f, _: locate_ml3d(np.where(f == 3, np.nan, f)),
+            ValueError,
+            "NaN or infinite values, first in frame 2",
+        ),
         (lambda f, _: locate_mspcn(f[0]), ValueError, "three axes"),
         (lambda f, _: locate_ml3d(-f, n_bubbles=1), ValueError, "negative values"),
         (lambda f, _: locate_ml3d(f * 1j), TypeError, "complex"),
-        (lambda f, p: locate_ml3d(f, net=p / "mspcn.safetensors"), ValueError, "'mspcn', but 'ml3d' is needed"),
-        (lambda f, p: locate_ml3d(f, count_net=p / "none.safetensors"), FileNotFoundError, "no weights at"),
+        (
+            lambda f, p: locate_ml3d(f, net=p / "mspcn.safetensors"),
+            ValueError,
+            "'mspcn', but 'ml3d' is needed",
+        ),
+        (
+            lambda f, p: locate_ml3d(f, count_net=p / "none.safetensors"),
+            FileNotFoundError,
+            "no weights at",
+        ),
         (lambda f, _: locate_mspcn(f, net=MSPCN(2)), ValueError, "give threshold, counts or both"),
-        (lambda f, _: locate(f, load_config("smoke"), method="radial"), ValueError, "unknown network 'radial'"),
+        (
+            lambda f, _: locate(f, load_config("smoke"), method="radial"),
+            ValueError,
+            "unknown network 'radial'",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_error(

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from ulmpaper.core.records import bubble_table
 from ulmpaper.core.testcard import simulate_testcard
 from ulmpaper.metrics.bubbles import localization_errors, match_bubbles
-from ulmpaper.networks.loss import blur, count_loss, detection_loss, ml3d_loss, mspcn_loss, offset_loss
+from ulmpaper.networks.loss import (
+    blur,
+    count_loss,
+    detection_loss,
+    ml3d_loss,
+    mspcn_loss,
+    offset_loss,
+)
 from ulmpaper.networks.model import ML3DResNet
 from ulmpaper.networks.targets import decode_offsets, encode_heatmap, encode_offsets
 
@@ -26,34 +33,47 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def maps() -> Tensor:
     """Two windows as a network might put them out."""
-    return torch.rand(2, 3, N, Z, X, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return torch.rand(
+        2, 3, N, Z, X, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
 
 
 @pytest.fixture
 def truth(rng: np.random.Generator) -> Tensor:
     """The first window holds seven bubbles, the second none."""
     bubbles = bubble_table(
-        rng.integers(0, N, 7), rng.uniform(0, Z - 1, 7), rng.uniform(0, X - 1, 7), rng.uniform(size=7)
+        rng.integers(0, N, 7),
+        rng.uniform(0, Z - 1, 7),
+        rng.uniform(0, X - 1, 7),
+        rng.uniform(size=7),
     )
-    return torch.stack([encode_offsets(table, N, (Z, X)) for table in (bubbles, bubbles[:0])]).double()
+    return torch.stack(
+        [encode_offsets(table, N, (Z, X)) for table in (bubbles, bubbles[:0])]
+    ).double()
 
 
 def gaussian(sigma_px: float, half: int) -> np.ndarray:
     around = range(-half, half + 1)
-    kernel = np.array([[np.exp(-(i * i + j * j) / (2 * sigma_px**2)) for j in around] for i in around])
+    kernel = np.array(
+        [[np.exp(-(i * i + j * j) / (2 * sigma_px**2)) for j in around] for i in around]
+    )
     return kernel / kernel.sum()
 
 
 def slow_blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     half, out = len(kernel) // 2, np.zeros(image.shape)
-    for (z, x), (i, j) in ((a, b) for a in np.ndindex(image.shape) for b in np.ndindex(kernel.shape)):
+    for (z, x), (i, j) in (
+        (a, b) for a in np.ndindex(image.shape) for b in np.ndindex(kernel.shape)
+    ):
         row, column = z + i - half, x + j - half
         if 0 <= row < image.shape[0] and 0 <= column < image.shape[1]:
             out[z, x] += kernel[i, j] * image[row, column]
     return out
 
 
-def slow_losses(maps: Tensor, truth: Tensor, sigma_px: float, half: int, masked: bool) -> tuple[float, float]:
+def slow_losses(
+    maps: Tensor, truth: Tensor, sigma_px: float, half: int, masked: bool
+) -> tuple[float, float]:
     """Eqs. (2) and (3), frame by frame and pixel by pixel."""
     detection, offset, kernel = [], [], gaussian(sigma_px, half)
     for window, true_window in zip(maps.numpy(), truth.numpy(), strict=True):
@@ -72,7 +92,9 @@ def slow_losses(maps: Tensor, truth: Tensor, sigma_px: float, half: int, masked:
 class TestML3DLoss:
     @pytest.mark.parametrize(("sigma_px", "half"), [(1.0, 3), (0.5, 2), (1.5, 5)])
     @pytest.mark.parametrize("masked", [True, False])
-    def test_equals_the_equations(self, maps: Tensor, truth: Tensor, sigma_px: float, half: int, masked: bool) -> None:
+    def test_equals_the_equations(
+        self, maps: Tensor, truth: Tensor, sigma_px: float, half: int, masked: bool
+    ) -> None:
         total, parts = ml3d_loss(maps, truth, sigma_px=sigma_px, masked=masked)
         detection, offset = slow_losses(maps, truth, sigma_px, half, masked)
         assert parts["detection"].item() == pytest.approx(detection, rel=1e-12)
@@ -89,7 +111,8 @@ class TestML3DLoss:
 
     def test_a_near_miss_costs_less_than_a_far_one(self) -> None:
         truth, near, far = (
-            encode_offsets(bubble_table([0], [8.0], [place], [1.0]), 1, (16, 16)) for place in (4.0, 5.0, 10.0)
+            encode_offsets(bubble_table([0], [8.0], [place], [1.0]), 1, (16, 16))
+            for place in (4.0, 5.0, 10.0)
         )
         assert detection_loss(near, truth) < 0.5 * detection_loss(far, truth)
 
@@ -113,7 +136,10 @@ class TestML3DLoss:
         assert empty.grad.isfinite().all()
 
     def test_of_a_batch_is_the_mean_over_its_windows(self, maps: Tensor, truth: Tensor) -> None:
-        single = [ml3d_loss(window, true_window)[0] for window, true_window in zip(maps, truth, strict=True)]
+        single = [
+            ml3d_loss(window, true_window)[0]
+            for window, true_window in zip(maps, truth, strict=True)
+        ]
         torch.testing.assert_close(ml3d_loss(maps, truth)[0], torch.stack(single).mean())
 
     @pytest.mark.parametrize("masked", [True, False])
@@ -135,7 +161,10 @@ class TestML3DLoss:
 
     @pytest.mark.parametrize("loss", [detection_loss, offset_loss, ml3d_loss])
     def test_refuses(self, loss: Callable) -> None:
-        with pytest.raises(ValueError, match=r"both be \(..., 3, N, Z, X\), not \(1, 3, 2, 4, 4\) and \(3, 2, 4, 4\)"):
+        with pytest.raises(
+            ValueError,
+            match=r"both be \(..., 3, N, Z, X\), not \(1, 3, 2, 4, 4\) and \(3, 2, 4, 4\)",
+        ):
             loss(torch.zeros(1, 3, 2, 4, 4), torch.zeros(3, 2, 4, 4))
         with pytest.raises(ValueError, match=r"not \(2, 3, 4, 4\)"):
             loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4))
@@ -148,7 +177,9 @@ class TestBlur:
         blurred = blur(maps)
         assert blurred.shape == maps.shape
         torch.testing.assert_close(blurred.sum(dim=(2, 3)), maps[:, :, 4, 5])
-        torch.testing.assert_close(blurred[0, 0, 1:8, 2:9] / maps[0, 0, 4, 5], torch.tensor(gaussian(1, 3)).float())
+        torch.testing.assert_close(
+            blurred[0, 0, 1:8, 2:9] / maps[0, 0, 4, 5], torch.tensor(gaussian(1, 3)).float()
+        )
         assert not blurred[..., 0].any()
 
     def test_refuses(self) -> None:
@@ -170,11 +201,14 @@ class TestCountLoss:
     @pytest.mark.parametrize("n_outputs", [1, 6])
     def test_derivatives(self, n_outputs: int) -> None:
         outputs = torch.rand(4, n_outputs, dtype=torch.float64).requires_grad_()
-        assert torch.autograd.gradcheck(lambda o: count_loss(o, torch.tensor([0, 2, 5, 1])), (outputs,))
+        assert torch.autograd.gradcheck(
+            lambda o: count_loss(o, torch.tensor([0, 2, 5, 1])), (outputs,)
+        )
 
     def test_refuses(self) -> None:
         with pytest.raises(
-            ValueError, match="counts go from 0 to 12, but the network tells 0 to 9: set its n_max higher"
+            ValueError,
+            match="counts go from 0 to 12, but the network tells 0 to 9: set its n_max higher",
         ):
             count_loss(torch.zeros(2, 10), torch.tensor([0, 12]))
         with pytest.raises(ValueError, match=r"do not fit: \(2, 10\) and \(3,\)"):
@@ -184,7 +218,9 @@ class TestCountLoss:
 class TestMspcnLoss:
     @pytest.fixture
     def target(self) -> Tensor:
-        return encode_heatmap(bubble_table([0, 1], [1.0, 2.0], [1.2, 0.7], [1.0, 1.0]), 2, (3, 2), upsample=4).double()
+        return encode_heatmap(
+            bubble_table([0, 1], [1.0, 2.0], [1.2, 0.7], [1.0, 1.0]), 2, (3, 2), upsample=4
+        ).double()
 
     def test_equals_the_formula(self, target: Tensor) -> None:
         out = torch.rand(target.shape, dtype=torch.float64)
@@ -218,7 +254,9 @@ class TestMspcnLoss:
         assert out.grad.isfinite().all()
 
     def test_refuses(self, target: Tensor) -> None:
-        with pytest.raises(ValueError, match=r"both be \(B, 1, uZ, uX\), 7 or more each way, not \(1, 1, 6, 6\)"):
+        with pytest.raises(
+            ValueError, match=r"both be \(B, 1, uZ, uX\), 7 or more each way, not \(1, 1, 6, 6\)"
+        ):
             mspcn_loss(torch.zeros(1, 1, 6, 6), torch.zeros(1, 1, 6, 6))
         with pytest.raises(ValueError, match=r"not \(2, 12, 8\)"):
             mspcn_loss(target[:, 0], target)
@@ -228,12 +266,20 @@ def test_a_small_network_learns_its_windows_by_heart() -> None:
     torch.manual_seed(0)
     n_windows, n_frames, shape_px = 3, 4, (20, 20)
     block = simulate_testcard(
-        n_frames=n_windows * n_frames, n_bubbles=3, shape_px=shape_px, rng=np.random.default_rng(3), noise=0.01
+        n_frames=n_windows * n_frames,
+        n_bubbles=3,
+        shape_px=shape_px,
+        rng=np.random.default_rng(3),
+        noise=0.01,
     )
     assert block.bubbles is not None
     window = block.bubbles["frame"] // n_frames
-    tables = [part.assign(frame=part["frame"] % n_frames) for _, part in block.bubbles.groupby(window)]
-    frames = torch.from_numpy(block.frames / block.frames.max()).reshape(n_windows, 1, n_frames, *shape_px)
+    tables = [
+        part.assign(frame=part["frame"] % n_frames) for _, part in block.bubbles.groupby(window)
+    ]
+    frames = torch.from_numpy(block.frames / block.frames.max()).reshape(
+        n_windows, 1, n_frames, *shape_px
+    )
     truth = torch.stack([encode_offsets(table, n_frames, shape_px) for table in tables])
 
     net = ML3DResNet(8, 2)
@@ -248,6 +294,9 @@ def test_a_small_network_learns_its_windows_by_heart() -> None:
 
     counts = truth[:, 0].sum(dim=(2, 3)).int()
     found = [decode_offsets(maps, n) for maps, n in zip(net(frames), counts, strict=True)]
-    matches = [match_bubbles(here, true, max_distance_px=0.5) for here, true in zip(found, tables, strict=True)]
+    matches = [
+        match_bubbles(here, true, max_distance_px=0.5)
+        for here, true in zip(found, tables, strict=True)
+    ]
     assert sum(map(len, matches)) >= 0.95 * len(block.bubbles)
     assert localization_errors(pd.concat(matches))["rms"] < 0.15

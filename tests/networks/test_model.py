@@ -68,7 +68,9 @@ class TestML3DResNet:
         first, block, last = 1 * 96 * 27 + 96, conv + 1 + conv + 1, 96 * 3 * 27 + 3
         assert n_parameters(ML3DResNet()) == first + 10 * block + conv + last == 5_237_975
 
-    @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (2, 1, 3, 7, 10), (1, 1, 10, 12, 9), (3, 1, 4, 5, 31)])
+    @pytest.mark.parametrize(
+        "shape", [(1, 1, 1, 1, 1), (2, 1, 3, 7, 10), (1, 1, 10, 12, 9), (3, 1, 4, 5, 31)]
+    )
     @pytest.mark.parametrize("temporal_kernel", [1, 3])
     def test_any_size_goes(self, shape: tuple[int, ...], temporal_kernel: int) -> None:
         maps = ML3DResNet(4, 2, temporal_kernel=temporal_kernel)(torch.rand(shape))
@@ -103,7 +105,9 @@ class TestML3DResNet:
             hidden = conv(f"blocks.{k}.conv1", x)
             hidden = torch.where(hidden > 0, hidden, w[f"blocks.{k}.prelu.weight"] * hidden)
             x = x + w[f"blocks.{k}.sum.weight"] * conv(f"blocks.{k}.conv2", hidden)
-        torch.testing.assert_close(torch.sigmoid(conv("reconstruct", first + conv("fuse", x))), net(frames))
+        torch.testing.assert_close(
+            torch.sigmoid(conv("reconstruct", first + conv("fuse", x))), net(frames)
+        )
 
     def test_context(self) -> None:
         # Convolutions in a row: 1 + 2 per block + 2.
@@ -254,7 +258,11 @@ class TestMSPCN:
 class TestLayerTable:
     @pytest.mark.parametrize(
         ("net", "shape"),
-        [(ML3DResNet(4, 2), (1, 1, 5, 9, 8)), (CountNet(5, 4), (2, 1, 9, 8)), (MSPCN(2), (1, 1, 6, 7))],
+        [
+            (ML3DResNet(4, 2), (1, 1, 5, 9, 8)),
+            (CountNet(5, 4), (2, 1, 9, 8)),
+            (MSPCN(2), (1, 1, 6, 7)),
+        ],
     )
     def test_adds_up(self, net: nn.Module, shape: tuple[int, ...]) -> None:
         table = layer_table(net, shape)
@@ -263,7 +271,10 @@ class TestLayerTable:
 
     def test_of_the_papers_network(self) -> None:
         table = layer_table(ML3DResNet(), (1, 1, 10, 250, 250)).set_index("name")
-        assert list(table.index[:5]) == ["extract", *(f"blocks.0.{k}" for k in ("conv1", "prelu", "conv2", "sum"))]
+        assert list(table.index[:5]) == [
+            "extract",
+            *(f"blocks.0.{k}" for k in ("conv1", "prelu", "conv2", "sum")),
+        ]
         assert list(table.index[-4:]) == ["fuse", "sum", "reconstruct", "output"]
         assert len(table) == 1 + 10 * 4 + 4
         assert table.loc["blocks.9.conv2"].to_dict() == {

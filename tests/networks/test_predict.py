@@ -81,7 +81,11 @@ def literal_maps(net: nn.Module, frames: np.ndarray, window: int, stride: int) -
     seen = [[] for _ in frames]
     for start in sorted(starts):
         with torch.no_grad():
-            maps = net(torch.from_numpy(frames[start : start + window] / frames.max())[None, None])[0].double().numpy()
+            maps = (
+                net(torch.from_numpy(frames[start : start + window] / frames.max())[None, None])[0]
+                .double()
+                .numpy()
+            )
         for k in range(window):
             seen[start + k].append(maps[:, k])
     result = np.empty((3, *frames.shape))
@@ -94,7 +98,9 @@ def literal_maps(net: nn.Module, frames: np.ndarray, window: int, stride: int) -
 
 
 @pytest.mark.parametrize(("window", "stride"), [(5, 1), (5, 2), (5, 5), (4, 3), (13, 1), (1, 1)])
-def test_maps_are_the_literal_average(net: nn.Module, frames: np.ndarray, window: int, stride: int) -> None:
+def test_maps_are_the_literal_average(
+    net: nn.Module, frames: np.ndarray, window: int, stride: int
+) -> None:
     expected = literal_maps(net, frames, window, stride)
     assert expected[0].std() > 1e-3
     ours = maps_of(net, frames, window=window, stride=stride, batch=2)
@@ -112,9 +118,13 @@ def test_batch_and_tile_change_nothing(
 
 
 def test_windows_that_see_the_bubble_say_where_it_is(frames: np.ndarray) -> None:
-    first_frame = frames[:, :1, :1] * 0 + np.arange(N_FRAMES)[:, None, None]  # each frame is its number
+    first_frame = (
+        frames[:, :1, :1] * 0 + np.arange(N_FRAMES)[:, None, None]
+    )  # each frame is its number
     told = Function(
-        lambda x: torch.stack([(x[:, 0] + 1) * (x[:, :, :1] == 0)[:, 0], x[:, 0] * 0 + 0.3, x[:, 0]], dim=1)
+        lambda x: torch.stack(
+            [(x[:, 0] + 1) * (x[:, :, :1] == 0)[:, 0], x[:, 0] * 0 + 0.3, x[:, 0]], dim=1
+        )
     )
     maps = maps_of(told, first_frame, window=2, scale=1)
     # Frame 1 is seen by window 0, where the first frame is 0 and p is 2, and by window 1, where p is 0.
@@ -127,10 +137,14 @@ def test_only_the_windows_in_work_are_in_memory(net: nn.Module, frames: np.ndarr
     source = Recorder(np.tile(frames, (20, 1, 1)))
     chunks = predict_maps(net, source, window=5, stride=2, batch=3, device="cpu")
     n = source.shape[0]
-    assert source.read == [(start, min(start + 64, n)) for start in range(0, n, 64)]  # for the highest value
+    assert source.read == [
+        (start, min(start + 64, n)) for start in range(0, n, 64)
+    ]  # for the highest value
     source.read.clear()
     for first, maps in chunks:
-        assert source.read[-1][1] - first <= 5 + 2 * 2  # nothing is read that these windows do not need
+        assert (
+            source.read[-1][1] - first <= 5 + 2 * 2
+        )  # nothing is read that these windows do not need
         assert maps.untyped_storage().nbytes() <= 4 * 3 * (5 + 2 * 2) * maps[0, 0].numel()
     stops = [0, *(stop for _, stop in source.read)]
     assert source.read == list(itertools.pairwise(stops))  # each frame once
@@ -150,7 +164,9 @@ def test_files_are_read_as_arrays_are(net: nn.Module, frames: np.ndarray, tmp_pa
             np.testing.assert_allclose(maps_of(net, source), expected, atol=1e-6)
 
 
-def test_the_unit_of_the_frames_does_not_matter_but_scale_does(net: nn.Module, frames: np.ndarray) -> None:
+def test_the_unit_of_the_frames_does_not_matter_but_scale_does(
+    net: nn.Module, frames: np.ndarray
+) -> None:
     expected = maps_of(net, frames)
     np.testing.assert_allclose(maps_of(net, frames * 1000), expected, atol=1e-5)
     np.testing.assert_allclose(maps_of(net, frames, scale=float(frames.max())), expected, atol=1e-6)
@@ -194,7 +210,9 @@ def test_tiles_are_the_frames_and_nearly_alike(z: int, x: int, tile: int) -> Non
     assert sizes.max() <= tile
     assert (np.ptp(sizes, axis=0) <= 1).all()
     assert len(tiles) == -(-z // tile) * -(-x // tile)
-    assert torch.equal(torch.cat([part.flatten() for part in tiles]).sort().values, frames.flatten())
+    assert torch.equal(
+        torch.cat([part.flatten() for part in tiles]).sort().values, frames.flatten()
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -207,8 +225,12 @@ def test_every_bubble_counts_once(z: int, x: int, tile: int, batch: int) -> None
 
 
 def test_logits_are_read_as_an_expectation(frames: np.ndarray) -> None:
-    half = Function(lambda tiles: torch.zeros(len(tiles), 4).index_fill(1, torch.tensor([1, 2]), 50.0))
-    np.testing.assert_allclose(predict_counts(half, frames[:, :20, :20], tile_px=20, device="cpu"), 1.5)
+    half = Function(
+        lambda tiles: torch.zeros(len(tiles), 4).index_fill(1, torch.tensor([1, 2]), 50.0)
+    )
+    np.testing.assert_allclose(
+        predict_counts(half, frames[:, :20, :20], tile_px=20, device="cpu"), 1.5
+    )
 
 
 def test_dark_frames_and_dark_tiles_hold_no_bubbles(frames: np.ndarray) -> None:
@@ -232,7 +254,9 @@ def test_dark_frames_and_dark_tiles_hold_no_bubbles(frames: np.ndarray) -> None:
     "error",
     [
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you"
+        ),
         MemoryError(),
     ],
 )
@@ -241,7 +265,9 @@ def test_out_of_memory_says_which_setting_to_lower(error: Exception, frames: np.
         raise error
 
     for call in (predict_maps, predict_heatmaps, predict_counts):
-        with pytest.raises(MemoryError, match=r"lower compute\.batch, or set a smaller compute\.tile_px"):
+        with pytest.raises(
+            MemoryError, match=r"lower compute\.batch, or set a smaller compute\.tile_px"
+        ):
             list(call(Function(fail), frames, device="cpu"))
 
 
@@ -275,7 +301,12 @@ def bad(index: int, value: float) -> np.ndarray:
         (np.ones((9, 9)), {}, ValueError, "three axes"),
         (np.ones((0, 9, 9)), {}, ValueError, "empty axis"),
         (np.ones((9, 9, 9), dtype=complex), {}, TypeError, "complex"),
-        (bad(70, np.nan), {}, ValueError, "frames 64 to 79 hold NaN or infinite values, first in frame 6"),
+        (
+            bad(70, np.nan),
+            {},
+            ValueError,
+            "frames 64 to 79 hold NaN or infinite values, first in frame 6",
+        ),
         (bad(70, -3.0), {}, ValueError, r"negative values \(down to -3\)"),
     ],
 )

@@ -24,15 +24,27 @@ PAPER_DATA |= {"train.speed": (1.0, 1.0), "train.quieter_db": (0.0, 0.0)}
 
 
 def blocks(
-    n_bubbles: int, shape_px: tuple[int, int], n_sequences: int, n_frames: int = 20, n_pictures: int = 4
+    n_bubbles: int,
+    shape_px: tuple[int, int],
+    n_sequences: int,
+    n_frames: int = 20,
+    n_pictures: int = 4,
 ) -> list[Block]:
     """Sequences of the paper's simulator, from some test pictures."""
-    density = {"cam.n_bubbles": (n_bubbles, n_bubbles), "cam.shape_px": shape_px, "cam.n_test_pictures": n_pictures}
+    density = {
+        "cam.n_bubbles": (n_bubbles, n_bubbles),
+        "cam.shape_px": shape_px,
+        "cam.n_test_pictures": n_pictures,
+    }
     source = SimulatedSource(load_config("quick", {**PAPER_DATA, **density}), "test")
-    return [seeded_sequence(source, n_frames, 7, "shipped", number) for number in range(n_sequences)]
+    return [
+        seeded_sequence(source, n_frames, 7, "shipped", number) for number in range(n_sequences)
+    ]
 
 
-def find(method: str, sequences: Sequence[Block], n_bubbles: int, **settings: object) -> list[pd.DataFrame]:
+def find(
+    method: str, sequences: Sequence[Block], n_bubbles: int, **settings: object
+) -> list[pd.DataFrame]:
     """Networks count for themselves, the others are told the number."""
     cfg = load_config("quick", {"compute.device": "cpu", **settings})
     return [
@@ -45,13 +57,17 @@ def find(method: str, sequences: Sequence[Block], n_bubbles: int, **settings: ob
 
 def near(found: Sequence[pd.DataFrame], sequences: Sequence[Block]) -> float:
     """Jaccard index of all sequences together."""
-    return score_bubbles(*join_sequences(found, [block.truth for block in sequences]))["jaccard_near"]
+    return score_bubbles(*join_sequences(found, [block.truth for block in sequences]))[
+        "jaccard_near"
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:the frames are unlike")
 def test_networks_beat_what_needs_no_training() -> None:
     sequences = blocks(25, (128, 128), n_sequences=3, n_frames=10)
-    jaccard = {m: near(find(m, sequences, 25), sequences) for m in ("ml3d", "mspcn", "parabola", "radial")}
+    jaccard = {
+        m: near(find(m, sequences, 25), sequences) for m in ("ml3d", "mspcn", "parabola", "radial")
+    }
     assert jaccard["ml3d"] > jaccard["parabola"] > jaccard["radial"]
     assert jaccard["mspcn"] > jaccard["radial"]
 
@@ -59,9 +75,12 @@ def test_networks_beat_what_needs_no_training() -> None:
 @pytest.mark.filterwarnings("ignore:the frames are unlike")
 def test_the_network_of_the_papers_size_works_without_a_gpu() -> None:
     sequences = blocks(6, (64, 64), n_sequences=2, n_frames=10)
-    cfg = load_config("paper", {"compute.device": "cpu", "compute.precision": "auto", "ml3d.threshold": None})
+    cfg = load_config(
+        "paper", {"compute.device": "cpu", "compute.precision": "auto", "ml3d.threshold": None}
+    )
     assert near([locate(block.frames, cfg) for block in sequences], sequences) > 0.7
-    net, about = load_network("ml3d", "paper")
+    net = load_network("ml3d", "paper")
+    about = net.about
     assert (net.extract.out_channels, len(net.blocks)) == (cfg.ml3d.features, cfg.ml3d.blocks)
     for name in ("table1", "table2", "crowds"):
         assert paper_sized(name)[1]["weights"] == about["digest"], "scored with these weights"
@@ -77,7 +96,9 @@ def test_lead_over_the_densities_of_the_training() -> None:
     """
     rows: dict[int, dict[str, float]] = {}
     found: dict[str, list[pd.DataFrame]] = {method: [] for method in ("ml3d", "mspcn", *CLASSICAL)}
-    crowds = {n_bubbles: blocks(n_bubbles, (250, 250), n_sequences=4) for n_bubbles in (20, 60, 120, 200)}
+    crowds = {
+        n_bubbles: blocks(n_bubbles, (250, 250), n_sequences=4) for n_bubbles in (20, 60, 120, 200)
+    }
     for n_bubbles, sequences in crowds.items():
         rows[n_bubbles] = {}
         for method, tables in found.items():
@@ -87,7 +108,8 @@ def test_lead_over_the_densities_of_the_training() -> None:
             rows[n_bubbles][method] = near(tables[-len(sequences) :], sequences)
     everything = [block for sequences in crowds.values() for block in sequences]
     together = pd.Series({method: near(tables, everything) for method, tables in found.items()})
-    counter, about = load_network("count")
+    counter = load_network("count")
+    about = counter.about
     told = [predict_counts(counter, block.frames, tile_px=about["tile_px"]) for block in everything]
     true = [np.bincount(block.truth["frame"], minlength=len(block.frames)) for block in everything]
     error = np.abs(np.concatenate(told) - np.concatenate(true)).mean() / np.concatenate(true).mean()
@@ -117,7 +139,10 @@ def test_lead_at_the_best_setting() -> None:
         everything += sequences
         found["ml3d"] += find("ml3d", sequences, n_bubbles, **use)
         for method in CLASSICAL:
-            tried = [find(method, sequences, round(n_bubbles * share)) for share in (0.7, 0.85, 1.0, 1.15)]
+            tried = [
+                find(method, sequences, round(n_bubbles * share))
+                for share in (0.7, 0.85, 1.0, 1.15)
+            ]
             found[method] += max(tried, key=lambda tables: near(tables, sequences))
     together = {method: near(tables, everything) for method, tables in found.items()}
     print(together)

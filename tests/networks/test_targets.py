@@ -21,14 +21,18 @@ def table(*rows: tuple[float, float, float, float]) -> pd.DataFrame:
 
 def in_order(bubbles: pd.DataFrame) -> pd.DataFrame:
     """By frame and pixel."""
-    return bubbles.sort_values(["frame", "z", "x"], key=lambda place: np.floor(place + 0.5), ignore_index=True)
+    return bubbles.sort_values(
+        ["frame", "z", "x"], key=lambda place: np.floor(place + 0.5), ignore_index=True
+    )
 
 
 @st.composite
 def scattered(draw: st.DrawFn, apart: int) -> pd.DataFrame:
     """Bubbles anywhere in pixels that are `apart` or more from each other, all with score 1."""
     n_z, n_x = (-(-n // apart) for n in SHAPE)
-    cells = st.tuples(st.integers(0, N_FRAMES - 1), st.integers(0, n_z - 1), st.integers(0, n_x - 1))
+    cells = st.tuples(
+        st.integers(0, N_FRAMES - 1), st.integers(0, n_z - 1), st.integers(0, n_x - 1)
+    )
     offset = st.floats(-0.5, 0.499)
     rows = [
         (frame, apart * i + draw(offset), apart * j + draw(offset), 1.0)
@@ -46,7 +50,8 @@ class TestEncodeOffsets:
         assert torch.equal(maps, expected)
 
     @pytest.mark.parametrize(
-        ("place", "pixel", "offset"), [(0.0, 0, 0.5), (-0.5, 0, 0.0), (0.5, 1, 0.0), (2.49, 2, 0.99), (3.4, 3, 0.9)]
+        ("place", "pixel", "offset"),
+        [(0.0, 0, 0.5), (-0.5, 0, 0.0), (0.5, 1, 0.0), (2.49, 2, 0.99), (3.4, 3, 0.9)],
     )
     def test_pixel_and_offset(self, place: float, pixel: int, offset: float) -> None:
         maps = encode_offsets(table((0, place, 1.0, 1.0)), 1, (4, 5))
@@ -54,13 +59,21 @@ class TestEncodeOffsets:
         assert maps[1, 0, pixel, 1] == pytest.approx(offset)
 
     def test_leaves_out_what_is_outside(self) -> None:
-        inside, outside = (0, 1.0, 1.0, 1.0), [(0, -0.51, 1, 1), (0, 3.5, 1, 1), (0, 1, -0.6, 1), (0, 1, 4.5, 1)]
-        assert torch.equal(encode_offsets(table(inside, *outside), 1, (4, 5)), encode_offsets(table(inside), 1, (4, 5)))
+        inside, outside = (
+            (0, 1.0, 1.0, 1.0),
+            [(0, -0.51, 1, 1), (0, 3.5, 1, 1), (0, 1, -0.6, 1), (0, 1, 4.5, 1)],
+        )
+        assert torch.equal(
+            encode_offsets(table(inside, *outside), 1, (4, 5)),
+            encode_offsets(table(inside), 1, (4, 5)),
+        )
 
     @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
     def test_of_two_in_a_pixel_keeps_the_brighter(self, order: list[int]) -> None:
         bubbles = table((0, 2.1, 2.1, 0.5), (0, 1.9, 2.2, 0.9), (0, 2.3, 1.8, 0.7)).iloc[order]
-        assert torch.equal(encode_offsets(bubbles, 1, SHAPE), encode_offsets(table((0, 1.9, 2.2, 0.9)), 1, SHAPE))
+        assert torch.equal(
+            encode_offsets(bubbles, 1, SHAPE), encode_offsets(table((0, 1.9, 2.2, 0.9)), 1, SHAPE)
+        )
 
     def test_of_equals_the_first(self) -> None:
         maps = encode_offsets(table((0, 2.1, 2.1, 1), (0, 1.9, 2.2, 1)), 1, SHAPE)
@@ -72,7 +85,10 @@ class TestEncodeOffsets:
         assert not maps.any()
 
     def test_refuses(self) -> None:
-        with pytest.raises(ValueError, match=r"frames 4 to 4, but the window only 0 to 2: .* subtract its first frame"):
+        with pytest.raises(
+            ValueError,
+            match=r"frames 4 to 4, but the window only 0 to 2: .* subtract its first frame",
+        ):
             encode_offsets(table((4, 1, 1, 1)), 3, SHAPE)
         with pytest.raises(ValueError, match="lacks the column"):
             encode_offsets(table().drop(columns="score"), 3, SHAPE)
@@ -89,7 +105,10 @@ class TestEncodeHeatmap:
         z, x = rng.uniform(-2, 11, n), rng.uniform(-2, 14, n)
         bubbles = bubble_table(rng.integers(0, N_FRAMES, n), z, x, rng.uniform(0, 1, n))
         inside = bubbles[(z >= -0.5) & (z < 8.5) & (x >= -0.5) & (x < 11.5)]
-        pixels = {(int(b.frame), int((b.z + 0.5) * upsample), int((b.x + 0.5) * upsample)) for b in inside.itertuples()}
+        pixels = {
+            (int(b.frame), int((b.z + 0.5) * upsample), int((b.x + 0.5) * upsample))
+            for b in inside.itertuples()
+        }
         assert int(encode_heatmap(bubbles, N_FRAMES, SHAPE, upsample=upsample).sum()) == len(pixels)
 
 
@@ -114,7 +133,9 @@ class TestDecodeOffsets:
         maps[0, 0, 1, [1, 3, 5]] = torch.tensor([0.3, 0.9, 0.6])
         maps[0, 1, 3, [1, 5]] = torch.tensor([0.2, 0.1])
         found = decode_offsets(maps, torch.tensor([2, 1]))
-        pd.testing.assert_frame_equal(found, table((0, 1, 3, 0.9), (0, 1, 5, 0.6), (1, 3, 1, 0.2)), rtol=1e-6)
+        pd.testing.assert_frame_equal(
+            found, table((0, 1, 3, 0.9), (0, 1, 5, 0.6), (1, 3, 1, 0.2)), rtol=1e-6
+        )
         assert len(decode_offsets(maps, [0, 1])) == 1
         assert len(decode_offsets(maps, 0)) == 0
         assert len(decode_offsets(maps, 100)) == 5
@@ -123,10 +144,15 @@ class TestDecodeOffsets:
         maps = torch.full((3, 1, 5, 5), 0.5)
         maps[0] = 0
         maps[0, 0, 2, 1:4] = torch.tensor([0.5, 0.6, 0.3])
-        maps[2, 0, 2, 1:4] = torch.tensor([0.9, 0.1, 0.5])  # the first two pixels mean nearly the same place
+        maps[2, 0, 2, 1:4] = torch.tensor(
+            [0.9, 0.1, 0.5]
+        )  # the first two pixels mean nearly the same place
         found = decode_offsets(maps, 3)
         assert found["x"].round(3).tolist() == [round((1.4 * 0.5 + 1.6 * 0.6) / 1.1, 3), 3.0]
-        assert found["score"].round(3).tolist() == [1.0, 0.3]  # 0.5 and 0.6, but no probability is above 1
+        assert found["score"].round(3).tolist() == [
+            1.0,
+            0.3,
+        ]  # 0.5 and 0.6, but no probability is above 1
         assert decode_offsets(maps, 3, min_distance_px=0)["x"].round(3).tolist() == [1.6, 1.4, 3.0]
         assert len(decode_offsets(maps, 3, min_distance_px=3)) == 1
 
@@ -155,10 +181,15 @@ class TestDecodeOffsets:
                 if np.hypot(*((i, j) + maps[1:, t, i, j] - place)) < distance
             ]
             if not any(q > p or (q == p and pixel < (z, x)) for q, _, pixel in same):
-                mean = np.average([told for _, told, _ in same], axis=0, weights=[q for q, *_ in same])
+                mean = np.average(
+                    [told for _, told, _ in same], axis=0, weights=[q for q, *_ in same]
+                )
                 kept.append((t, *(mean - 0.5), min(1.0, sum(q for q, *_ in same))))
         found = decode_offsets(maps, 30, min_distance_px=distance)
-        exact = [t.round(4).sort_values(["frame", "z", "x"], ignore_index=True) for t in (found, table(*kept))]
+        exact = [
+            t.round(4).sort_values(["frame", "z", "x"], ignore_index=True)
+            for t in (found, table(*kept))
+        ]
         pd.testing.assert_frame_equal(*exact, rtol=0, atol=2e-4)
 
     def test_takes_what_is_above_the_threshold(self) -> None:
@@ -182,7 +213,9 @@ class TestDecodeOffsets:
     def test_of_equal_neighbours_takes_one(self) -> None:
         maps = torch.zeros(3, 1, 5, 6)
         maps[0, 0, 1:3, 2:5] = 1.0
-        assert decode_offsets(maps, 9, min_distance_px=3)[["z", "x"]].values.tolist() == [[1.0, 2.0]]
+        assert decode_offsets(maps, 9, min_distance_px=3)[["z", "x"]].values.tolist() == [
+            [1.0, 2.0]
+        ]
 
     def test_no_probability_no_bubble(self) -> None:
         assert decode_offsets(torch.zeros(3, 2, 4, 4), 3, min_distance_px=0).empty
@@ -193,7 +226,13 @@ class TestDecodeOffsets:
         read_only = maps.numpy().copy()
         read_only.flags.writeable = False
         other_order = np.ascontiguousarray(read_only.transpose(1, 0, 2, 3)).transpose(1, 0, 2, 3)
-        for form in (read_only, other_order, maps.tolist(), maps.to(torch.bfloat16), maps.requires_grad_()):
+        for form in (
+            read_only,
+            other_order,
+            maps.tolist(),
+            maps.to(torch.bfloat16),
+            maps.requires_grad_(),
+        ):
             pd.testing.assert_frame_equal(decode_offsets(form, 3), bubbles)
 
     def test_refuses(self) -> None:
@@ -213,22 +252,33 @@ class TestDecodeOffsets:
 
 class TestHeatmap:
     def test_by_hand(self) -> None:
-        heatmap = encode_heatmap(table((1, -0.5, 0.0, 0.3), (0, 1.49, 2.25, 1)), 2, (2, 4), upsample=4)
+        heatmap = encode_heatmap(
+            table((1, -0.5, 0.0, 0.3), (0, 1.49, 2.25, 1)), 2, (2, 4), upsample=4
+        )
         assert heatmap.shape == (2, 1, 8, 16)
         assert heatmap.nonzero().tolist() == [[0, 0, 7, 11], [1, 0, 0, 2]]
         assert set(heatmap.unique().tolist()) == {0.0, 1.0}
 
     @settings(max_examples=60, deadline=None)
     @given(bubbles=scattered(apart=3), upsample=st.integers(1, 6))
-    def test_returns_what_was_written_to_half_a_fine_pixel(self, bubbles: pd.DataFrame, upsample: int) -> None:
+    def test_returns_what_was_written_to_half_a_fine_pixel(
+        self, bubbles: pd.DataFrame, upsample: int
+    ) -> None:
         heatmap = encode_heatmap(bubbles, N_FRAMES, SHAPE, upsample=upsample)
         found = decode_heatmap(heatmap, upsample, threshold=0.5, side=2 * upsample - 1)
         tolerance = 0.5 / upsample + 1e-6
         pd.testing.assert_frame_equal(in_order(found), in_order(bubbles), rtol=0, atol=tolerance)
 
-    def test_of_upsample_1_has_the_pixels_of_the_offset_maps(self, rng: np.random.Generator) -> None:
-        bubbles = bubble_table(np.zeros(50), rng.uniform(-1, 10, 50), rng.uniform(-1, 13, 50), np.ones(50))
-        assert torch.equal(encode_heatmap(bubbles, 1, SHAPE, upsample=1)[:, 0], encode_offsets(bubbles, 1, SHAPE)[0])
+    def test_of_upsample_1_has_the_pixels_of_the_offset_maps(
+        self, rng: np.random.Generator
+    ) -> None:
+        bubbles = bubble_table(
+            np.zeros(50), rng.uniform(-1, 10, 50), rng.uniform(-1, 13, 50), np.ones(50)
+        )
+        assert torch.equal(
+            encode_heatmap(bubbles, 1, SHAPE, upsample=1)[:, 0],
+            encode_offsets(bubbles, 1, SHAPE)[0],
+        )
 
     def test_threshold_and_counts(self) -> None:
         heatmap = torch.zeros(2, 8, 24)
@@ -267,7 +317,9 @@ class TestHeatmap:
                 for j in range(max(0, x - half), min(9, x + half + 1))
                 if (i, j) != (z, x)
             ]
-            if here > 1 and not any(value > here or (value == here and earlier) for value, earlier in around):
+            if here > 1 and not any(
+                value > here or (value == here and earlier) for value, earlier in around
+            ):
                 expected.append((t, z, x, here))
         found = decode_heatmap(heatmap, 1, threshold=1, side=side)
         pd.testing.assert_frame_equal(in_order(found), table(*expected))

@@ -155,7 +155,9 @@ def test_a_signal_to_the_whole_job_spares_the_workers(tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(GROUP, encoding="utf-8")
     (tmp_path / "run").mkdir()
     command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "run")]
-    done = subprocess.run(command, start_new_session=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, start_new_session=True, capture_output=True, text=True, timeout=120
+    )
     assert int(done.stdout) == progress(tmp_path / "run")["step"] == 1, done.stderr
 
 
@@ -218,8 +220,16 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path: Path) -> 
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "two"), "{}"]  # what torchrun starts
-    both = [subprocess.Popen(command, env={**shared, "RANK": str(k), "LOCAL_RANK": str(k)}) for k in range(2)]
+    command = [
+        sys.executable,
+        str(tmp_path / "run.py"),
+        str(tmp_path / "two"),
+        "{}",
+    ]  # what torchrun starts
+    both = [
+        subprocess.Popen(command, env={**shared, "RANK": str(k), "LOCAL_RANK": str(k)})
+        for k in range(2)
+    ]
     assert [process.wait() for process in both] == [0, 0]
     train.train("ml3d", config(ml3d__batch=4), tmp_path / "one")
     one, two = tensors(tmp_path / "one"), tensors(tmp_path / "two")
@@ -232,16 +242,21 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["ml3d", "count", "mspcn"])
 def test_parts_of_a_batch_add_up(name: str, tmp_path: Path) -> None:
     whole = train.train(name, config(), tmp_path / "whole", stop_after=1)
-    parts = train.train(name, config(**{f"{name}__accumulate": 2}), tmp_path / "parts", stop_after=1)
+    parts = train.train(
+        name, config(**{f"{name}__accumulate": 2}), tmp_path / "parts", stop_after=1
+    )
     gradient, other = (
-        {n: t for n, t in tensors(run.folder).items() if n.startswith("adam.exp_avg.")} for run in (whole, parts)
+        {n: t for n, t in tensors(run.folder).items() if n.startswith("adam.exp_avg.")}
+        for run in (whole, parts)
     )
     for key, value in gradient.items():
         torch.testing.assert_close(other[key], value, rtol=1e-3, atol=1e-6)
 
 
 def test_training_lowers_the_loss_and_tells_so(tmp_path: Path) -> None:
-    cfg = config(ml3d__epochs=4, ml3d__steps=30, ml3d__batch=4, ml3d__learning_rate=5e-3, train__crops=4)
+    cfg = config(
+        ml3d__epochs=4, ml3d__steps=30, ml3d__batch=4, ml3d__learning_rate=5e-3, train__crops=4
+    )
     train.train("ml3d", cfg, tmp_path)
     table = pd.read_csv(tmp_path / METRICS)
     assert table["epoch"].tolist() == [1, 2, 3, 4]
@@ -249,7 +264,8 @@ def test_training_lowers_the_loss_and_tells_so(tmp_path: Path) -> None:
     np.testing.assert_allclose(table["detection"] + table["offset"], table["loss"], rtol=1e-5)
     assert table["loss"].iloc[-1] < table["loss"].iloc[0]
     assert {"score", "jaccard_near", "recall_far", "seconds", "learning_rate"} <= set(table)
-    net, about = read_network(tmp_path / BEST, recipe="ml3d")
+    net = read_network(tmp_path / BEST, recipe="ml3d")
+    about = net.about
     assert about["scores"]["score"] == table["score"].max()
     assert (about["window"], about["data"]) == (5, "simulated")
     assert about["domain"]["bubbles_per_px"] == [8 / (64 * 72), 12 / (64 * 72)]
@@ -257,7 +273,9 @@ def test_training_lowers_the_loss_and_tells_so(tmp_path: Path) -> None:
     assert net(torch.zeros(1, 1, 5, 16, 16)).shape == (1, 3, 5, 16, 16)
 
 
-def test_compiled_and_bfloat16_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_and_bfloat16_are_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled, types = [], []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compiled.append(net))
     loss = _step
@@ -276,12 +294,14 @@ def test_compiled_and_bfloat16_are_passed_on(tmp_path: Path, monkeypatch: pytest
 
 def test_stored_data_are_trained_and_validated_on(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    table = bubble_table(np.repeat(np.arange(40), 3), rng.uniform(0, 63, 120), rng.uniform(0, 71, 120), np.ones(120))
+    table = bubble_table(
+        np.repeat(np.arange(40), 3), rng.uniform(0, 63, 120), rng.uniform(0, 71, 120), np.ones(120)
+    )
     with BlockStore(tmp_path / "data.h5", "w") as store:
         store.append(Block(rng.random((40, 64, 72), dtype=np.float32), table, 0.1, 1000.0))
     summary = train.train("mspcn", config(), tmp_path / "run", data=tmp_path / "data.h5")
     assert summary.step == 6
-    _, about = read_network(summary.folder / BEST)
+    about = read_network(summary.folder / BEST).about
     assert about["data"] == "data.h5"
     assert "domain" not in about
     with pytest.raises(ValueError, match=r"data = data\.h5, not simulated"):
@@ -301,12 +321,14 @@ def test_a_training_begins_with_the_weights_of_another(tmp_path: Path) -> None:
     train.train("count", still, tmp_path / "second", start=first)
     one, two = load_file(first), load_file(tmp_path / "second" / BEST)
     assert all(torch.allclose(one[name], two[name], atol=1e-9) for name in one)
-    about = read_network(tmp_path / "second" / BEST)[1]
+    about = read_network(tmp_path / "second" / BEST).about
     assert len(about["settings"]["start"]) == 10
     with pytest.raises(ValueError, match="start = None"):
         train.train("count", still, tmp_path / "first", start=first)
     with pytest.raises(ValueError, match="does not fit this CountNet"):
-        train.train("count", still, tmp_path / "shipped", start="paper")  # the shipped one, of another size
+        train.train(
+            "count", still, tmp_path / "shipped", start="paper"
+        )  # the shipped one, of another size
     with pytest.raises(FileNotFoundError, match="no weights at papr"):
         train.train("count", still, tmp_path / "none", start="papr")
     with pytest.raises(ValueError, match="does not fit this CountNet"):
@@ -330,15 +352,21 @@ def test_a_diverging_training_stops_and_keeps_its_last_state(tmp_path: Path) -> 
 def test_a_run_begun_with_other_settings_is_not_touched(tmp_path: Path) -> None:
     train.train("count", config(), tmp_path, stop_after=2)
     before = (tmp_path / LAST).read_bytes()
-    with pytest.raises(ValueError, match=r"begun with count\.features = 4, not 8: choose another folder"):
+    with pytest.raises(
+        ValueError, match=r"begun with count\.features = 4, not 8: choose another folder"
+    ):
         train.train("count", config(count__features=8), tmp_path)
     with pytest.raises(ValueError, match="begun with"):
         train.train("mspcn", config(), tmp_path)
     assert (tmp_path / LAST).read_bytes() == before
-    assert train.train("count", config(compute__batch=1, ml3d__features=3), tmp_path).step == 6  # none of its business
+    assert (
+        train.train("count", config(compute__batch=1, ml3d__features=3), tmp_path).step == 6
+    )  # none of its business
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 pickled", b"\x80\x02pickled", b"\x10\0\0\0\0\0\0\0{ not json"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 pickled", b"\x80\x02pickled", b"\x10\0\0\0\0\0\0\0{ not json"]
+)
 def test_a_damaged_state_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / LAST).write_bytes(content)
     with pytest.raises(ValueError, match=r"cannot go on from .*delete the folder"):

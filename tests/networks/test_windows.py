@@ -16,7 +16,14 @@ from ulmpaper.config import load_config
 from ulmpaper.core.records import Block, bubble_table
 from ulmpaper.io.store import BlockStore
 from ulmpaper.networks.targets import encode_offsets
-from ulmpaper.networks.windows import Batches, SimulatedSource, StoredSource, cut, flip, seeded_sequence
+from ulmpaper.networks.windows import (
+    Batches,
+    SimulatedSource,
+    StoredSource,
+    cut,
+    flip,
+    seeded_sequence,
+)
 from ulmpaper.simulator.psf_from_frames import correlation_width
 from ulmpaper.simulator.simulate import cam_block
 
@@ -34,7 +41,9 @@ def random_block(seed: int, n: int = 12) -> Block:
 def assert_true(block: Block) -> None:
     """Every bubble lies in the pixel that shows it, or one that a later bubble took."""
     for bubble in block.truth.itertuples():
-        value = block.frames[bubble.frame, int(np.floor(bubble.z + 0.5)), int(np.floor(bubble.x + 0.5))]
+        value = block.frames[
+            bubble.frame, int(np.floor(bubble.z + 0.5)), int(np.floor(bubble.x + 0.5))
+        ]
         assert value >= bubble.score
 
 
@@ -54,7 +63,9 @@ def test_parts_and_their_mirror_images_keep_their_bubbles(
     assert_true(turned)
     again = flip(turned, np.array(axes))
     np.testing.assert_array_equal(again.frames, part.frames)
-    np.testing.assert_allclose(again.truth[["frame", "z", "x"]], part.truth[["frame", "z", "x"]], atol=1e-12)
+    np.testing.assert_allclose(
+        again.truth[["frame", "z", "x"]], part.truth[["frame", "z", "x"]], atol=1e-12
+    )
 
 
 def test_of_iq_in_a_store_the_amplitude_is_taken(tmp_path: Path) -> None:
@@ -62,13 +73,17 @@ def test_of_iq_in_a_store_the_amplitude_is_taken(tmp_path: Path) -> None:
     iq = block.frames * np.exp(2j * np.pi * rng.random(block.frames.shape))
     with BlockStore(tmp_path / "iq.h5", "w") as store:
         store.append(dataclasses.replace(block, frames=iq.astype(np.complex64)))
-    windows = Batches(StoredSource(str(tmp_path / "iq.h5")), encode_offsets, n_steps=1, n_sequences=1, n_frames=4)
+    windows = Batches(
+        StoredSource(str(tmp_path / "iq.h5")), encode_offsets, n_steps=1, n_sequences=1, n_frames=4
+    )
     assert windows[0].frames.min() == 0
     np.testing.assert_allclose(windows[0].frames.sum(), block.frames.sum(), rtol=1e-5)
 
 
 def test_speckle_of_a_training_is_that_of_a_test_whatever_the_pixel() -> None:
-    cfg = load_config("smoke", {"acquisition.px_mm": 0.04928, "cam.ratio_db": (-40, -40), "cam.memory": 1.0})
+    cfg = load_config(
+        "smoke", {"acquisition.px_mm": 0.04928, "cam.ratio_db": (-40, -40), "cam.memory": 1.0}
+    )
     one = seeded_sequence(SimulatedSource(cfg), 1, 0, "speckle", 0).frames[0]
     other = cam_block(cfg, "test", 0).frames[0]
     widths = [correlation_width(np.asarray(frame)[None]) for frame in (one, other)]
@@ -78,9 +93,13 @@ def test_speckle_of_a_training_is_that_of_a_test_whatever_the_pixel() -> None:
 def test_offsets_are_mirrored_with_the_frames() -> None:
     block = random_block(3)
     maps = encode_offsets(block.truth, 4, (30, 40))
-    turned = encode_offsets(flip(block, np.array([False, True, True])).truth, 4, (30, 40)).flip(-1, -2)
+    turned = encode_offsets(flip(block, np.array([False, True, True])).truth, 4, (30, 40)).flip(
+        -1, -2
+    )
     torch.testing.assert_close(turned[0], maps[0])
-    torch.testing.assert_close(turned[1:], torch.where(maps[:1] > 0, 1 - maps[1:], 0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        turned[1:], torch.where(maps[:1] > 0, 1 - maps[1:], 0), atol=1e-6, rtol=0
+    )
 
 
 def test_whole_frames_and_too_small_ones() -> None:
@@ -132,7 +151,9 @@ def test_tiles_lie_anywhere_and_change_their_size() -> None:
     assert (sides.min(), sides.max()) == (12, 24)
     assert (sides[:, 0] != sides[:, 1]).any()
     # Of the bubbles of a frame, tiles hold their share of the area; squares at bubbles hold more.
-    share = sum(batch.targets.sum() for batch in batches) / sum(8 * 10 * np.prod(side) / (64 * 72) for side in sides)
+    share = sum(batch.targets.sum() for batch in batches) / sum(
+        8 * 10 * np.prod(side) / (64 * 72) for side in sides
+    )
     assert 0.7 < share < 1.2
 
 
@@ -155,4 +176,7 @@ def test_settings_widen_the_range() -> None:
     dark = still.max(axis=0) < np.quantile(still, 0.3)
     assert np.ptp(moving[:, dark], axis=0).mean() > 5 * np.ptp(still[:, dark], axis=0).mean()
     assert frames(0, train__psf="iq").sum() != still.sum()
-    assert frames(0, train__stretch=(1.5, 1.5)).sum() > 1.1 * frames(0, train__stretch=(0.75, 0.75)).sum()
+    assert (
+        frames(0, train__stretch=(1.5, 1.5)).sum()
+        > 1.1 * frames(0, train__stretch=(0.75, 0.75)).sum()
+    )

@@ -49,12 +49,16 @@ class TestMultiplications:
         net = ML3DResNet(4, 2)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             net(torch.zeros(1, 1, 5, 8, 9))
-        assert counter.get_total_flops() == 2 * multiplications(net, (1, 1, 5, 8, 9)).multiplications.sum()
+        assert (
+            counter.get_total_flops()
+            == 2 * multiplications(net, (1, 1, 5, 8, 9)).multiplications.sum()
+        )
 
 
 class TestMeasure:
     @pytest.mark.parametrize(
-        ("method", "network"), [("ml3d", {"features": 4, "blocks": 1}), ("mspcn", {"upsample": 3}), ("count", {})]
+        ("method", "network"),
+        [("ml3d", {"features": 4, "blocks": 1}), ("mspcn", {"upsample": 3}), ("count", {})],
     )
     def test_networks(self, method: str, network: dict) -> None:
         got = _measure(method, (24, 30), 4, 3, 2, network, 1, "cpu")
@@ -70,7 +74,9 @@ class TestMeasure:
             pytest.skip("this system does not tell the peak of memory of a part of a run")
         network = {"features": 16, "blocks": 1}
         small, large = (
-            measure_costs("ml3d", shape_px=(side, side), n_frames=4, window=2, network=network, repeats=1)["memory_mb"]
+            measure_costs(
+                "ml3d", shape_px=(side, side), n_frames=4, window=2, network=network, repeats=1
+            )["memory_mb"]
             for side in (24, 192)
         )
         # One layer of the large frames alone is 16 x 4 x 192 x 192 numbers of 4 bytes.

@@ -42,7 +42,9 @@ WAYS = {"RS": Method("radial", 8), "parabola": Method("parabola", 6)}
 
 def blocks(n: int = 2) -> list[Block]:
     return [
-        simulate_testcard(n_frames=50, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(seed))
+        simulate_testcard(
+            n_frames=50, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(seed)
+        )
         for seed in range(n)
     ]
 
@@ -57,13 +59,18 @@ def same(a: Comparison, b: Comparison) -> None:
     for way in a.sums:
         pd.testing.assert_frame_equal(a.sums[way], b.sums[way])
         for points in (False, True):
-            np.testing.assert_array_equal(a.density(way, points=points), b.density(way, points=points))
+            np.testing.assert_array_equal(
+                a.density(way, points=points), b.density(way, points=points)
+            )
 
 
 def test_maps_are_those_of_the_chain(made: Comparison) -> None:
     whole = ulm_many(blocks(), CFG, method="radial")
     np.testing.assert_array_equal(made.density("RS"), whole.maps["density"])
-    bare = sum(density(one.tracks, (40, 48)) for one in (ulm(block, CFG, method="radial") for block in blocks()))
+    bare = sum(
+        density(one.tracks, (40, 48))
+        for one in (ulm(block, CFG, method="radial") for block in blocks())
+    )
     np.testing.assert_array_equal(made.density("RS", points=True), bare)
 
 
@@ -86,7 +93,9 @@ def test_sums_are_those_of_the_metrics(made: Comparison) -> None:
             settings = {"locate.n_bubbles": WAYS[way].n_bubbles}
             found = ulm(block, load_config("smoke", settings), method=WAYS[way].method).bubbles
             pairs = match_bubbles(found, block.truth, max_distance_px=0.5)
-            per_frame = np.bincount(found.frame, minlength=50) - np.bincount(block.truth.frame, minlength=50)
+            per_frame = np.bincount(found.frame, minlength=50) - np.bincount(
+                block.truth.frame, minlength=50
+            )
             for key, value in (
                 ("found", len(found)),
                 ("near", (pairs.distance < 0.25).sum()),
@@ -107,7 +116,9 @@ def test_groups_add_up_whatever_their_length(made: Comparison) -> None:
     assert made.sums["RS"].n_frames.tolist() == [20, 20, 10] * 2
     other = compare(blocks(), CFG, WAYS, span=50)
     for way in made.sums:
-        pd.testing.assert_series_equal(made.sums[way].sum(), other.sums[way].sum(), check_dtype=False)
+        pd.testing.assert_series_equal(
+            made.sums[way].sum(), other.sums[way].sum(), check_dtype=False
+        )
         np.testing.assert_array_equal(made.density(way), other.density(way))
     parts = [made.density("RS", weights=np.eye(6)[k]) for k in range(6)]
     np.testing.assert_array_equal(sum(parts), made.density("RS"))
@@ -123,7 +134,9 @@ def test_bubbles_alone_need_no_maps(made: Comparison) -> None:
     bare = compare(blocks(), CFG, WAYS, span=20, draw=False)
     assert not bare.density("RS").any()
     tracked = ["n_tracks", "n_false_tracks"]
-    pd.testing.assert_frame_equal(bare.sums["RS"].drop(columns=tracked), made.sums["RS"].drop(columns=tracked))
+    pd.testing.assert_frame_equal(
+        bare.sums["RS"].drop(columns=tracked), made.sums["RS"].drop(columns=tracked)
+    )
 
 
 def test_blocks_stream() -> None:
@@ -170,7 +183,12 @@ def test_false_tracks_and_counts_by_hand(monkeypatch: pytest.MonkeyPatch) -> Non
         (blocks(1), {"truth": WAYS["RS"]}, "no way may be called 'truth'"),
         ([dataclasses.replace(blocks(1)[0], bubbles=None)], WAYS, "without true bubbles"),
         (
-            [*blocks(1), simulate_testcard(n_frames=9, n_bubbles=2, shape_px=(40, 50), rng=np.random.default_rng(0))],
+            [
+                *blocks(1),
+                simulate_testcard(
+                    n_frames=9, n_bubbles=2, shape_px=(40, 50), rng=np.random.default_rng(0)
+                ),
+            ],
             WAYS,
             "evaluate them apart",
         ),
@@ -192,7 +210,13 @@ def cfg(tmp_path_factory: pytest.TempPathFactory) -> Config:
         ("mspcn", MSPCN(2), {"upsample": 2}),
     ):
         made[f"{name}.weights"] = str(folder / f"{name}.safetensors")
-        write_network(made[f"{name}.weights"], net, recipe=name, network=arguments, about={"window": 5, "tile_px": 32})
+        write_network(
+            made[f"{name}.weights"],
+            net,
+            recipe=name,
+            network=arguments,
+            about={"window": 5, "tile_px": 32},
+        )
     return load_config("smoke", made)
 
 
@@ -207,13 +231,22 @@ def short(flow: Block) -> Block:
 
 
 def test_classical_ways_are_their_methods(short: Block, cfg: Config) -> None:
-    ways = {"n": Method("radial", 5), "true": Method("weighted", "true"), "share": Method("parabola", threshold=0.3)}
+    ways = {
+        "n": Method("radial", 5),
+        "true": Method("weighted", "true"),
+        "share": Method("parabola", threshold=0.3),
+    }
     found, notes = locate_all(short.frames, cfg, ways, n_true=n_true(short))
     mean = round(n_true(short).mean())
     expected = {
         "n": locate(short.frames, method="radial", n_bubbles=5),
         "true": locate(short.frames, method="weighted", n_bubbles=mean),
-        "share": locate(short.frames, method="parabola", n_bubbles=10_000, min_score=0.3 * float(short.frames.max())),
+        "share": locate(
+            short.frames,
+            method="parabola",
+            n_bubbles=10_000,
+            min_score=0.3 * float(short.frames.max()),
+        ),
     }
     assert list(found) == list(ways)
     assert notes == ()
@@ -223,21 +256,34 @@ def test_classical_ways_are_their_methods(short: Block, cfg: Config) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_one_look_of_a_network_serves_all_its_ways(short: Block, cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_look_of_a_network_serves_all_its_ways(
+    short: Block, cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = dataclasses.replace(cfg, count=dataclasses.replace(cfg.count, margin=1.5))
-    use = {"net": cfg.ml3d.weights, "count_net": cfg.count.weights, "stride": cfg.ml3d.stride, "count_margin": 1.5}
+    use = {
+        "net": cfg.ml3d.weights,
+        "count_net": cfg.count.weights,
+        "stride": cfg.ml3d.stride,
+        "count_margin": 1.5,
+    }
     numbers = {"told": None, "true": n_true(short), "seven": 7}
     expected = {name: locate_ml3d(short.frames, n_bubbles=n, **use) for name, n in numbers.items()}
     likely = float(expected["seven"].score.median())
     expected["likely"] = locate_ml3d(short.frames, n_bubbles=7, threshold=likely, **use)
     for least in (0.2, 0.4):
-        heat = {"net": cfg.mspcn.weights, "threshold": least * 1e-3, "centre_side": cfg.mspcn.centre_side}
+        heat = {
+            "net": cfg.mspcn.weights,
+            "threshold": least * 1e-3,
+            "centre_side": cfg.mspcn.centre_side,
+        }
         expected[f"heat {least}"] = locate_mspcn(short.frames, **heat)
     looks = []
     for name in ("locate_ml3d", "locate_mspcn"):
         real = getattr(localize, name)
         monkeypatch.setattr(
-            localize, name, lambda *a, _real=real, **k: (looks.append(_real.__name__), _real(*a, **k))[1]
+            localize,
+            name,
+            lambda *a, _real=real, **k: (looks.append(_real.__name__), _real(*a, **k))[1],
         )
     ways = {"told": Method("ml3d"), "true": Method("ml3d", "true"), "seven": Method("ml3d", 7)}
     ways["likely"] = Method("ml3d", 7, threshold=likely)
@@ -250,13 +296,17 @@ def test_one_look_of_a_network_serves_all_its_ways(short: Block, cfg: Config, mo
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_weights_of_a_way_come_before_those_of_the_settings(short: Block, cfg: Config, tmp_path: Path) -> None:
+def test_weights_of_a_way_come_before_those_of_the_settings(
+    short: Block, cfg: Config, tmp_path: Path
+) -> None:
     other = tmp_path / "other.safetensors"
     torch.manual_seed(1)
     network = {"features": 4, "blocks": 1}
     write_network(other, ML3DResNet(**network), recipe="ml3d", network=network, about={"window": 5})
     found, _ = locate_all(
-        short.frames, cfg, {"usual": Method("ml3d", 5), "other": Method("ml3d", 5, weights=str(other))}
+        short.frames,
+        cfg,
+        {"usual": Method("ml3d", 5), "other": Method("ml3d", 5, weights=str(other))},
     )
     expected = locate_ml3d(short.frames, net=other, n_bubbles=5, stride=cfg.ml3d.stride)
     pd.testing.assert_frame_equal(found["other"], expected)
@@ -265,12 +315,16 @@ def test_weights_of_a_way_come_before_those_of_the_settings(short: Block, cfg: C
 
 def test_iq_gives_what_its_amplitude_gives(short: Block, cfg: Config) -> None:
     iq = (short.frames * np.exp(0.7j)).astype(np.complex64)
-    one, two = (locate_all(f, cfg, {"RS": Method("radial", 5)})[0]["RS"] for f in (short.frames, iq))
+    one, two = (
+        locate_all(f, cfg, {"RS": Method("radial", 5)})[0]["RS"] for f in (short.frames, iq)
+    )
     pd.testing.assert_frame_equal(one, two, atol=1e-4)
 
 
 def test_best_way_of_each_method_is_chosen() -> None:
-    grid = number_grid(["radial", "none"], n_bubbles=[10, 20], shares=[0.1]) | threshold_grid([1, 2])
+    grid = number_grid(["radial", "none"], n_bubbles=[10, 20], shares=[0.1]) | threshold_grid(
+        [1, 2]
+    )
     scores = pd.Series([0.1, 0.5, 0.5, 0.2, np.nan, 0.1, np.nan, 0.9], index=list(grid))
     best = best_settings(grid, scores)
     assert best == {"mspcn": "mspcn, > 2", "radial": "radial, n = 20", "none": "none, n = 10"}

@@ -16,14 +16,19 @@ from ulmpaper.plots import plot_map
 
 TABLE = pd.DataFrame(
     {("ours", "SSIM [%]"): [91.25, np.nan], ("paper", "RMSE"): [6.616, 7.0]},
-    index=pd.MultiIndex.from_tuples([("Table I", "RS"), ("Table I", "R&S")], names=["table", "method"]),
+    index=pd.MultiIndex.from_tuples(
+        [("Table I", "RS"), ("Table I", "R&S")], names=["table", "method"]
+    ),
 )
 
 
 def test_figure_is_written_twice_and_always_alike(tmp_path: Path) -> None:
     figure = plot_map(np.eye(40), "density", px_mm=0.1)
     paths = export_figure(figure, tmp_path, "figure9")
-    assert [path.relative_to(tmp_path).as_posix() for path in paths] == ["export/figure9.pdf", "export/figure9.png"]
+    assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
+        "export/figure9.pdf",
+        "export/figure9.png",
+    ]
     assert paths[0].read_bytes().startswith(b"%PDF")
     with Image.open(paths[1]) as picture:
         assert min(picture.size) > 300

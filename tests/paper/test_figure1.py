@@ -50,7 +50,12 @@ def test_numbers_are_those_of_the_papers_network() -> None:
 
 def test_another_network_is_another_drawing() -> None:
     said = words(draw("flat"))
-    assert {"5 in a window,", "84 × 143 px each", "4 residual blocks", "1 → 24 channels, 240 weights"} <= set(said)
+    assert {
+        "5 in a window,",
+        "84 × 143 px each",
+        "4 residual blocks",
+        "1 → 24 channels, 240 weights",
+    } <= set(said)
     assert said.count("1 × 3 × 3") == 5
     assert "Identity" in said
     assert "Sigmoid" not in said

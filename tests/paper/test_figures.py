@@ -14,7 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from ulmpaper.metrics.bubbles import subpixel_histogram
-from ulmpaper.paper.figures import crowded_boxes, density_norm, plot_figure2, plot_figure3, plot_figure4, plot_figure5
+from ulmpaper.paper.figures import (
+    crowded_boxes,
+    density_norm,
+    plot_figure2,
+    plot_figure3,
+    plot_figure4,
+    plot_figure5,
+)
 from ulmpaper.plots import plot_grey, plot_steps, save_figure, step_limit
 
 PICTURE = np.linspace(0, 1, 1200).reshape(30, 40)
@@ -75,7 +82,9 @@ def test_six_panels_show_frame_in_db_and_modulus_of_psf() -> None:
 def test_all_panels_are_equally_large() -> None:
     figure = plot_figure2(PICTURE, MASK, MAPS, PICTURE, np.eye(4), **SCALE)
     figure.draw_without_rendering()
-    sizes = [size_in(panel(figure, letter)) for letter in "abcde"]  # the PSF is square, the frame is not
+    sizes = [
+        size_in(panel(figure, letter)) for letter in "abcde"
+    ]  # the PSF is square, the frame is not
     np.testing.assert_allclose(sizes, [sizes[0]] * 5, rtol=1e-6)
 
 
@@ -126,7 +135,10 @@ def test_scale_must_be_positive() -> None:
 
 def maps() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    return {name: rng.poisson(0.02, (120, 200)).astype(float) for name in ("Truth", "RS", "mSPCN", "3DML-ResNet")}
+    return {
+        name: rng.poisson(0.02, (120, 200)).astype(float)
+        for name in ("Truth", "RS", "mSPCN", "3DML-ResNet")
+    }
 
 
 @pytest.mark.parametrize("plot", [plot_figure3, plot_figure4])
@@ -201,14 +213,19 @@ def titles(figure: Figure) -> list[str]:
 def test_panels_are_lettered_in_order_and_each_histogram_has_its_index() -> None:
     said = titles(drawn())
     assert [t for t in said if t.startswith("(")] == [
-        f"({letter}) {name}" for letter, name in zip("abcdef", ("power Doppler", *NAMES), strict=True)
+        f"({letter}) {name}"
+        for letter, name in zip("abcdef", ("power Doppler", *NAMES), strict=True)
     ]
-    assert [t for t in said if t.startswith("grid")] == [f"gridding index {7 + n}.0 dB" for n in range(4)]
+    assert [t for t in said if t.startswith("grid")] == [
+        f"gridding index {7 + n}.0 dB" for n in range(4)
+    ]
 
 
 def test_all_maps_have_one_scale_and_the_box() -> None:
     figure = drawn(top=2.0, box=(slice(10, 60), slice(20, 90)))
-    maps = [ax for ax in figure.axes if ax.images and "Doppler" not in ax.get_title() and ax.get_title()]
+    maps = [
+        ax for ax in figure.axes if ax.images and "Doppler" not in ax.get_title() and ax.get_title()
+    ]
     assert [ax.images[0].get_clim() for ax in maps] == [(0, 2.0)] * 5
     frames = [patch for ax in maps for patch in ax.patches if not patch.get_fill()]
     assert {patch.get_bbox().bounds for patch in frames} == {(20, 10, 70, 50)}

@@ -23,7 +23,9 @@ WAYS = {"RS": Method("radial", 8), "again": Method("radial", 8), "few": Method("
 
 @pytest.fixture(scope="module")
 def made() -> Comparison:
-    block = simulate_testcard(n_frames=80, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(3))
+    block = simulate_testcard(
+        n_frames=80, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(3)
+    )
     return compare([block], CFG, WAYS, span=20)
 
 
@@ -64,7 +66,9 @@ def test_map_draws_are_those_done_by_hand(made: Comparison, maps: Scores) -> Non
         truth, estimate = (made.density(way, weights=w) for way in (TRUTH, "few"))
         expected = {**score_image(estimate, truth), **score_lines(estimate, truth)}
         for name, value in expected.items():
-            assert maps.drawn[k, 2, list(maps.values).index(name)] == pytest.approx(value, nan_ok=True)
+            assert maps.drawn[k, 2, list(maps.values).index(name)] == pytest.approx(
+                value, nan_ok=True
+            )
 
 
 def test_truth_and_nothing_frame_the_others(made: Comparison, maps: Scores) -> None:
@@ -94,7 +98,9 @@ def test_scores_go_through_json_and_text(maps: Scores) -> None:
 
 
 def test_single_group_has_no_interval(made: Comparison) -> None:
-    block = simulate_testcard(n_frames=20, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(3))
+    block = simulate_testcard(
+        n_frames=20, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(3)
+    )
     one = bubble_scores(compare([block], CFG, WAYS), rng=np.random.default_rng(0))
     assert one.half_widths().isna().all(axis=None)
     assert "±" not in one.text().loc["RS", "recall_far"]
@@ -108,7 +114,9 @@ def scores(n_draws: int = 0) -> Scores:
     """Three ways, of which 3DML-ResNet leads in SSIM and loses in RMSE."""
     rows = {"RS": (0.90, 5.0), "mSPCN": (0.88, 4.5), "3DML-ResNet": (0.95, 5.5), BLACK: (0.5, 6.0)}
     values = pd.DataFrame({"ssim_max": [a for a, _ in rows.values()]}, index=list(rows))
-    values = values.assign(ssim_1=values.ssim_max - 0.1, ssim_rfulm=values.ssim_max, rmse=[b for _, b in rows.values()])
+    values = values.assign(
+        ssim_1=values.ssim_max - 0.1, ssim_rfulm=values.ssim_max, rmse=[b for _, b in rows.values()]
+    )
     noise = np.random.default_rng(0).normal(0, 0.001, (n_draws, *values.shape))
     return Scores(values, values.to_numpy() + noise)
 
@@ -117,7 +125,11 @@ def test_tables_stand_beside_the_paper() -> None:
     table = table2(scores().values)
     ssim = table.loc["SSIM, range max(truth) [%]"]
     assert ssim.loc["3DML-ResNet"].round(2).tolist() == [95.0, 54.43, 40.57]
-    assert table.loc[("RMSE [tracks per map pixel]", "mSPCN")].round(3).tolist() == [4.5, 2.892, 1.608]
+    assert table.loc[("RMSE [tracks per map pixel]", "mSPCN")].round(3).tolist() == [
+        4.5,
+        2.892,
+        1.608,
+    ]
     assert ssim.index.tolist()[-1] == BLACK
     assert np.isnan(ssim.paper[BLACK])
     assert table.index.unique("recipe").tolist() == [name for name, _ in MAP_SCORES.values()]
@@ -143,7 +155,15 @@ def test_ranking_takes_the_best_rival_of_each_recipe() -> None:
 
 
 def test_doubt_is_said() -> None:
-    row = {"ours": 5.0, "rival": 4.0, "which": "RS", "ahead": 1.0, "low": -1.0, "high": 3.0, "paper_ahead": 2.0}
+    row = {
+        "ours": 5.0,
+        "rival": 4.0,
+        "which": "RS",
+        "ahead": 1.0,
+        "low": -1.0,
+        "high": 3.0,
+        "paper_ahead": 2.0,
+    }
     index = pd.MultiIndex.from_tuples([("SSIM", "all")])
     assert "by 1 (-1 to 3, so it may be chance)" in sentences(pd.DataFrame([row], index=index))[0]
     behind = {**row, "ours": 3.0, "ahead": -1.0, "low": -3.0, "high": 1.0}

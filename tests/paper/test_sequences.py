@@ -39,9 +39,13 @@ def test_phantom_is_that_of_the_settings(tmp_path: Path) -> None:
 
 def test_phantom_is_simulated_before_its_first_sequence_is_used(tmp_path: Path) -> None:
     """Else processes that use it and processes that simulate the next sequence would get in each other's way."""
-    blocks = insilico_blocks(CFG, "validation", data_dir=tmp_path, n_sequences=2, n_frames=2, n_jobs=2)
+    blocks = insilico_blocks(
+        CFG, "validation", data_dir=tmp_path, n_sequences=2, n_frames=2, n_jobs=2
+    )
     assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 2
-    assert [block.source for block in blocks] == [f"flow phantom, sequence {number}" for number in (16, 17)]
+    assert [block.source for block in blocks] == [
+        f"flow phantom, sequence {number}" for number in (16, 17)
+    ]
 
 
 def test_pala_files_stream_and_are_cut(tmp_path: Path) -> None:
@@ -57,7 +61,9 @@ def test_pala_files_stream_and_are_cut(tmp_path: Path) -> None:
     assert [block.truth.x.unique().tolist() for block in blocks] == [[3.125], [3.25]]
     assert [block.truth.frame.max() for block in blocks] == [4, 4]
     assert blocks[0].frame_rate_hz == 500
-    (few,) = insilico_blocks(cfg, "validation", source="pala", data_dir=tmp_path, n_sequences=1, n_frames=3)
+    (few,) = insilico_blocks(
+        cfg, "validation", source="pala", data_dir=tmp_path, n_sequences=1, n_frames=3
+    )
     assert len(few.frames) == 3
     with pytest.raises(FileNotFoundError, match="no sequence 17"):
         list(insilico_blocks(cfg, "validation", source="pala", data_dir=tmp_path, n_sequences=2))

@@ -70,7 +70,9 @@ def test_a_bubble_is_seen_where_it_is_and_sharply(z: float, x: float) -> None:
     row, column = np.unravel_index(envelope.argmax(), envelope.shape)
     assert 1.1 <= width_at_half(envelope[:, column]) * STEP <= 1.3
     assert 2.1 <= width_at_half(envelope[row]) * STEP <= 2.5
-    side = envelope[row, np.abs(np.arange(2 * MIDDLE + 1) - column) * STEP > 3].max() / envelope.max()
+    side = (
+        envelope[row, np.abs(np.arange(2 * MIDDLE + 1) - column) * STEP > 3].max() / envelope.max()
+    )
     assert -35 < 20 * math.log10(side) < -20
 
 
@@ -88,7 +90,9 @@ def test_echoes_add_up() -> None:
     together = acquire(pd.concat([one, two]), 1, SMALL)
     apart = acquire(one, 1, SMALL) + acquire(two, 1, SMALL)
     np.testing.assert_allclose(together, apart, atol=2e-5)
-    np.testing.assert_allclose(acquire(one.assign(score=1.4), 1, SMALL), 2 * acquire(one, 1, SMALL), atol=2e-5)
+    np.testing.assert_allclose(
+        acquire(one.assign(score=1.4), 1, SMALL), 2 * acquire(one, 1, SMALL), atol=2e-5
+    )
 
 
 def test_left_and_right_are_alike() -> None:
@@ -124,7 +128,9 @@ def test_equals_the_chain_of_pymust() -> None:
     rf, _ = pymust.simus(x, z, np.ones_like(x), delays, param)
     rf = np.pad(rf, ((0, 400), (0, 0)))
     iq = pymust.rf2iq(rf, param.fs, param.fc)
-    zz, xx = (v * wl_m for v in np.meshgrid(*grid.to_wl(np.arange(20), np.arange(20)), indexing="ij"))
+    zz, xx = (
+        v * wl_m for v in np.meshgrid(*grid.to_wl(np.arange(20), np.arange(20)), indexing="ij")
+    )
     das = pymust.dasmtx(iq, xx, zz, delays, param, "linear").tocsr()
     image = (das @ iq.ravel(order="F")).reshape(20, 20, order="F")
     element_m = (np.arange(N_ELEMENTS) - (N_ELEMENTS - 1) / 2) * PITCH_M
@@ -136,7 +142,9 @@ def test_equals_the_chain_of_pymust() -> None:
 
 def test_frames_do_not_depend_on_processes_or_stretches(rng: np.random.Generator) -> None:
     n = 20
-    table = bubble_table(rng.integers(0, 5, n), rng.uniform(0, 23, n), rng.uniform(0, 30, n), rng.uniform(0.5, 1, n))
+    table = bubble_table(
+        rng.integers(0, 5, n), rng.uniform(0, 23, n), rng.uniform(0, 30, n), rng.uniform(0.5, 1, n)
+    )
     expected = acquire(table, 5, SMALL)
     spans = [(0, 2), (2, 5)]
     found = list(acquire_spans(table.sample(frac=1, random_state=1), spans, SMALL, n_jobs=2))
@@ -216,11 +224,19 @@ def test_impossible_acquisitions_are_refused(settings: dict, message: str) -> No
 @pytest.mark.parametrize(
     ("table", "options", "message"),
     [
-        (bubbles((5, 31.6)), {}, "1 bubbles lie outside the picture of 24 x 31 px, the first at z 5, x 31.6"),
+        (
+            bubbles((5, 31.6)),
+            {},
+            "1 bubbles lie outside the picture of 24 x 31 px, the first at z 5, x 31.6",
+        ),
         (bubbles((5, 5), frame=2), {}, "bubbles in frame 2, but there are frames 0 to 1 only"),
         (bubbles((5, 5), frame=-1), {}, "in frame -1"),
         (bubbles((5, 5)).drop(columns="score"), {}, "lacks the column"),
-        (bubbles((5, 5)), {"screens_ns": np.zeros(128)}, r"shape \(T, elements\) \(2, 128\), not \(128,\)"),
+        (
+            bubbles((5, 5)),
+            {"screens_ns": np.zeros(128)},
+            r"shape \(T, elements\) \(2, 128\), not \(128,\)",
+        ),
     ],
 )
 def test_bad_input_is_named(table: pd.DataFrame, options: dict, message: str) -> None:
@@ -236,7 +252,11 @@ def test_no_frames_are_refused() -> None:
 def test_pymust_may_be_compiled_where_warnings_are_errors(tmp_path: Path) -> None:
     import pymust
 
-    shutil.copytree(Path(pymust.__file__).parent, tmp_path / "pymust", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(pymust.__file__).parent,
+        tmp_path / "pymust",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     code = (
         "from ulmpaper.simulator.array import Acquisition, acquire; from ulmpaper.core.records import bubble_table; "
         "acquire(bubble_table([0], [4], [4], [1]), 1, Acquisition(angles_deg=(0.0,), shape_px=(9, 9))); "
@@ -260,12 +280,16 @@ def test_shipped_banks_hold_200_centred_psfs(name: str) -> None:
     amplitude = np.abs(bank.table)
     row, column = np.unravel_index(amplitude.reshape(200, -1).argmax(axis=1), amplitude.shape[1:])
     assert np.hypot(row - 40, column - 40).max() / bank.oversample < 0.6
-    np.testing.assert_allclose(np.median(psf_width(bank.table, bank.oversample), axis=0), SHIPPED[name], atol=0.03)
+    np.testing.assert_allclose(
+        np.median(psf_width(bank.table, bank.oversample), axis=0), SHIPPED[name], atol=0.03
+    )
 
 
 @pytest.mark.slow
 def test_the_script_of_the_banks_finds_its_bubbles(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("make_psf_bank", SHIPPED_BANK.with_name("make_psf_bank.py"))
+    spec = importlib.util.spec_from_file_location(
+        "make_psf_bank", SHIPPED_BANK.with_name("make_psf_bank.py")
+    )
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)

@@ -11,7 +11,14 @@ from scipy import integrate, special, stats
 
 from ulmpaper.simulator.bound import crb_px, rician_information
 from ulmpaper.simulator.imaging import speckle
-from ulmpaper.simulator.psf import PsfBank, fine_grid, gaussian_bank, linear_array_psf, read_bank, resample
+from ulmpaper.simulator.psf import (
+    PsfBank,
+    fine_grid,
+    gaussian_bank,
+    linear_array_psf,
+    read_bank,
+    resample,
+)
 
 SIGMA_Z, SIGMA_X = 1.2, 1.6
 FWHM = 2 * np.sqrt(2 * np.log(2))
@@ -32,7 +39,9 @@ def scores(z: NDArray, x: NDArray) -> NDArray:
     grid = np.arange(-7, 8)
     off_z, off_x = grid[:, None] - z[:, None, None], grid - x[:, None, None]
     psf = np.exp(-(off_z**2) / (2 * SIGMA_Z**2) - off_x**2 / (2 * SIGMA_X**2))
-    return np.stack([psf, psf * off_z / SIGMA_Z**2, psf * off_x / SIGMA_X**2], axis=1).reshape(len(z), 3, -1)
+    return np.stack([psf, psf * off_z / SIGMA_Z**2, psf * off_x / SIGMA_X**2], axis=1).reshape(
+        len(z), 3, -1
+    )
 
 
 def fit(pixels: NDArray, truth: NDArray, ratio: float, *, envelope: bool) -> NDArray:
@@ -45,7 +54,10 @@ def fit(pixels: NDArray, truth: NDArray, ratio: float, *, envelope: bool) -> NDA
             slopes = np.stack([scale * by_z, scale * by_x, psf], axis=1)
             t = ratio * scale * psf
             weight = rician_information(t)
-            towards = pixels * special.ive(1, ratio * pixels * t) / special.ive(0, ratio * pixels * t) - scale * psf
+            towards = (
+                pixels * special.ive(1, ratio * pixels * t) / special.ive(0, ratio * pixels * t)
+                - scale * psf
+            )
         else:
             slopes = np.stack([scale * by_z, scale * by_x, psf, 1j * psf], axis=1)
             weight, towards = np.ones_like(psf), pixels - scale * psf
@@ -69,12 +81,17 @@ def test_maximum_likelihood_reaches_the_bound(envelope: bool) -> None:
     truth = rng.uniform(-0.5, 0.5, (n, 2))
     ratio = np.sqrt(2) * 10 ** (snr_db / 20)
     pixels = scores(*truth.T)[:, 0] * np.exp(2j * np.pi * rng.random((n, 1)))
-    pixels = pixels + (rng.standard_normal(pixels.shape) + 1j * rng.standard_normal(pixels.shape)) / ratio
+    pixels = (
+        pixels
+        + (rng.standard_normal(pixels.shape) + 1j * rng.standard_normal(pixels.shape)) / ratio
+    )
     if envelope:
         found = fit(np.abs(pixels), truth, ratio, envelope=True)
     else:
         # The phase is not known, but close to what the brightest pixel shows.
-        found = fit(pixels * np.exp(-1j * np.angle(pixels[:, 112:113])), truth, ratio, envelope=False)
+        found = fit(
+            pixels * np.exp(-1j * np.angle(pixels[:, 112:113])), truth, ratio, envelope=False
+        )
     error = np.sqrt(np.mean((found - truth) ** 2, axis=0))
     np.testing.assert_allclose(error, crb_px(SMOOTH, snr_db=snr_db, envelope=envelope), rtol=0.08)
 
@@ -91,13 +108,19 @@ def test_envelope_is_near_iq_at_high_ratios_and_far_above_at_low_ones() -> None:
 @settings(max_examples=20, deadline=None)
 @given(row=st.integers(0, len(SHIPPED) - 1), snr_db=st.floats(-30, 80))
 def test_the_modulus_never_tells_more_than_iq(row: int, snr_db: float) -> None:
-    envelope, iq = (np.array(crb_px(SHIPPED, row, snr_db=snr_db, envelope=e)) for e in (True, False))
+    envelope, iq = (
+        np.array(crb_px(SHIPPED, row, snr_db=snr_db, envelope=e)) for e in (True, False)
+    )
     assert (envelope >= iq * (1 - 1e-9)).all()
 
 
 def test_bound_falls_with_the_ratio_as_its_inverse() -> None:
     at = np.array([40.0, 60.0, 80.0])
-    for settings_ in ({"envelope": True}, {"envelope": False}, {"envelope": False, "noise": "speckle"}):
+    for settings_ in (
+        {"envelope": True},
+        {"envelope": False},
+        {"envelope": False, "noise": "speckle"},
+    ):
         std = np.array(crb_px(SHIPPED, [0, 7], snr_db=at, **settings_))
         np.testing.assert_allclose(std * 10 ** (at / 20), std[:, :1] * 100 * np.ones(3), rtol=0.05)
 
@@ -120,7 +143,10 @@ def speckle_correlation(lag_z: NDArray, lag_x: NDArray) -> NDArray:
 
 
 def test_background_of_the_simulator_has_this_correlation() -> None:
-    power = sum(np.abs(np.fft.fft2(speckle((200, 200), rng=np.random.default_rng(seed)))) ** 2 for seed in (0, 1))
+    power = sum(
+        np.abs(np.fft.fft2(speckle((200, 200), rng=np.random.default_rng(seed)))) ** 2
+        for seed in (0, 1)
+    )
     measured = np.fft.ifft2(power / power.mean())[:4, :4]
     np.testing.assert_allclose(measured, speckle_correlation(*np.mgrid[:4, :4]), atol=0.03)
 
@@ -128,7 +154,9 @@ def test_background_of_the_simulator_has_this_correlation() -> None:
 def test_speckle_bound_equals_the_one_from_the_whole_covariance_matrix() -> None:
     sigma_z, sigma_x = 0.6, 1.0
     z, x = (axis.ravel() for axis in np.mgrid[-10:11, -10:11])
-    covariance = 0.9999 * speckle_correlation(z[:, None] - z, x[:, None] - x) + 1e-4 * np.eye(z.size)
+    covariance = 0.9999 * speckle_correlation(z[:, None] - z, x[:, None] - x) + 1e-4 * np.eye(
+        z.size
+    )
     inverse, variances = np.linalg.inv(covariance), []
     for z0, x0 in -np.mgrid[0:8, 0:8].reshape(2, -1).T / 8:
         psf = np.exp(-((z - z0) ** 2) / (2 * sigma_z**2) - (x - x0) ** 2 / (2 * sigma_x**2))
@@ -136,7 +164,9 @@ def test_speckle_bound_equals_the_one_from_the_whole_covariance_matrix() -> None
         variances.append(np.diag(np.linalg.inv(2 * slopes @ inverse @ slopes.T))[:2])
     slow = 0.1 * np.sqrt(np.mean(variances, axis=0))
     bank = linear_array_psf(sigma_z_wavelengths=sigma_z, sigma_x_wavelengths=sigma_x)
-    np.testing.assert_allclose(crb_px(bank, snr_db=20, envelope=False, noise="speckle"), slow, rtol=1e-3)
+    np.testing.assert_allclose(
+        crb_px(bank, snr_db=20, envelope=False, noise="speckle"), slow, rtol=1e-3
+    )
 
 
 def test_smooth_speckle_spoils_less_of_the_place_than_white_noise() -> None:
@@ -155,7 +185,9 @@ def test_phase_within_a_psf_helps_iq_only() -> None:
     better, plain = (crb_px(bank, snr_db=20, envelope=False)[1] for bank in (curved, flat))
     assert better < 0.8 * plain
     turned = PsfBank(flat.table * np.exp(2j), 8, 5, 1.0)
-    np.testing.assert_allclose(crb_px(turned, snr_db=20, envelope=False), crb_px(flat, snr_db=20, envelope=False))
+    np.testing.assert_allclose(
+        crb_px(turned, snr_db=20, envelope=False), crb_px(flat, snr_db=20, envelope=False)
+    )
 
 
 def test_bound_in_pixels_does_not_depend_on_fine_pixels() -> None:

@@ -48,7 +48,10 @@ def flux(maps: np.ndarray, centre: ArrayLike, normal: ArrayLike, reach: float) -
     s = np.arange(-reach, reach, 0.1)
     points = np.array(centre)[:, None] + np.array([-normal[1], normal[0]])[:, None] * s
     return float(
-        sum(n * ndi.map_coordinates(m, points, order=1) for n, m in zip(normal, maps, strict=True)).sum() * 0.1
+        sum(
+            n * ndi.map_coordinates(m, points, order=1) for n, m in zip(normal, maps, strict=True)
+        ).sum()
+        * 0.1
     )
 
 
@@ -79,9 +82,13 @@ def blobs(draw: st.DrawFn) -> np.ndarray:
 
 @settings(max_examples=40, deadline=None)
 @given(blobs(), st.booleans(), st.floats(0.1, 50))
-def test_any_mask_gets_finite_flow_inside_and_none_outside(mask: np.ndarray, veins: bool, speed: float) -> None:
+def test_any_mask_gets_finite_flow_inside_and_none_outside(
+    mask: np.ndarray, veins: bool, speed: float
+) -> None:
     rng = np.random.default_rng(0) if veins else None
-    maps = displacement_maps(mask, px_mm=0.1, frame_rate_hz=1000, max_speed_mm_s=speed, min_area_px=1, rng=rng)
+    maps = displacement_maps(
+        mask, px_mm=0.1, frame_rate_hz=1000, max_speed_mm_s=speed, min_area_px=1, rng=rng
+    )
     assert maps.dtype == np.float32
     assert maps.shape == (2, *mask.shape)
     assert np.isfinite(maps).all()
@@ -100,7 +107,9 @@ def test_steps_scale_with_speed_pitch_and_frame_rate() -> None:
 def test_as_much_flows_through_every_section_of_a_bend() -> None:
     maps = displacement_maps(quarter_ring(), **UNIT)
     angles = np.radians(np.arange(5, 86, 5))
-    through = [flux(maps, (60 * np.sin(a), 60 * np.cos(a)), (np.cos(a), -np.sin(a)), 12) for a in angles]
+    through = [
+        flux(maps, (60 * np.sin(a), 60 * np.cos(a)), (np.cos(a), -np.sin(a)), 12) for a in angles
+    ]
     # Plane Poiseuille flow: 2/3 of the top speed over a width of 13 px. The staircase of the wall costs a little.
     assert np.abs(through) == pytest.approx(np.mean(np.abs(through)), rel=0.08)
     assert np.mean(np.abs(through)) == pytest.approx(2 / 3 * 13, rel=0.08)
@@ -110,9 +119,15 @@ def test_as_much_flows_through_every_section_of_a_bend() -> None:
 def test_flow_divides_at_a_fork_and_murrays_branches_carry_it_all() -> None:
     radius, child_radius = 10.0, 10.0 / 2 ** (1 / 3)
     maps = displacement_maps(fork(radius, child_radius), **UNIT)
-    trunk = [flux(maps, np.subtract(NODE, np.multiply(TRUNK, share)), TRUNK, 14) for share in (0.3, 0.4, 0.5)]
+    trunk = [
+        flux(maps, np.subtract(NODE, np.multiply(TRUNK, share)), TRUNK, 14)
+        for share in (0.3, 0.4, 0.5)
+    ]
     branches = np.array(
-        [[flux(maps, np.add(NODE, np.multiply(way, s)), way, 12) for way in BRANCHES] for s in (0.4, 0.5, 0.6)]
+        [
+            [flux(maps, np.add(NODE, np.multiply(way, s)), way, 12) for way in BRANCHES]
+            for s in (0.4, 0.5, 0.6)
+        ]
     )
     assert min(trunk) > 0  # the wide end at the border is the inlet, and nothing flows back
     assert branches.min() > 0
@@ -139,7 +154,9 @@ def test_bubbles_stay_in_a_bend_and_keep_their_density() -> None:
     rng = np.random.default_rng(1)
     maps = displacement_maps(mask, **{**UNIT, "max_speed_mm_s": 0.5})
     pixels = np.argwhere(mask)
-    start = at = pixels[rng.integers(len(pixels), size=40_000)] + rng.uniform(-0.5, 0.5, (40_000, 2))
+    start = at = pixels[rng.integers(len(pixels), size=40_000)] + rng.uniform(
+        -0.5, 0.5, (40_000, 2)
+    )
     for _ in range(60):
         at = advect(maps, at)
     distance, angle = np.hypot(*at.T), np.degrees(np.arctan2(at[:, 0], at[:, 1]))
@@ -180,7 +197,9 @@ def tubes() -> np.ndarray:
 
 def test_the_generator_turns_whole_pieces_round(tubes: np.ndarray) -> None:
     plain = displacement_maps(tubes, **UNIT)
-    mixed, again, other = (displacement_maps(tubes, **UNIT, rng=np.random.default_rng(seed)) for seed in (1, 1, 2))
+    mixed, again, other = (
+        displacement_maps(tubes, **UNIT, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
     assert np.array_equal(mixed, again)
     assert not np.array_equal(mixed, other)
     turned = [np.sign(mixed[1, row + 2] * plain[1, row + 2]) for row in range(4, 120, 12)]
@@ -214,7 +233,9 @@ def test_measured_direction_and_speed_overrule_the_shape(tubes: np.ndarray) -> N
     upright = tubes.T
     down = np.where(np.arange(120) // 12 % 2 == 0, 1.0, -1.0) * np.ones((60, 1))
     share = np.full(upright.shape, 0.25)
-    maps = displacement_maps(upright, **UNIT, downward=down, speed_share=share, rng=np.random.default_rng(0))
+    maps = displacement_maps(
+        upright, **UNIT, downward=down, speed_share=share, rng=np.random.default_rng(0)
+    )
     assert (np.sign(maps[0]) == down)[upright].all()
     assert np.hypot(*maps)[upright] == pytest.approx(0.25)
     undecided = displacement_maps(upright, **UNIT, downward=np.zeros(upright.shape))
@@ -226,13 +247,19 @@ def test_bubbles_end_where_measured_directions_meet(sign: int) -> None:
     mask = np.zeros((60, 40), dtype=bool)
     mask[:, 10:19] = True
     down = sign * np.where(np.arange(60) < 30, 1.0, -1.0)[:, None] * np.ones(40)
-    maps = displacement_maps(mask, **{**UNIT, "max_speed_mm_s": 0.3}, downward=down, speed_share=np.ones(mask.shape))
+    maps = displacement_maps(
+        mask, **{**UNIT, "max_speed_mm_s": 0.3}, downward=down, speed_share=np.ones(mask.shape)
+    )
     moves = np.hypot(*maps) > 0
     assert (moves == (mask & ~np.isin(np.arange(60), (29, 30))[:, None])).all()
     assert (np.sign(maps[0]) == down)[moves].all()
-    table = flow.advect(mask, maps, n_frames=500, n_bubbles=30, mean_life=1e9, rng=np.random.default_rng(0))
+    table = flow.advect(
+        mask, maps, n_frames=500, n_bubbles=30, mean_life=1e9, rng=np.random.default_rng(0)
+    )
     steps = table.sort_values(["bubble", "frame"]).groupby("bubble")[["z", "x"]].diff().dropna()
-    assert np.hypot(steps.z, steps.x).min() > 0.07, "half a step at a wall, a quarter in a corner; none stands still"
+    assert np.hypot(steps.z, steps.x).min() > 0.07, (
+        "half a step at a wall, a quarter in a corner; none stands still"
+    )
     assert table.groupby("bubble").size().max() < 30 / 0.15, "all reach the end"
     rows, _ = np.histogram(table.z, [2, 9, 16, 23] if sign > 0 else [5, 12, 19, 26])
     assert rows.max() < 8 * rows.min(), "they do not pile up"
@@ -264,17 +291,34 @@ HOLES = np.where(GOOD, np.nan, 0.0)
         (GOOD * 255, {}, ValueError, "write e.g. mask > 0"),
         (HOLES, {}, ValueError, "True and False"),
         (GOOD.astype(str), {}, TypeError, "not <U5"),
-        (GOOD, {"min_area_px": 101}, ValueError, "no piece of the mask has 101 px or more: lower min_area_px"),
+        (
+            GOOD,
+            {"min_area_px": 101},
+            ValueError,
+            "no piece of the mask has 101 px or more: lower min_area_px",
+        ),
         (GOOD, {"min_area_px": 0}, ValueError, "min_area_px must be a number above 0"),
         (GOOD, {"px_mm": 0}, ValueError, "px_mm must be a number above 0, not 0"),
         (GOOD, {"frame_rate_hz": -1.0}, ValueError, "frame_rate_hz"),
         (GOOD, {"max_speed_mm_s": np.inf}, ValueError, "max_speed_mm_s"),
         (GOOD, {"rng": 3}, TypeError, "rng must be a numpy"),
-        (GOOD, {"downward": np.ones(20)}, ValueError, r"downward must have the mask's shape \(20, 20\)"),
+        (
+            GOOD,
+            {"downward": np.ones(20)},
+            ValueError,
+            r"downward must have the mask's shape \(20, 20\)",
+        ),
         (GOOD, {"downward": HOLES}, ValueError, "downward must hold finite numbers"),
-        (GOOD, {"speed_share": GOOD * 2.0}, ValueError, "speed_share must hold finite numbers from 0 to 1"),
+        (
+            GOOD,
+            {"speed_share": GOOD * 2.0},
+            ValueError,
+            "speed_share must hold finite numbers from 0 to 1",
+        ),
     ],
 )
-def test_bad_input_gets_one_clear_error(mask: np.ndarray, change: dict, error: type[Exception], match: str) -> None:
+def test_bad_input_gets_one_clear_error(
+    mask: np.ndarray, change: dict, error: type[Exception], match: str
+) -> None:
     with pytest.raises(error, match=match):
         displacement_maps(mask, **{**UNIT, **change})

@@ -14,13 +14,22 @@ from ulmpaper.core.filters import butter_bandpass, svd_filter
 from ulmpaper.core.localize import locate
 from ulmpaper.core.records import bubble_table
 from ulmpaper.simulator import imaging
-from ulmpaper.simulator.imaging import cut_speckle, literal_rf, pala_noise, speckle, synthesize, tissue_clutter
+from ulmpaper.simulator.imaging import (
+    cut_speckle,
+    literal_rf,
+    pala_noise,
+    speckle,
+    synthesize,
+    tissue_clutter,
+)
 from ulmpaper.simulator.psf import PsfBank, gaussian_bank, linear_array_psf
 
 SHAPE = (40, 50)
 
 
-def crowd(rng: np.random.Generator, n_psf: int, n_frames: int = 6, n_bubbles: int = 12) -> pd.DataFrame:
+def crowd(
+    rng: np.random.Generator, n_psf: int, n_frames: int = 6, n_bubbles: int = 12
+) -> pd.DataFrame:
     """Bubbles that overlap, some of them outside the picture."""
     n = n_frames * n_bubbles
     z, x = rng.uniform(-7, 47, n), rng.uniform(-7, 57, n)
@@ -37,7 +46,10 @@ def slow_iq(bubbles: pd.DataFrame, bank: PsfBank, n_frames: int) -> np.ndarray:
     iq = np.zeros((n_frames, *SHAPE), dtype=complex)
     z, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     for bubble in bubbles.itertuples():
-        places = [bank.oversample * (z - bubble.z + bank.half_px), bank.oversample * (x - bubble.x + bank.half_px)]
+        places = [
+            bank.oversample * (z - bubble.z + bank.half_px),
+            bank.oversample * (x - bubble.x + bank.half_px),
+        ]
         psf = ndimage.map_coordinates(bank.table[bubble.psf], places, order=1, mode="grid-constant")
         turn = bubble.phase - 4 * np.pi * bank.px_wavelengths * bubble.z
         iq[bubble.frame] += bubble.score * psf * np.exp(1j * turn)
@@ -46,7 +58,9 @@ def slow_iq(bubbles: pd.DataFrame, bank: PsfBank, n_frames: int) -> np.ndarray:
 
 @pytest.mark.parametrize("px_wavelengths", [1.0, 0.5])
 @pytest.mark.parametrize("curvature_rad", [0.0, 1.0])
-def test_equals_the_formula(curvature_rad: float, px_wavelengths: float, rng: np.random.Generator) -> None:
+def test_equals_the_formula(
+    curvature_rad: float, px_wavelengths: float, rng: np.random.Generator
+) -> None:
     bank = gaussian_bank(5, rng=rng, curvature_rad=curvature_rad, px_wavelengths=px_wavelengths)
     bubbles = crowd(rng, 5)
     iq = synthesize(bubbles, bank, SHAPE, n_frames=6, iq=True)
@@ -68,7 +82,13 @@ def test_equals_the_literal_way_of_the_paper(rng: np.random.Generator) -> None:
 
 def test_literal_way_holds_for_other_pixels_and_phases(rng: np.random.Generator) -> None:
     bank = gaussian_bank(
-        5, rng=rng, fwhm_z_px=(2.4, 3), fwhm_x_px=(4, 5), half_px=7, curvature_rad=0.5, px_wavelengths=0.5
+        5,
+        rng=rng,
+        fwhm_z_px=(2.4, 3),
+        fwhm_x_px=(4, 5),
+        half_px=7,
+        curvature_rad=0.5,
+        px_wavelengths=0.5,
     )
     bubbles = crowd(rng, 5)
     fast = synthesize(bubbles, bank, SHAPE, n_frames=6).numpy()
@@ -110,7 +130,9 @@ def test_iq_adds_up_and_scales(rng: np.random.Generator) -> None:
 
 
 def test_amplitudes_of_neighbours_interfere() -> None:
-    pair = bubble_table([0, 0], [20.0, 20.0], [20.0, 20.0], [1.0, 1.0]).assign(psf=0, phase=[0.0, np.pi])
+    pair = bubble_table([0, 0], [20.0, 20.0], [20.0, 20.0], [1.0, 1.0]).assign(
+        psf=0, phase=[0.0, np.pi]
+    )
     assert float(synthesize(pair, linear_array_psf(), SHAPE, n_frames=1).max()) < 1e-6
     # A quarter of a wavelength in depth is half a period of the echo.
     pair = pair.assign(phase=0.0, z=[20.0, 20.25])
@@ -120,16 +142,26 @@ def test_amplitudes_of_neighbours_interfere() -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 9), st.sampled_from([1, 2]), st.booleans())
-def test_batches_and_threads_do_not_show(seed: int, batch_frames: int, n_threads: int, iq: bool) -> None:
+def test_batches_and_threads_do_not_show(
+    seed: int, batch_frames: int, n_threads: int, iq: bool
+) -> None:
     rng = np.random.default_rng(seed)
-    bank, bubbles, speckle = gaussian_bank(3, rng=rng), crowd(rng, 3), imaging.speckle(SHAPE, rng=rng)
+    bank, bubbles, speckle = (
+        gaussian_bank(3, rng=rng),
+        crowd(rng, 3),
+        imaging.speckle(SHAPE, rng=rng),
+    )
     draw = {"n_frames": 6, "background": speckle, "iq": iq}
     expected = synthesize(bubbles, bank, SHAPE, **draw)
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
         again = synthesize(
-            bubbles.sample(frac=1, random_state=1).sort_index(), bank, SHAPE, batch_frames=batch_frames, **draw
+            bubbles.sample(frac=1, random_state=1).sort_index(),
+            bank,
+            SHAPE,
+            batch_frames=batch_frames,
+            **draw,
         )
     finally:
         torch.set_num_threads(before)
@@ -144,7 +176,9 @@ def test_order_of_frames_in_the_table_does_not_matter(rng: np.random.Generator) 
 
 
 def test_bubbles_far_outside_leave_no_trace() -> None:
-    far = bubble_table([0] * 4, [-40, 20, 90, 1e6], [20, -40, 20, 20], [1] * 4).assign(psf=0, phase=0.0)
+    far = bubble_table([0] * 4, [-40, 20, 90, 1e6], [20, -40, 20, 20], [1] * 4).assign(
+        psf=0, phase=0.0
+    )
     assert float(synthesize(far, linear_array_psf(), SHAPE, n_frames=1).max()) == 0
     assert literal_rf(far, linear_array_psf(), SHAPE, n_frames=1).max() == 0
 
@@ -153,7 +187,9 @@ def test_no_bubbles_leave_the_background(rng: np.random.Generator) -> None:
     nothing = crowd(rng, 1, n_bubbles=0)
     still, moving = speckle(SHAPE, rng=rng), rng.standard_normal((3, *SHAPE)) * (1 + 2j)
     for behind in (still, moving):
-        frames = synthesize(nothing, linear_array_psf(), SHAPE, n_frames=3, background=behind).numpy()
+        frames = synthesize(
+            nothing, linear_array_psf(), SHAPE, n_frames=3, background=behind
+        ).numpy()
         np.testing.assert_allclose(frames, np.broadcast_to(np.abs(behind), frames.shape), rtol=1e-5)
     assert float(synthesize(nothing, linear_array_psf(), SHAPE, n_frames=3).abs().max()) == 0
 
@@ -180,11 +216,17 @@ def test_background_of_a_seed_is_always_the_same() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bubbles": crowd(np.random.default_rng(0), 3)}, "goes up to frame 5, but with n_frames 3 the last is 2"),
+        (
+            {"bubbles": crowd(np.random.default_rng(0), 3)},
+            "goes up to frame 5, but with n_frames 3 the last is 2",
+        ),
         ({"bubbles": one(5, 5).assign(psf=7)}, "ask for PSFs 7 to 7, but the bank holds 1"),
         ({"bubbles": one(5, 5).drop(columns="phase")}, r"lacks the column\(s\) phase"),
         ({"bubbles": one(np.nan, 5)}, "NaN"),
-        ({"background": np.zeros((3, 3))}, r"background must have the shape \(40, 50\) or \(3, 40, 50\)"),
+        (
+            {"background": np.zeros((3, 3))},
+            r"background must have the shape \(40, 50\) or \(3, 40, 50\)",
+        ),
         ({"background": np.zeros((2, 40, 50))}, "background must have the shape"),
         ({"background": np.full((40, 50), np.nan)}, "background hold NaN"),
         ({"n_frames": 0}, "n_frames must be a number above 0"),
@@ -193,7 +235,13 @@ def test_background_of_a_seed_is_always_the_same() -> None:
     ],
 )
 def test_bad_input_is_refused(changes: dict, message: str) -> None:
-    arguments = {"bubbles": one(5, 5), "bank": linear_array_psf(), "shape_px": SHAPE, "n_frames": 3, **changes}
+    arguments = {
+        "bubbles": one(5, 5),
+        "bank": linear_array_psf(),
+        "shape_px": SHAPE,
+        "n_frames": 3,
+        **changes,
+    }
     with pytest.raises(ValueError, match=message):
         synthesize(**arguments)
 
@@ -207,7 +255,10 @@ def test_absent_cuda_says_so() -> None:
 @pytest.mark.gpu
 def test_cuda_draws_the_same(rng: np.random.Generator) -> None:
     bank, bubbles = gaussian_bank(5, rng=rng, curvature_rad=0.5), crowd(rng, 5)
-    here, there = (synthesize(bubbles, bank, SHAPE, n_frames=6, device=device).cpu() for device in ("cpu", "cuda"))
+    here, there = (
+        synthesize(bubbles, bank, SHAPE, n_frames=6, device=device).cpu()
+        for device in ("cpu", "cuda")
+    )
     assert float((here - there).abs().max()) < 1e-5
 
 
@@ -227,7 +278,9 @@ def test_pala_noise_has_its_level(clutter_db: float, top: float, seed: int) -> N
     blur = np.sqrt((ndimage.gaussian_filter(impulse, 1.5, radius=3) ** 2).sum())
     # Before the blur, the standard deviation is 0.355 M 10^((c + 10) / 20); edges have a little more after it.
     inside = added[:, 4:-4, 4:-4]
-    assert inside.std() / blur == pytest.approx(0.3552 * top * 10 ** ((clutter_db + 10) / 20), rel=0.06)
+    assert inside.std() / blur == pytest.approx(
+        0.3552 * top * 10 ** ((clutter_db + 10) / 20), rel=0.06
+    )
     assert inside.mean() == pytest.approx(top * 10 ** (clutter_db / 20), rel=0.15)
 
 
@@ -256,7 +309,9 @@ def bubbles_in_tissue() -> tuple[np.ndarray, np.ndarray]:
     n_frames, z, x = 400, *np.mgrid[:30, :40]
     depth = 8 + 0.04 * np.arange(n_frames)[:, None, None]
     bubble = np.exp(-((z - depth) ** 2) / 1.0 - (x - 20) ** 2 / 1.8 - 4j * np.pi * depth)
-    return bubble + tissue_clutter((30, 40), n_frames, rng=seeded(1), frame_rate_hz=1000.0, level_db=30.0), bubble
+    return bubble + tissue_clutter(
+        (30, 40), n_frames, rng=seeded(1), frame_rate_hz=1000.0, level_db=30.0
+    ), bubble
 
 
 def share_found(frames: np.ndarray, first: int = 0) -> float:
@@ -320,7 +375,15 @@ def test_cut_speckle_keeps_its_strength_and_memory() -> None:
 )
 def test_bad_tissue_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        tissue_clutter(**{"shape_px": (8, 8), "n_frames": 2, "rng": seeded(), "frame_rate_hz": 1000.0, **changes})
+        tissue_clutter(
+            **{
+                "shape_px": (8, 8),
+                "n_frames": 2,
+                "rng": seeded(),
+                "frame_rate_hz": 1000.0,
+                **changes,
+            }
+        )
 
 
 def test_bad_cuts_are_refused() -> None:

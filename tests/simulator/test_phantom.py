@@ -100,7 +100,9 @@ def test_bubbles_stay_evenly_spread(rng: np.random.Generator) -> None:
     straight = next(tube for tube in phantom_geometry() if tube.name == "straight")
     frame, z, x, *_ = tube_flow([straight], n_frames=400, n_bubbles=700, rng=rng)
     index = np.interp(x[frame == 399], straight.x, np.arange(len(straight.x)))
-    offset = (z[frame == 399] - np.interp(index, np.arange(len(straight.z)), straight.z)) / straight.radius[0]
+    offset = (
+        z[frame == 399] - np.interp(index, np.arange(len(straight.z)), straight.z)
+    ) / straight.radius[0]
     for share in (index / index.max(), (offset + 0.9) / 1.8):
         distance = np.abs(np.sort(share) - np.linspace(0, 1, len(share))).max()
         assert distance < 1.63 / np.sqrt(len(share)), "Kolmogorov-Smirnov, 1 %"
@@ -111,20 +113,34 @@ def test_all_tubes_hold_as_many_bubbles_per_length_where_they_end(rng: np.random
     frame, z, x, *_, tube = tube_flow(tubes, n_frames=200, n_bubbles=5000, rng=rng)
     for now in (0, 199):
         there = frame == now
-        ends = [np.hypot(z[there] - t.z[-1], x[there] - t.x[-1])[tube[there] == k] for k, t in enumerate(tubes)]
+        ends = [
+            np.hypot(z[there] - t.z[-1], x[there] - t.x[-1])[tube[there] == k]
+            for k, t in enumerate(tubes)
+        ]
         counts = np.array([(distance < 6).sum() for distance in ends])
         assert counts.mean() > 20
-        assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 38.9, "chi-square, 21 degrees, 1 %"
+        assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 38.9, (
+            "chi-square, 21 degrees, 1 %"
+        )
 
 
 def test_quick_sequences_visit_every_tube() -> None:
     """Points on the axis with a bubble in the tube or within half a pixel."""
     cfg = load_config("quick")
     sizes = {"n_frames": cfg.phantom.n_frames, "n_bubbles": cfg.phantom.n_bubbles}
-    streams = [np.random.default_rng([cfg.seed, number + 1]) for number in range(cfg.phantom.n_sequences)]
-    seen = cKDTree(np.concatenate([phantom_bubbles(**sizes, rng=rng)[["z", "x"]] for rng in streams]))
-    points = [np.stack(PALA_ACQUISITION.to_px(tube.z, tube.x), axis=1) for tube in phantom_geometry()]
-    visited = [seen.query(axis)[0] <= tube.radius + 0.5 for tube, axis in zip(phantom_geometry(), points, strict=True)]
+    streams = [
+        np.random.default_rng([cfg.seed, number + 1]) for number in range(cfg.phantom.n_sequences)
+    ]
+    seen = cKDTree(
+        np.concatenate([phantom_bubbles(**sizes, rng=rng)[["z", "x"]] for rng in streams])
+    )
+    points = [
+        np.stack(PALA_ACQUISITION.to_px(tube.z, tube.x), axis=1) for tube in phantom_geometry()
+    ]
+    visited = [
+        seen.query(axis)[0] <= tube.radius + 0.5
+        for tube, axis in zip(phantom_geometry(), points, strict=True)
+    ]
     assert min(map(np.mean, visited)) > 0.9
     assert np.mean(np.concatenate(visited)) > 0.99
 
@@ -156,7 +172,9 @@ def stems(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.glob("phantom-*/*"))
 
 
-def test_a_block_is_the_same_however_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_is_the_same_however_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = block()
     assert plain.frames.shape == (5, 42, 72)
     assert plain.frames.dtype == np.complex64
@@ -170,7 +188,9 @@ def test_a_block_is_the_same_however_it_is_made(tmp_path: Path, monkeypatch: pyt
     assert not np.array_equal(block(seed=1).frames, plain.frames)
 
 
-def test_the_second_call_computes_nothing(tmp_path: Path, short_chunks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_call_computes_nothing(
+    tmp_path: Path, short_chunks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = block(cache_dir=tmp_path)
     monkeypatch.setattr(array, "_channels", None)
     np.testing.assert_array_equal(block(cache_dir=tmp_path).frames, first.frames)
@@ -213,7 +233,11 @@ def test_other_parameters_have_other_folders(tmp_path: Path) -> None:
     phantom_block(4, n_frames=1, n_bubbles=10, acquisition=COARSE, cache_dir=tmp_path)
     phantom_block(3, n_frames=1, n_bubbles=11, acquisition=COARSE, cache_dir=tmp_path)
     phantom_block(
-        3, n_frames=1, n_bubbles=10, acquisition=dataclasses.replace(COARSE, f_number=1.5), cache_dir=tmp_path
+        3,
+        n_frames=1,
+        n_bubbles=10,
+        acquisition=dataclasses.replace(COARSE, f_number=1.5),
+        cache_dir=tmp_path,
     )
     assert len(list(tmp_path.glob("phantom-*"))) == 5
 
@@ -223,7 +247,9 @@ def pala_block() -> Block:
     """Four frames on PALA's grid, the third with fewer bubbles."""
     made = phantom_block(2, n_frames=4, n_bubbles=6)
     assert made.bubbles is not None
-    fewer = made.bubbles.drop(made.bubbles.index[(made.bubbles.frame == 2)][:2]).reset_index(drop=True)
+    fewer = made.bubbles.drop(made.bubbles.index[(made.bubbles.frame == 2)][:2]).reset_index(
+        drop=True
+    )
     return dataclasses.replace(made, bubbles=fewer)
 
 
@@ -234,7 +260,9 @@ def test_files_are_read_back_as_they_were(tmp_path: Path, pala_block: Block) -> 
     assert read.px_mm == pytest.approx(pala_block.px_mm)
     assert read.frame_rate_hz == pala_block.frame_rate_hz
     columns = ["frame", "z", "x", "score"]
-    expected, found = (b.bubbles[columns].sort_values(columns, ignore_index=True) for b in (pala_block, read))
+    expected, found = (
+        b.bubbles[columns].sort_values(columns, ignore_index=True) for b in (pala_block, read)
+    )
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
@@ -254,12 +282,29 @@ def test_files_hold_what_palas_scripts_read(tmp_path: Path, pala_block: Block) -
     np.testing.assert_allclose(z, first.z + 16)
     np.testing.assert_allclose(reflectivity, first.score)
     assert not y.any()
-    setup = loadmat(tmp_path / "PALA_InSilicoFlow_sequence.mat", struct_as_record=False, squeeze_me=True)
-    assert {"P", "PData", "Trans", "Media", "UF", "Resource", "Receive", "filetitle", "TW", "TX"} <= set(setup)
+    setup = loadmat(
+        tmp_path / "PALA_InSilicoFlow_sequence.mat", struct_as_record=False, squeeze_me=True
+    )
+    assert {
+        "P",
+        "PData",
+        "Trans",
+        "Media",
+        "UF",
+        "Resource",
+        "Receive",
+        "filetitle",
+        "TW",
+        "TX",
+    } <= set(setup)
     assert setup["PData"].Origin.tolist() == [-72, 0, 16]
     assert setup["PData"].PDelta.tolist() == [1, 0, 1]
     assert setup["PData"].Size.tolist() == [84, 143, 1]
-    assert (setup["P"].BlocSize * setup["P"].numBloc, setup["P"].numTx, setup["P"].Nrepeat) == (4, 3, 2)
+    assert (setup["P"].BlocSize * setup["P"].numBloc, setup["P"].numTx, setup["P"].Nrepeat) == (
+        4,
+        3,
+        2,
+    )
     assert setup["Trans"].frequency == 15.625
     assert [round(float(np.rad2deg(tx.Steer[0]))) for tx in setup["TX"]] == [-5, 0, 5]
 
@@ -283,7 +328,9 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the block has none"):
         write_pala(Block(frames), tmp_path, 1)
     truth = bubble_table([0], [4], [5], [1])
-    with pytest.raises(ValueError, match=r"frames of \(84, 142\) px do not lie on the grid of \(84, 143\) px"):
+    with pytest.raises(
+        ValueError, match=r"frames of \(84, 142\) px do not lie on the grid of \(84, 143\) px"
+    ):
         write_pala(Block(frames[:, :, 1:], truth), tmp_path, 1)
 
 
@@ -292,7 +339,9 @@ def test_isolated_bubbles_are_localized(tmp_path: Path) -> None:
     """On a grid of one wavelength the parabola scatters, but on average it is right."""
     made = phantom_block(1, n_frames=100, n_bubbles=12, n_jobs=2, cache_dir=tmp_path)
     assert made.bubbles is not None
-    np.testing.assert_array_equal(phantom_block(1, n_frames=2, n_bubbles=12).frames, made.frames[:2])
+    np.testing.assert_array_equal(
+        phantom_block(1, n_frames=2, n_bubbles=12).frames, made.frames[:2]
+    )
     found = locate(np.abs(made.frames), method="parabola", n_bubbles=12, min_score=0.15)
     pairs = match_bubbles(found, made.bubbles, max_distance_px=1.0)
     assert len(pairs) > 0.8 * len(made.bubbles)

@@ -10,12 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ulmpaper.simulator.imaging import add_oscillation
-from ulmpaper.simulator.psf import PsfBank, fine_grid, gaussian_bank, linear_array_psf, read_bank, write_bank
+from ulmpaper.simulator.psf import (
+    PsfBank,
+    fine_grid,
+    gaussian_bank,
+    linear_array_psf,
+    read_bank,
+    write_bank,
+)
 from ulmpaper.simulator.psf_from_frames import psf_width
 
 
 @pytest.mark.parametrize("curvature_rad", [0.0, 0.8])
-@pytest.mark.parametrize(("samples_per_px", "fwhm_z_px", "tolerance"), [(2, 1.1, 0.05), (2, 1.5, 0.02), (4, 1.1, 4e-3)])
+@pytest.mark.parametrize(
+    ("samples_per_px", "fwhm_z_px", "tolerance"), [(2, 1.1, 0.05), (2, 1.5, 0.02), (4, 1.1, 4e-3)]
+)
 def test_file_brings_the_bank_back(
     samples_per_px: int,
     fwhm_z_px: float,
@@ -25,7 +34,12 @@ def test_file_brings_the_bank_back(
     tmp_path: Path,
 ) -> None:
     bank = gaussian_bank(
-        20, rng=rng, fwhm_z_px=(fwhm_z_px, 2), tilt=0.1, curvature_rad=curvature_rad, px_wavelengths=0.5
+        20,
+        rng=rng,
+        fwhm_z_px=(fwhm_z_px, 2),
+        tilt=0.1,
+        curvature_rad=curvature_rad,
+        px_wavelengths=0.5,
     )
     path = write_bank(bank, tmp_path / "new folder" / "bank.npz", samples_per_px=samples_per_px)
     again = read_bank(path)
@@ -97,9 +111,13 @@ def test_bad_banks_are_refused(changes: dict, message: str) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.floats(0.9, 2.0), st.floats(1.5, 3.0), st.floats(0, 0.5), st.integers(0, 1000))
-def test_gaussian_bank_has_the_widths_asked_for(width_z: float, width_x: float, skew: float, seed: int) -> None:
+def test_gaussian_bank_has_the_widths_asked_for(
+    width_z: float, width_x: float, skew: float, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
-    bank = gaussian_bank(4, rng=rng, fwhm_z_px=(width_z, width_z), fwhm_x_px=(width_x, width_x), skew=skew, tilt=0.3)
+    bank = gaussian_bank(
+        4, rng=rng, fwhm_z_px=(width_z, width_z), fwhm_x_px=(width_x, width_x), skew=skew, tilt=0.3
+    )
     middle = bank.half_px * bank.oversample
     assert (bank.table.reshape(4, -1).argmax(axis=1) == middle * bank.table.shape[1] + middle).all()
     # A wider half on one side goes with a narrower one on the other; bilinear reading costs the rest.
@@ -130,5 +148,7 @@ def test_oscillation_has_two_periods_in_a_wavelength() -> None:
 
 
 def test_oscillation_needs_a_fine_grid() -> None:
-    with pytest.raises(ValueError, match=r"4 samples per pixel .* are too few.* take an oversample of 8"):
+    with pytest.raises(
+        ValueError, match=r"4 samples per pixel .* are too few.* take an oversample of 8"
+    ):
         add_oscillation(linear_array_psf(oversample=4))

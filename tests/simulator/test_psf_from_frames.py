@@ -16,25 +16,38 @@ from PIL import Image
 from ulmpaper.core.records import bubble_table
 from ulmpaper.simulator.imaging import synthesize
 from ulmpaper.simulator.psf import PsfBank, gaussian_bank, linear_array_psf
-from ulmpaper.simulator.psf_from_frames import bank_from_patches, extract_psfs, isolated_bubbles, psf_width
+from ulmpaper.simulator.psf_from_frames import (
+    bank_from_patches,
+    extract_psfs,
+    isolated_bubbles,
+    psf_width,
+)
 
 SHAPE = (60, 80)
 
 
-def scene(rng: np.random.Generator, bank: PsfBank, n_frames: int = 20) -> tuple[np.ndarray, pd.DataFrame]:
+def scene(
+    rng: np.random.Generator, bank: PsfBank, n_frames: int = 20
+) -> tuple[np.ndarray, pd.DataFrame]:
     """IQ with three bubbles a frame and a little noise, and the truth."""
     n = 3 * n_frames
-    truth = bubble_table(np.repeat(np.arange(n_frames), 3), rng.uniform(5, 54, n), rng.uniform(5, 74, n), np.ones(n))
+    truth = bubble_table(
+        np.repeat(np.arange(n_frames), 3), rng.uniform(5, 54, n), rng.uniform(5, 74, n), np.ones(n)
+    )
     truth = truth.assign(psf=rng.integers(len(bank), size=n), phase=rng.uniform(0, 7, n))
     iq = synthesize(truth, bank, SHAPE, n_frames=n_frames, iq=True).numpy()
-    return iq + 0.01 * (rng.standard_normal((2, *iq.shape)) * [[[[1]]], [[[1j]]]]).sum(axis=0), truth
+    return iq + 0.01 * (rng.standard_normal((2, *iq.shape)) * [[[[1]]], [[[1j]]]]).sum(
+        axis=0
+    ), truth
 
 
 @pytest.fixture(scope="module")
 def wide() -> tuple[np.ndarray, pd.DataFrame, PsfBank]:
     """Bubbles wide enough for their pixels."""
     rng = np.random.default_rng(5)
-    bank = gaussian_bank(1, rng=rng, fwhm_z_px=(2.2, 2.2), fwhm_x_px=(3.2, 3.2), skew=0, tilt=0, curvature_rad=0.5)
+    bank = gaussian_bank(
+        1, rng=rng, fwhm_z_px=(2.2, 2.2), fwhm_x_px=(3.2, 3.2), skew=0, tilt=0, curvature_rad=0.5
+    )
     return *scene(rng, bank), bank
 
 
@@ -58,7 +71,11 @@ def test_phase_does_not_move_the_centres(wide: tuple) -> None:
 def test_cut_psfs_are_those_that_were_drawn(wide: tuple, with_truth: bool) -> None:
     iq, truth, bank = wide
     cut = extract_psfs(
-        np.abs(iq), n_psf=20, rng=np.random.default_rng(0), truth=truth if with_truth else None, source="here"
+        np.abs(iq),
+        n_psf=20,
+        rng=np.random.default_rng(0),
+        truth=truth if with_truth else None,
+        source="here",
     )
     assert (len(cut), cut.table.dtype, cut.source) == (20, np.float32, "here")
     np.testing.assert_allclose(cut.table.max(axis=(1, 2)), 1)
@@ -81,23 +98,29 @@ def test_iq_keeps_the_phase(wide: tuple) -> None:
 
 
 def test_same_seed_same_bank_and_other_seed_other_frames(wide: tuple) -> None:
-    first, again, other = (extract_psfs(wide[0], n_psf=5, rng=np.random.default_rng(k)).table for k in (1, 1, 2))
+    first, again, other = (
+        extract_psfs(wide[0], n_psf=5, rng=np.random.default_rng(k)).table for k in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_truth_leaves_out_hidden_pairs() -> None:
-    pair = bubble_table([0, 0, 1], [20.0, 20.3, 20.0], [30.0, 30.9, 30.0], [1, 1, 1]).assign(psf=0, phase=0.0)
+    pair = bubble_table([0, 0, 1], [20.0, 20.3, 20.0], [30.0, 30.9, 30.0], [1, 1, 1]).assign(
+        psf=0, phase=0.0
+    )
     frames = synthesize(pair, linear_array_psf(), SHAPE, n_frames=2).numpy()
     assert len(isolated_bubbles(frames)) == 2
-    with pytest.raises(ValueError, match="only 1 of 2 PSFs found in 2 frames of 60 x 80 px: give more frames"):
+    with pytest.raises(
+        ValueError, match="only 1 of 2 PSFs found in 2 frames of 60 x 80 px: give more frames"
+    ):
         extract_psfs(frames, n_psf=2, rng=np.random.default_rng(0), truth=pair)
 
 
 def test_peaks_near_others_or_the_edge_or_on_a_bright_rim_are_left_out() -> None:
-    table = bubble_table([0, 1, 1, 2, 3], [20.0, 20, 20, 20, 20], [30.0, 30, 36, 5, 30], [1, 1, 0.5, 1, 1]).assign(
-        psf=0, phase=0.0
-    )
+    table = bubble_table(
+        [0, 1, 1, 2, 3], [20.0, 20, 20, 20, 20], [30.0, 30, 36, 5, 30], [1, 1, 0.5, 1, 1]
+    ).assign(psf=0, phase=0.0)
     frames = synthesize(table, linear_array_psf(), SHAPE, n_frames=4).numpy()
     frames[3] += 1
     assert isolated_bubbles(frames)["frame"].tolist() == [0]
@@ -115,7 +138,9 @@ def test_pixels_of_a_wavelength_make_psfs_too_wide() -> None:
         reach = round(5 / px)
         bank = linear_array_psf(px_wavelengths=px, half_px=reach)
         n = 60
-        truth = bubble_table(np.arange(n), *rng.uniform(20, 21, (2, n)), np.ones(n)).assign(psf=0, phase=0.0)
+        truth = bubble_table(np.arange(n), *rng.uniform(20, 21, (2, n)), np.ones(n)).assign(
+            psf=0, phase=0.0
+        )
         frames = synthesize(truth, bank, (41, 41), n_frames=n).numpy()
         cut = extract_psfs(frames, n_psf=n, half_px=reach, rng=rng, truth=truth, px_wavelengths=px)
         widths[px] = px * psf_width(cut.table, cut.oversample)[:, 0].mean()
@@ -139,7 +164,9 @@ def test_bad_frames_are_refused(rng: np.random.Generator) -> None:
 
 def test_truth_may_be_empty(wide: tuple) -> None:
     with pytest.raises(ValueError, match="only 0 of 3"):
-        extract_psfs(wide[0], n_psf=3, rng=np.random.default_rng(0), truth=bubble_table([], [], [], []))
+        extract_psfs(
+            wide[0], n_psf=3, rng=np.random.default_rng(0), truth=bubble_table([], [], [], [])
+        )
 
 
 def test_patches_are_centred_and_scaled(rng: np.random.Generator) -> None:
@@ -181,9 +208,13 @@ def test_real_patches_make_a_bank(data_mirror: Path) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(1, 3), st.floats(1, 3), st.integers(4, 16), st.floats(0.1, 10))
-def test_width_of_a_gaussian(width_z: float, width_x: float, oversample: int, height: float) -> None:
+def test_width_of_a_gaussian(
+    width_z: float, width_x: float, oversample: int, height: float
+) -> None:
     grid = np.arange(-4 * oversample, 4 * oversample + 1) / oversample
-    table = height * np.exp(-4 * np.log(2) * ((grid[:, None] / width_z) ** 2 + (grid / width_x) ** 2))
+    table = height * np.exp(
+        -4 * np.log(2) * ((grid[:, None] / width_z) ** 2 + (grid / width_x) ** 2)
+    )
     np.testing.assert_allclose(psf_width(table[None], oversample), [[width_z, width_x]], rtol=0.03)
 
 

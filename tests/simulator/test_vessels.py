@@ -30,7 +30,9 @@ def network() -> VesselNetwork:
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(2, 3.5))
 def test_radii_follow_murrays_law_at_every_node(seed: int, exponent: float) -> None:
-    network = grow_network((64, 64), rng=np.random.default_rng(seed), leaf_radius_px=0.7, murray_exponent=exponent)
+    network = grow_network(
+        (64, 64), rng=np.random.default_rng(seed), leaf_radius_px=0.7, murray_exponent=exponent
+    )
     inner = np.unique(network.parent[network.parent >= 0])
     power = network.radius_px**exponent
     children = np.zeros(len(power))
@@ -83,7 +85,9 @@ def test_blood_takes_light_by_its_thickness() -> None:
     rows = [20, 60, 100]
     radius = np.array([1.5, 3.0, 6.0])
     nodes = np.array([[row, x] for row in rows for x in (-20.0, 180.0)])
-    network = VesselNetwork(nodes, np.array([-1, 0, -1, 2, -1, 4]), np.repeat(radius, 2), (120, 160))
+    network = VesselNetwork(
+        nodes, np.array([-1, 0, -1, 2, -1, 4]), np.repeat(radius, 2), (120, 160)
+    )
     picture = photograph(network, rng=np.random.default_rng(0))
     axis = np.array([picture[row].mean() for row in rows])
     tissue = np.array([picture[row + 17].mean() for row in rows])
@@ -101,7 +105,9 @@ def test_picture_is_dark_in_vessels_and_the_same_for_the_same_seed(network: Vess
     assert 0 <= picture.min() < picture.max() <= 1
     lumen = lumen_mask(network)
     assert picture[lumen].mean() < 0.9 * picture[~lumen].mean()
-    first, again, other = (photograph(network, rng=np.random.default_rng(seed)) for seed in (5, 5, 6))
+    first, again, other = (
+        photograph(network, rng=np.random.default_rng(seed)) for seed in (5, 5, 6)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -109,7 +115,11 @@ def test_picture_is_dark_in_vessels_and_the_same_for_the_same_seed(network: Vess
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"shape_px": (63, 100)}, ValueError, "two whole numbers .* of 64 or more, not \\(63, 100\\)"),
+        (
+            {"shape_px": (63, 100)},
+            ValueError,
+            "two whole numbers .* of 64 or more, not \\(63, 100\\)",
+        ),
         ({"shape_px": (64,)}, ValueError, "shape_px"),
         ({"shape_px": (64.0, 64.0)}, ValueError, "shape_px"),
         ({"leaf_radius_px": 0}, ValueError, "leaf_radius_px must be a number above 0"),
@@ -153,7 +163,9 @@ def test_the_lumen_is_found(seed: int) -> None:
 def test_any_scale_and_colour_gives_the_same_mask(kind: str, factor: float, alpha: bool) -> None:
     picture = (photo(1, (96, 96))[0] * 255).astype(np.uint8)
     expected = segment_vessels(picture)
-    noise = np.random.default_rng(0).integers(0, picture.max(), (96, 96, 4 if alpha else 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(
+        0, picture.max(), (96, 96, 4 if alpha else 3), dtype=np.uint8
+    )
     noise[..., 1] = picture
     colour = noise if kind == "uint8" else noise.astype(kind) * factor
     assert (segment_vessels(colour) != expected).mean() < 0.001
@@ -186,7 +198,12 @@ def test_wide_lumens_are_filled_and_specks_dropped() -> None:
         (np.full((20, 20), -1.0), {}, ValueError, "finite brightnesses from 0"),
         (np.full((20, 20), "a"), {}, TypeError, "image must hold numbers"),
         (np.eye(20), {"method": "fragni"}, ValueError, "did you mean 'frangi'"),
-        (np.eye(20), {"percentiles": (90, 80)}, ValueError, "percentiles must be two ascending numbers from 0 to 100"),
+        (
+            np.eye(20),
+            {"percentiles": (90, 80)},
+            ValueError,
+            "percentiles must be two ascending numbers from 0 to 100",
+        ),
         (np.eye(20), {"contrasts": (0.1, 2.0)}, ValueError, "contrasts .* from 0 to 1"),
         (np.eye(20), {"min_area_px": 0}, ValueError, "min_area_px"),
     ],
@@ -200,7 +217,11 @@ def test_bad_photographs_get_one_clear_error(
 
 def jet(share: np.ndarray) -> np.ndarray:
     """The colour map jet, from its corners."""
-    corners = ([0.375, 0.625, 0.875, 1.125], [0.125, 0.375, 0.625, 0.875], [-0.125, 0.125, 0.375, 0.625])
+    corners = (
+        [0.375, 0.625, 0.875, 1.125],
+        [0.125, 0.375, 0.625, 0.875],
+        [-0.125, 0.125, 0.375, 0.625],
+    )
     return np.stack([np.interp(share, at, [0, 1, 1, 0]) for at in corners], axis=-1)
 
 
@@ -253,8 +274,16 @@ def test_density_alone_gets_flow_by_its_shape() -> None:
 @pytest.mark.parametrize(
     ("pictures", "change", "match"),
     [
-        ((np.zeros((20, 20)),), {}, "density_rgb must hold finite brightnesses from 0 and not be black"),
-        ((np.eye(20), np.ones((20, 21, 3))), {}, r"direction_rgb must have the size of density_rgb, \(20, 20\)"),
+        (
+            (np.zeros((20, 20)),),
+            {},
+            "density_rgb must hold finite brightnesses from 0 and not be black",
+        ),
+        (
+            (np.eye(20), np.ones((20, 21, 3))),
+            {},
+            r"direction_rgb must have the size of density_rgb, \(20, 20\)",
+        ),
         ((np.eye(20), None, np.full((20, 20, 3), np.inf)), {}, "speed_rgb must hold finite"),
         ((np.eye(20),), {"shape_px": (4, 4)}, "shape_px must be two whole numbers"),
         ((np.eye(20),), {"px_mm": 0}, "px_mm must be a number above 0"),
@@ -270,7 +299,10 @@ def test_bad_maps_get_one_clear_error(pictures: tuple, change: dict, match: str)
 def rat_brain(data_mirror: Path) -> list[np.ndarray]:
     from PIL import Image
 
-    paths = [data_mirror / f"PALA_InVivoRatBrain_example_{kind}.tif" for kind in ("MatOut", "MatOut_zdir", "VelMorm")]
+    paths = [
+        data_mirror / f"PALA_InVivoRatBrain_example_{kind}.tif"
+        for kind in ("MatOut", "MatOut_zdir", "VelMorm")
+    ]
     if missing := [path.name for path in paths if not path.is_file()]:
         pytest.skip(f"PALA's pictures of the rat brain are not here: {', '.join(missing)}")
     return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
@@ -289,6 +321,8 @@ def test_the_rat_brain_flows_as_it_is_coloured(rat_brain: list[np.ndarray]) -> N
         for n, size in zip((260, 393), (781, 1181), strict=True)
     )
     colour = direction[np.ix_(z, x)].astype(int)
-    clear = mask & (np.abs(maps[0]) > 0.5 * np.hypot(*maps)) & (density[np.ix_(z, x)].max(axis=2) > 60)
+    clear = (
+        mask & (np.abs(maps[0]) > 0.5 * np.hypot(*maps)) & (density[np.ix_(z, x)].max(axis=2) > 60)
+    )
     agrees = np.sign(maps[0]) == np.sign(colour[..., 0] - colour[..., 2])
     assert agrees[clear].mean() > 0.95

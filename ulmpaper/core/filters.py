@@ -157,7 +157,9 @@ def butter_bandpass(
     for pixels in _chunks(series.shape[1], len(series)):
         part = series[:, pixels]
         filtered[:, pixels] = (
-            signal.sosfiltfilt(sos, part, axis=0, padlen=pad) if zero_phase else signal.sosfilt(sos, part, axis=0)
+            signal.sosfiltfilt(sos, part, axis=0, padlen=pad)
+            if zero_phase
+            else signal.sosfilt(sos, part, axis=0)
         )
     return filtered.reshape(frames.shape)
 

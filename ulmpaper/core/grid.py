@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
-def map_shape(shape_px: tuple[int, int], *, upsample: int = 10, pala: bool = False) -> tuple[int, int]:
+def map_shape(
+    shape_px: tuple[int, int], *, upsample: int = 10, pala: bool = False
+) -> tuple[int, int]:
     """Size (z, x) of the maps of frames of `shape_px`.
 
     Examples
@@ -17,7 +19,9 @@ def map_shape(shape_px: tuple[int, int], *, upsample: int = 10, pala: bool = Fal
     return (shape_px[0] * upsample + pala, shape_px[1] * upsample + pala)
 
 
-def map_index(position_px: ArrayLike, *, upsample: int = 10, pala: bool = False) -> NDArray[np.intp]:
+def map_index(
+    position_px: ArrayLike, *, upsample: int = 10, pala: bool = False
+) -> NDArray[np.intp]:
     """Index along one axis of the map pixel that holds each position; positions outside get indices outside.
 
     Examples
@@ -25,7 +29,9 @@ def map_index(position_px: ArrayLike, *, upsample: int = 10, pala: bool = False)
     >>> map_index([-0.5, 0.0, 0.04, 0.1]).tolist(), map_index([-0.5, 0.0, 0.04, 0.1], pala=True).tolist()
     ([0, 5, 5, 6], [4, 9, 9, 10])
     """
-    if pala:  # 1-based pixels, rounded half up; PALA's positions are single precision from the start
+    if (
+        pala
+    ):  # 1-based pixels, rounded half up; PALA's positions are single precision from the start
         position = np.asarray(position_px, dtype=np.float32)
         return np.floor((position + 1) * np.float32(upsample) + np.float32(0.5)).astype(np.intp) - 1
     return np.floor((np.asarray(position_px, dtype=float) + 0.5) * upsample).astype(np.intp)

@@ -6,6 +6,9 @@ default corrects those defects that are no matter of taste.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +22,12 @@ _CHUNK_PIXELS = 400_000
 
 
 def detect_maxima(
-    frames: ArrayLike, n_bubbles: int, *, roi_px: int = 5, min_score: float = 0.0, pala: bool = False
+    frames: ArrayLike,
+    n_bubbles: int,
+    *,
+    roi_px: int = 5,
+    min_score: float = 0.0,
+    pala: bool = False,
 ) -> pd.DataFrame:
     """Find the strongest regional maxima of each frame.
 
@@ -70,26 +78,27 @@ def detect_maxima(
     return bubble_table(*np.concatenate(parts, axis=1))
 
 
-def locate(
+def locate_peaks(
     frames: ArrayLike,
-    *,
-    method: str = "radial",
+    method: str | Callable[[NDArray], tuple[NDArray, NDArray]] = "radial",
     n_bubbles: int = 40,
+    *,
     roi_px: int = 5,
     max_peaks_in_roi: int = 3,
     min_score: float = 0.0,
     pala: bool = False,
 ) -> pd.DataFrame:
-    """Detect bubbles and localize them below the pixel.
+    """Detect bubbles as peaks and localize them below the pixel.
 
     Parameters
     ----------
     frames : array_like (T, Z, X)
         B-mode amplitude, 0 or more.
-    method : str
+    method : str or callable
         ``none`` (the pixel), ``weighted`` (centre of mass), ``radial`` (radial symmetry), ``gaussian`` (least
         squares, width fixed at 1 px), ``parabola`` (of the logarithm, 3 x 3), ``cubic``, ``lanczos`` or ``spline``
-        (maximum of the tenfold enlarged window); see `ulmpaper.core.subpixel`.
+        (maximum of the tenfold enlarged window), see `ulmpaper.core.subpixel`; or a function that takes windows
+        (n, k, k) and returns shifts (dz, dx) from their centres [px].
     n_bubbles, roi_px, min_score, pala
         As in `detect_maxima`.
     max_peaks_in_roi : int
@@ -115,10 +124,14 @@ def locate(
     --------
     >>> z, x = np.mgrid[:15, :15]
     >>> frame = np.exp(-((z - 7.2) ** 2 + (x - 6.6) ** 2) / 2)
-    >>> locate(frame[None], method="parabola", n_bubbles=1).round(3).values.tolist()
+    >>> locate_peaks(frame[None], "parabola", 1).round(3).values.tolist()
     [[0.0, 7.2, 6.6, 0.905]]
     """
-    shift_of = METHODS[check_choice(method, METHODS, "method")]
+    shift_of = (
+        _without_pala(method)
+        if callable(method)
+        else METHODS[check_choice(method, METHODS, "method")]
+    )
     frames = check_amplitude(frames)
     _check_roi(frames.shape, n_bubbles, roi_px)
     half = roi_px // 2
@@ -128,8 +141,12 @@ def locate(
     for start in range(0, len(frames), step):
         chunk = frames[start : start + step]
         t, z, x, score = _strongest(chunk, n_bubbles, half, min_score, pala)
-        windows = chunk[t[:, None, None], (z[:, None] + around)[:, :, None], (x[:, None] + around)[:, None, :]]
-        single = np.bincount(_regional_maxima(windows)[0], minlength=len(windows)) <= max_peaks_in_roi
+        windows = chunk[
+            t[:, None, None], (z[:, None] + around)[:, :, None], (x[:, None] + around)[:, None, :]
+        ]
+        single = (
+            np.bincount(_regional_maxima(windows)[0], minlength=len(windows)) <= max_peaks_in_roi
+        )
         t, z, x, score, windows = (a[single] for a in (t, z, x, score, windows))
         if not len(windows):
             continue
@@ -140,13 +157,22 @@ def locate(
     return bubble_table(*np.concatenate(parts, axis=1))
 
 
+def _without_pala(
+    method: Callable[[NDArray], tuple[NDArray, NDArray]],
+) -> Callable[[NDArray, bool], Any]:
+    """A user's method as one of `METHODS`, which also take whether to repeat PALA's rules."""
+    return lambda windows, _: method(windows)
+
+
 def _check_roi(shape: tuple[int, ...], n_bubbles: int, roi_px: int) -> None:
     if n_bubbles < 1:
         raise ValueError(f"n_bubbles must be 1 or more, not {n_bubbles}")
     if roi_px < 3 or roi_px % 2 == 0:
         raise ValueError(f"roi_px must be odd and 3 or more, not {roi_px}")
     if min(shape[1:]) < roi_px:
-        raise ValueError(f"frames of {shape[1]} x {shape[2]} px are smaller than the window of {roi_px} x {roi_px} px")
+        raise ValueError(
+            f"frames of {shape[1]} x {shape[2]} px are smaller than the window of {roi_px} x {roi_px} px"
+        )
 
 
 def _strongest(
@@ -164,7 +190,13 @@ def _strongest(
     else:
         t, z, x = _regional_maxima(frames, one_per_plateau=True)
     score = frames[t, z, x]
-    inside = (z >= border) & (z < n_z - border) & (x >= border) & (x < n_x - border) & (score > min_score)
+    inside = (
+        (z >= border)
+        & (z < n_z - border)
+        & (x >= border)
+        & (x < n_x - border)
+        & (score > min_score)
+    )
     t, z, x, score = (a[inside] for a in (t, z, x, score))
     by_strength = np.lexsort((-score, t))
     count = np.bincount(t, minlength=len(frames))
@@ -182,7 +214,9 @@ def _strongest(
     return t[order], z[order], x[order], score[order]
 
 
-def _regional_maxima(images: NDArray, *, one_per_plateau: bool = False) -> tuple[NDArray, NDArray, NDArray]:
+def _regional_maxima(
+    images: NDArray, *, one_per_plateau: bool = False
+) -> tuple[NDArray, NDArray, NDArray]:
     """Indices (n, z, x) of the 8-connected regional maxima above zero of a stack of images (n, Z, X).
 
     Of a plateau either every pixel is returned or the one nearest to its centre.
@@ -222,11 +256,15 @@ def _regional_maxima(images: NDArray, *, one_per_plateau: bool = False) -> tuple
         # Two standing maxima that touch are equal, or the lower one would not be a maximum.
         partner = number[neighbours[:, : len(half_round)]]
         first, side = np.nonzero((partner >= 0) & standing[:, None])
-        keep[_off_centre(tied[standing], tied[first], partner[first, side], index[1], index[2])] = False
+        keep[_off_centre(tied[standing], tied[first], partner[first, side], index[1], index[2])] = (
+            False
+        )
     return index[0][keep], index[1][keep], index[2][keep]
 
 
-def _off_centre(members: NDArray, first: NDArray, second: NDArray, z: NDArray, x: NDArray) -> NDArray:
+def _off_centre(
+    members: NDArray, first: NDArray, second: NDArray, z: NDArray, x: NDArray
+) -> NDArray:
     """Those of the `members` of plateaus, linked in pairs `first`-`second`, that are not nearest to the centre."""
     pairs = np.searchsorted(members, first), np.searchsorted(members, second)
     links = sparse.coo_array((np.ones(len(first)), pairs), shape=(len(members), len(members)))

@@ -9,7 +9,9 @@ centre of pixel (0, 0); ``score`` is a probability or the value of the peak.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import inspect
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +21,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 BUBBLE_COLUMNS = ("frame", "z", "x", "score")
+
+
+class UlmWarning(UserWarning):
+    """Results may be worse than they look: frames unlike a training's, a scale that nobody stated."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,27 @@ class Block:
     frame_rate_hz: float | None = None
     source: str = "unknown source"
 
+    def __new__(cls, *args: object, **kwargs: object) -> Block:
+        """Answer a guess: the true bubbles are called `bubbles`."""
+        if "truth" in kwargs:
+            raise TypeError(
+                "the true bubbles of a block are called bubbles: Block(frames, bubbles=table)"
+            )
+        return super().__new__(cls)
+
+    def first(self, n_frames: int) -> Block:
+        """The first `n_frames` frames, with their truth.
+
+        Examples
+        --------
+        >>> Block(np.ones((5, 8, 8)), bubble_table([0, 4], [1, 1], [1, 1], [1, 1])).first(2).bubbles.frame.tolist()
+        [0]
+        """
+        bubbles = self.bubbles
+        if bubbles is not None:
+            bubbles = bubbles[bubbles["frame"] < n_frames].reset_index(drop=True)
+        return dataclasses.replace(self, frames=self.frames[:n_frames], bubbles=bubbles)
+
     @property
     def truth(self) -> pd.DataFrame:
         """The true bubbles.
@@ -55,8 +82,18 @@ class Block:
             They are not known.
         """
         if self.bubbles is None:
-            raise ValueError(f"{self.source} comes without true bubbles: train and score on data that have them")
+            raise ValueError(
+                f"{self.source} comes without true bubbles: train and score on data that have them"
+            )
         return self.bubbles
+
+
+# `__new__` only answers a guess: help shows the parameters.
+Block.__signature__ = inspect.signature(
+    Block.__init__
+).replace(  # type: ignore[attr-defined]
+    parameters=list(inspect.signature(Block.__init__).parameters.values())[1:]
+)
 
 
 def check_choice(value: str, allowed: Iterable[str], what: str) -> str:
@@ -85,11 +122,17 @@ def check_choice(value: str, allowed: Iterable[str], what: str) -> str:
 def check_positive(**values: object) -> None:
     """Raise a ValueError that names the first of `values` that is not a finite number above zero."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float | np.number)
+            or not 0 < value < math.inf
+        ):
             raise ValueError(f"{name} must be a number above 0, not {value!r}")
 
 
-def check_frames(frames: ArrayLike, *, what: str = "frames", allow_complex: bool = False) -> NDArray:
+def check_frames(
+    frames: ArrayLike, *, what: str = "frames", allow_complex: bool = False
+) -> NDArray:
     """Return `frames` as an array (T, Z, X) of finite floats (or complex numbers where they make sense).
 
     float32, float64, complex64 and complex128 come back as they are; other number types as float32.
@@ -130,7 +173,9 @@ def check_frames(frames: ArrayLike, *, what: str = "frames", allow_complex: bool
     return array
 
 
-def check_bubbles(bubbles: pd.DataFrame, *, columns: Iterable[str] = BUBBLE_COLUMNS) -> pd.DataFrame:
+def check_bubbles(
+    bubbles: pd.DataFrame, *, columns: Iterable[str] = BUBBLE_COLUMNS
+) -> pd.DataFrame:
     """Return `bubbles` if it has the columns of a bubble table and finite numbers in them.
 
     Raises
@@ -149,7 +194,9 @@ def check_bubbles(bubbles: pd.DataFrame, *, columns: Iterable[str] = BUBBLE_COLU
         )
     for name in columns:
         if not np.isfinite(bubbles[name].to_numpy(dtype=float)).all():
-            raise ValueError(f"column {name!r} of the bubble table holds NaN or infinite values: drop those rows")
+            raise ValueError(
+                f"column {name!r} of the bubble table holds NaN or infinite values: drop those rows"
+            )
     return bubbles
 
 

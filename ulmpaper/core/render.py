@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ulmpaper.core.grid import map_index, map_shape
 from ulmpaper.core.records import check_bubbles, check_frames, check_positive
+from ulmpaper.core.track import interpolate
 
 PATH_COLUMNS = ("track", "frame", "z", "x", "vz", "vx")
 # Span of the moving average that PALA takes along a path before it maps speeds.
@@ -63,12 +64,16 @@ class Maps:
     (40, 40)
     """
 
-    def __init__(self, shape_px: tuple[int, int], *, upsample: int = 10, pala: bool = False) -> None:
+    def __init__(
+        self, shape_px: tuple[int, int], *, upsample: int = 10, pala: bool = False
+    ) -> None:
         check_positive(upsample=upsample, z=shape_px[0], x=shape_px[1])
         self.shape_px = (int(shape_px[0]), int(shape_px[1]))
         self.upsample, self.pala = upsample, pala
         shape = map_shape(self.shape_px, upsample=upsample, pala=pala)
-        self._sums = {name: np.zeros(shape) for name in ("count", "speed", "mean_speed", "signed_speed")}
+        self._sums = {
+            name: np.zeros(shape) for name in ("count", "speed", "mean_speed", "signed_speed")
+        }
 
     def add(self, sums: MapSums) -> None:
         """Add what `map_sums` made of a block."""
@@ -97,14 +102,19 @@ class Maps:
 
     def as_dict(self) -> dict[str, NDArray[np.float64]]:
         """All maps by name."""
-        return {name: getattr(self, name) for name in ("density", "velocity", "mean_velocity", "direction")}
+        return {
+            name: getattr(self, name)
+            for name in ("density", "velocity", "mean_velocity", "direction")
+        }
 
     def _per_track(self, name: str) -> NDArray[np.float64]:
         count = self._sums["count"]
         return np.divide(self._sums[name], count, out=np.zeros_like(count), where=count > 0)
 
 
-def map_sums(paths: pd.DataFrame, shape_px: tuple[int, int], *, upsample: int = 10, pala: bool = False) -> MapSums:
+def map_sums(
+    paths: pd.DataFrame, shape_px: tuple[int, int], *, upsample: int = 10, pala: bool = False
+) -> MapSums:
     """Reduce interpolated tracks to sums for the map pixels they touch; each track counts once in a pixel.
 
     Parameters
@@ -148,6 +158,59 @@ def map_sums(paths: pd.DataFrame, shape_px: tuple[int, int], *, upsample: int = 
     return MapSums(pixel, *(np.bincount(where, w, len(pixel)).astype(float) for w in weights))
 
 
+def render_maps(
+    tracks: pd.DataFrame,
+    shape_px: tuple[int, int],
+    *,
+    px_mm: float,
+    frame_rate_hz: float,
+    upsample: int = 10,
+    smooth_points: int = 20,
+    max_distance_px: float = 2.0,
+    pala: bool = False,
+) -> Maps:
+    """Smooth, interpolate and render tracks.
+
+    Parameters
+    ----------
+    tracks : DataFrame
+        Track table, as from `ulmpaper.link`.
+    shape_px : (int, int)
+        Size of a frame (z, x) [px].
+    px_mm, frame_rate_hz : float
+        Pixel pitch [mm] and frames per second [Hz].
+    upsample : int
+        Map pixels per pixel.
+    smooth_points, max_distance_px, pala
+        See `ulmpaper.interpolate` and `Maps`.
+
+    Returns
+    -------
+    Maps
+        ``density, velocity, mean_velocity, direction``.
+
+    Examples
+    --------
+    >>> from ulmpaper.core.records import bubble_table
+    >>> tracks = bubble_table([0, 1], [1.0, 1.0], [1.0, 1.5], [1, 1]).assign(track=0)
+    >>> maps = render_maps(tracks, (4, 4), px_mm=0.1, frame_rate_hz=1000)
+    >>> maps.density.sum(), float(maps.velocity.max().round(3))
+    (np.float64(6.0), 50.0)
+    """
+    paths = interpolate(
+        tracks,
+        px_mm=px_mm,
+        frame_rate_hz=frame_rate_hz,
+        max_distance_px=max_distance_px,
+        upsample=upsample,
+        smooth_points=smooth_points,
+        pala=pala,
+    )
+    maps = Maps(shape_px, upsample=upsample, pala=pala)
+    maps.add(map_sums(paths, shape_px, upsample=upsample, pala=pala))
+    return maps
+
+
 def density(
     paths: pd.DataFrame, shape_px: tuple[int, int], *, upsample: int = 10, pala: bool = False
 ) -> NDArray[np.float64]:
@@ -187,7 +250,9 @@ def _group(key: NDArray) -> tuple[NDArray, NDArray]:
     return distinct, number[np.cumsum(new) - 1]
 
 
-def _mean_speed(paths: pd.DataFrame, track: NDArray, speed: NDArray, first: NDArray, pala: bool) -> NDArray:
+def _mean_speed(
+    paths: pd.DataFrame, track: NDArray, speed: NDArray, first: NDArray, pala: bool
+) -> NDArray:
     """Mean speed of each track; the first point repeats the velocity of the second and does not count."""
     n_points = np.bincount(track)
     mean = (np.bincount(track, speed) - speed[first]) / np.maximum(n_points - 1, 1)

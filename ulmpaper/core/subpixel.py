@@ -59,7 +59,10 @@ def radial_symmetry(windows: Windows, pala: bool = False) -> Shifts:
     z, x = along[:, None], along[None, :]
     power = u**2 + w**2
     total = power.sum(axis=(1, 2))
-    centroid_z, centroid_x = (power * z).sum(axis=(1, 2)) / total, (power * x).sum(axis=(1, 2)) / total
+    centroid_z, centroid_x = (
+        (power * z).sum(axis=(1, 2)) / total,
+        (power * x).sum(axis=(1, 2)) / total,
+    )
     distance = np.hypot(z - centroid_z[:, None, None], x - centroid_x[:, None, None])
     weight = power / np.maximum(distance, 1e-9)
     if pala:
@@ -83,7 +86,9 @@ def _meet_by_slopes(g_z: NDArray, g_x: NDArray, weight: NDArray, z: NDArray, x: 
     slope = np.where(infinite, 10 * largest[:, None, None], slope)
     b = z - slope * x
     q = weight / (1 + slope**2)
-    s, s_mm, s_m, s_mb, s_b = (term.sum(axis=(1, 2)) for term in (q, q * slope**2, q * slope, q * slope * b, q * b))
+    s, s_mm, s_m, s_mb, s_b = (
+        term.sum(axis=(1, 2)) for term in (q, q * slope**2, q * slope, q * slope * b, q * b)
+    )
     det = s_m**2 - s_mm * s
     return (s_mb * s_m - s_mm * s_b) / det, (s_mb * s - s_m * s_b) / det
 
@@ -118,11 +123,17 @@ def gaussian_fit(windows: Windows, pala: bool = False) -> Shifts:
             / np.maximum(det, 1e-300)[:, None]
         )
         step *= np.minimum(1, 1 / np.maximum(np.hypot(*step.T), 1e-300))[:, None]
-        trial_cost, trial_gradient, trial_hessian = _gaussian_terms(data[todo], at[todo] + step, along)
+        trial_cost, trial_gradient, trial_hessian = _gaussian_terms(
+            data[todo], at[todo] + step, along
+        )
         better = trial_cost <= cost[todo]
         moved = todo[better]
         at[moved] += step[better]
-        cost[moved], gradient[moved], hessian[moved] = trial_cost[better], trial_gradient[better], trial_hessian[better]
+        cost[moved], gradient[moved], hessian[moved] = (
+            trial_cost[better],
+            trial_gradient[better],
+            trial_hessian[better],
+        )
         damping[todo] = np.where(better, damping[todo] / 5, damping[todo] * 5)
         todo = todo[np.hypot(*step.T) > 1e-4]
         if not len(todo):
@@ -186,7 +197,9 @@ def cubic_peak(windows: Windows, pala: bool = False) -> Shifts:
 
 def lanczos_peak(windows: Windows, pala: bool = False) -> Shifts:
     """Take the maximum of the window enlarged tenfold with the Lanczos-3 kernel."""
-    return _resized_peak(windows, lambda d: np.where(np.abs(d) < 3, np.sinc(d) * np.sinc(d / 3), 0.0), 3)
+    return _resized_peak(
+        windows, lambda d: np.where(np.abs(d) < 3, np.sinc(d) * np.sinc(d / 3), 0.0), 3
+    )
 
 
 def spline_peak(windows: Windows, pala: bool = False) -> Shifts:
@@ -216,7 +229,9 @@ def _resized_peak(windows: Windows, kernel: Callable[[NDArray], NDArray], reach:
     mirrored = np.where(mirrored < size, mirrored, 2 * size - 1 - mirrored)
     enlarge = np.zeros((len(at), size))
     np.add.at(enlarge, (np.arange(len(at))[:, None], mirrored), weights)
-    return _enlarged_peak(windows, enlarge / enlarge.sum(axis=1, keepdims=True), _resized_points(size))
+    return _enlarged_peak(
+        windows, enlarge / enlarge.sum(axis=1, keepdims=True), _resized_points(size)
+    )
 
 
 def _enlarged_peak(windows: Windows, enlarge: NDArray, points: NDArray) -> Shifts:
@@ -227,7 +242,9 @@ def _enlarged_peak(windows: Windows, enlarge: NDArray, points: NDArray) -> Shift
         columns = np.swapaxes(enlarge @ part @ enlarge.T, 1, 2).reshape(len(part), -1)
         # In a symmetric window, mirrored points differ by rounding alone: they count as equal.
         highest = columns.max(axis=1, keepdims=True)
-        best[start : start + len(part)] = (columns >= highest - 1e-12 * np.abs(highest)).argmax(axis=1)
+        best[start : start + len(part)] = (columns >= highest - 1e-12 * np.abs(highest)).argmax(
+            axis=1
+        )
     x, z = np.divmod(best, len(points))
     return points[z], points[x]
 

@@ -55,26 +55,36 @@ def simulate_testcard(
     if n_bubbles < 0 or noise < 0:
         raise ValueError(f"n_bubbles and noise must be 0 or more, not {n_bubbles} and {noise}")
     if min(shape_px) < 2 * _REACH_PX:
-        raise ValueError(f"frames of {shape_px} px are too small for the example: {2 * _REACH_PX} px at least")
+        raise ValueError(
+            f"frames of {shape_px} px are too small for the example: {2 * _REACH_PX} px at least"
+        )
     vessels = [_vessel(shape_px, rng) for _ in range(_N_VESSELS)]
     rows = [_life_story(vessels, n_frames, rng) for _ in range(n_bubbles)]
     table = np.concatenate(rows) if rows else np.empty((0, 6))
     slot = np.repeat(np.arange(n_bubbles), n_frames)
     bubbles = bubble_table(*table[:, :4].T).assign(vessel=table[:, 4].astype(int))
-    _, bubbles["bubble"] = np.unique(np.stack([slot, table[:, 5]], axis=1), axis=0, return_inverse=True)
+    _, bubbles["bubble"] = np.unique(
+        np.stack([slot, table[:, 5]], axis=1), axis=0, return_inverse=True
+    )
     bubbles = bubbles.sort_values(["frame", "bubble"], ignore_index=True)
     clean = _draw(bubbles[["frame", "z", "x", "score"]].to_numpy(), n_frames, shape_px)
     frames = np.abs(clean + noise * rng.standard_normal(clean.shape, dtype=np.float32))
-    return Block(frames, bubbles, px_mm=0.09856, frame_rate_hz=1000.0, source="generated example flow")
+    return Block(
+        frames, bubbles, px_mm=0.09856, frame_rate_hz=1000.0, source="generated example flow"
+    )
 
 
-def _vessel(shape_px: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray, NDArray, float, float]:
+def _vessel(
+    shape_px: tuple[int, int], rng: np.random.Generator
+) -> tuple[NDArray, NDArray, float, float]:
     """Centre line (n, 2) at steps of 0.25 px, its normals, radius and speed of a vessel that crosses the picture."""
     size = np.array(shape_px, dtype=float)
     along = np.arange(0, 2.5 * size.max(), 0.25)
     heading = np.full(len(along), rng.uniform(0, 2 * np.pi))
     for waves in (1, 2, 4):
-        heading += rng.normal(0, 0.9 / waves) * np.sin(2 * np.pi * (waves * along / along[-1] + rng.uniform()))
+        heading += rng.normal(0, 0.9 / waves) * np.sin(
+            2 * np.pi * (waves * along / along[-1] + rng.uniform())
+        )
     tangent = np.stack([np.sin(heading), np.cos(heading)], axis=1)
     line = np.cumsum(tangent * 0.25, axis=0)
     line += rng.uniform(0.3, 0.7, 2) * size - line[len(line) // 2]
@@ -104,13 +114,16 @@ def _life_story(vessels: list, n_frames: int, rng: np.random.Generator) -> NDArr
         # Poiseuille: slower away from the axis.
         step = 4 * speed * (1 - 0.8 * offset**2)
         start = rng.uniform(0, len(line) - 1)
-        n = int(min(n_frames - frame, 1 + (len(line) - 1 - start) // step, rng.geometric(1 / _LIFETIME)))
+        n = int(
+            min(n_frames - frame, 1 + (len(line) - 1 - start) // step, rng.geometric(1 / _LIFETIME))
+        )
         at = start + step * np.arange(n)
         knots = np.arange(len(line))
         place = [np.interp(at, knots, line[:, k] + offset * radius * normal[:, k]) for k in (0, 1)]
         amplitude = np.full(n, rng.uniform(0.5, 1))
         rows[frame : frame + n] = np.stack(
-            [np.arange(frame, frame + n), *place, amplitude, np.full(n, which), np.full(n, life)], axis=1
+            [np.arange(frame, frame + n), *place, amplitude, np.full(n, which), np.full(n, life)],
+            axis=1,
         )
         frame, life = frame + n, life + 1
     return rows
@@ -130,5 +143,7 @@ def _draw(rows: NDArray, n_frames: int, shape_px: tuple[int, int]) -> NDArray[np
         z, x = np.clip(z, 0, n_z - 1), np.clip(x, 0, n_x - 1)
         where = (frame[:, None, None] * n_z + z[:, :, None]) * n_x + x[:, None, :]
         first, last = (int(where.min()), int(where.max()) + 1) if len(part) else (0, 0)
-        image[first:last] += np.bincount((where - first).reshape(-1), value.reshape(-1), last - first)
+        image[first:last] += np.bincount(
+            (where - first).reshape(-1), value.reshape(-1), last - first
+        )
     return image.reshape(n_frames, n_z, n_x).astype(np.float32)

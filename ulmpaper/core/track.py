@@ -113,7 +113,9 @@ def smooth(tracks: pd.DataFrame, points: int = 20) -> pd.DataFrame:
     check_positive(points=points)
     place = np.arange(len(tracks)) - np.repeat(first, size)
     widest = (np.minimum(points, size) - 1) // 2
-    reach = np.minimum(np.minimum(place, np.repeat(size, size) - 1 - place), np.repeat(widest, size))
+    reach = np.minimum(
+        np.minimum(place, np.repeat(size, size) - 1 - place), np.repeat(widest, size)
+    )
     low, high = np.arange(len(tracks)) - reach, np.arange(len(tracks)) + reach + 1
     smoothed = {}
     for axis in ("z", "x"):
@@ -172,10 +174,16 @@ def interpolate(
     >>> len(path), round(float(path.vx.iloc[0]), 6)
     (26, 50.0)
     """
-    check_positive(px_mm=px_mm, frame_rate_hz=frame_rate_hz, max_distance_px=max_distance_px, upsample=upsample)
+    check_positive(
+        px_mm=px_mm, frame_rate_hz=frame_rate_hz, max_distance_px=max_distance_px, upsample=upsample
+    )
     tracks, first, size = _sorted_tracks(smooth(tracks, smooth_points))
     frame = tracks["frame"].to_numpy(dtype=float)
-    since = np.arange(len(tracks)) - np.repeat(first, size) if pala else frame - np.repeat(frame[first], size)
+    since = (
+        np.arange(len(tracks)) - np.repeat(first, size)
+        if pala
+        else frame - np.repeat(frame[first], size)
+    )
     step = 0.8 / (max_distance_px * upsample)
     span = since[first + size - 1]
     n_points = np.floor(span / step * (1 + 1e-12)).astype(np.intp) + 1
@@ -189,14 +197,18 @@ def interpolate(
     path["frame"] = time + np.repeat(frame[first], n_points)
     velocity = {}
     for axis in ("z", "x"):
-        values = np.interp(when, knots, tracks[axis].to_numpy(dtype=float)) if len(when) else np.empty(0)
+        values = (
+            np.interp(when, knots, tracks[axis].to_numpy(dtype=float)) if len(when) else np.empty(0)
+        )
         change = np.diff(values, prepend=values[:1])
         change[start] = np.append(change, 0.0)[np.where(n_points > 1, start + 1, len(change))]
         path[axis], velocity[f"v{axis}"] = values, change / step * px_mm * frame_rate_hz
     return pd.DataFrame({**path, **velocity})
 
 
-def add_velocity(tracks: pd.DataFrame, *, px_mm: float, frame_rate_hz: float, smooth_points: int = 20) -> pd.DataFrame:
+def add_velocity(
+    tracks: pd.DataFrame, *, px_mm: float, frame_rate_hz: float, smooth_points: int = 20
+) -> pd.DataFrame:
     """Add the velocity of each point of each smoothed track as columns ``vz, vx`` [mm/s].
 
     The velocity is that of the step that ends in the point (first point: the step that leaves it), as at the frames
@@ -230,18 +242,28 @@ def _assign(source: NDArray, target: NDArray, max_distance: float) -> tuple[NDAr
     alone = allowed & (allowed.sum(axis=1) == 1)[:, None] & (allowed.sum(axis=0) == 1)[None]
     rows, columns = np.nonzero(alone)
     contested = allowed & ~alone
-    some_rows, some_columns = np.flatnonzero(contested.any(axis=1)), np.flatnonzero(contested.any(axis=0))
+    some_rows, some_columns = (
+        np.flatnonzero(contested.any(axis=1)),
+        np.flatnonzero(contested.any(axis=0)),
+    )
     if len(some_rows):
         inside = np.ix_(some_rows, some_columns)
         # A barred pair costs more than all allowed ones together: the number of links comes first.
-        cost = np.where(contested[inside], squared[inside], squared[inside][contested[inside]].sum() + 1)
+        cost = np.where(
+            contested[inside], squared[inside], squared[inside][contested[inside]].sum() + 1
+        )
         r, c = linear_sum_assignment(cost)
         good = contested[inside][r, c]
-        rows, columns = np.append(rows, some_rows[r[good]]), np.append(columns, some_columns[c[good]])
+        rows, columns = (
+            np.append(rows, some_rows[r[good]]),
+            np.append(columns, some_columns[c[good]]),
+        )
     return rows, columns
 
 
-def _close_gaps(at: NDArray, bounds: dict[int, slice], successor: NDArray, max_distance: float, max_gap: int) -> None:
+def _close_gaps(
+    at: NDArray, bounds: dict[int, slice], successor: NDArray, max_distance: float, max_gap: int
+) -> None:
     """Join loose ends to loose starts, in place: earlier ends first, then shorter gaps, then shorter distances."""
     has_source = np.zeros(len(successor), dtype=bool)
     has_source[successor[successor >= 0]] = True
@@ -249,7 +271,11 @@ def _close_gaps(at: NDArray, bounds: dict[int, slice], successor: NDArray, max_d
         for gap in range(1, max_gap + 1):
             there = bounds.get(f + 1 + gap)
             ends = here.start + np.flatnonzero(successor[here] < 0)
-            starts = np.empty(0, int) if there is None else there.start + np.flatnonzero(~has_source[there])
+            starts = (
+                np.empty(0, int)
+                if there is None
+                else there.start + np.flatnonzero(~has_source[there])
+            )
             if not (len(ends) and len(starts)):
                 continue
             squared = ((at[ends][:, None] - at[starts][None]) ** 2).sum(axis=2)
@@ -265,7 +291,9 @@ def _number_chains(successor: NDArray) -> NDArray[np.int64]:
     n = len(successor)
     linked = np.flatnonzero(successor >= 0)
     graph = sparse.coo_array((np.ones(len(linked)), (linked, successor[linked])), shape=(n, n))
-    _, label = sparse.csgraph.connected_components(graph, directed=False) if n else (0, np.empty(0, int))
+    _, label = (
+        sparse.csgraph.connected_components(graph, directed=False) if n else (0, np.empty(0, int))
+    )
     _, first, chain = np.unique(label, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[chain].astype(np.int64)
 

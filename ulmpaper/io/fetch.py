@@ -69,7 +69,9 @@ def _zenodo(record: int, name: str) -> RemoteFile:
 
 def _pala_map(kind: str, sha256: str) -> RemoteFile:
     name = f"PALA_InVivoRatBrain_example_{kind}.tif"
-    return _github(name, f"AChavignon/PALA/raw/f3e7813767d747139e67a0d3f1a7c60b745a698a/{name}", sha256)
+    return _github(
+        name, f"AChavignon/PALA/raw/f3e7813767d747139e67a0d3f1a7c60b745a698a/{name}", sha256
+    )
 
 
 REGISTRY: dict[str, DataSet] = {
@@ -94,8 +96,12 @@ REGISTRY: dict[str, DataSet] = {
         address="https://github.com/AChavignon/PALA",
         files=(
             _pala_map("MatOut", "30f87172a14cde0363cf9bec219a50f4779fca3edd5c105646e47d0bad1f4a32"),
-            _pala_map("MatOut_zdir", "42128bb20bbfa64ef7100a826b668cecd79bac1b499e44a8968d22592666ecaa"),
-            _pala_map("VelMorm", "55faea654c3291e3c5665e8f43902f8058e3ba303b7ce2026e90ebe10f4aceb0"),
+            _pala_map(
+                "MatOut_zdir", "42128bb20bbfa64ef7100a826b668cecd79bac1b499e44a8968d22592666ecaa"
+            ),
+            _pala_map(
+                "VelMorm", "55faea654c3291e3c5665e8f43902f8058e3ba303b7ce2026e90ebe10f4aceb0"
+            ),
             _pala_map("PowDop", "82a4fd1b535f92ef89025b3620da8c4907ea7ea66eb0d25b8495b08643ae01be"),
         ),
         small=True,
@@ -127,7 +133,10 @@ REGISTRY: dict[str, DataSet] = {
         licence="CC BY 4.0",
         address="https://doi.org/10.5281/zenodo.7883227",
         files=(
-            *(_zenodo(7883227, f"IQ_{first:03d}_to_{first + 24:03d}.zip") for first in range(1, 250, 25)),
+            *(
+                _zenodo(7883227, f"IQ_{first:03d}_to_{first + 24:03d}.zip")
+                for first in range(1, 250, 25)
+            ),
             _zenodo(7883227, "param.mat"),
         ),
         default=("IQ_001_to_025.zip", "param.mat"),
@@ -191,9 +200,13 @@ def registry_table(data_dir: str | Path | None = None) -> pd.DataFrame:
     rows = []
     for name, data in REGISTRY.items():
         n_here = sum((_folder(name, data_dir) / file.name).is_file() for file in data.files)
-        fetched = {0: "no", len(data.files): "yes"}.get(n_here, f"{n_here} of {len(data.files)} files")
+        fetched = {0: "no", len(data.files): "yes"}.get(
+            n_here, f"{n_here} of {len(data.files)} files"
+        )
         rows.append((name, data.what, data.size, data.licence, data.address, data.small, fetched))
-    return pd.DataFrame(rows, columns=["name", "what", "size", "licence", "address", "small", "fetched"])
+    return pd.DataFrame(
+        rows, columns=["name", "what", "size", "licence", "address", "small", "fetched"]
+    )
 
 
 def unpack(path: str | Path) -> Path:
@@ -216,7 +229,9 @@ def unpack(path: str | Path) -> Path:
             archive.extractall(part)
             part.replace(folder)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path} is not a sound zip archive ({error}): delete it and fetch it again") from None
+        raise ValueError(
+            f"{path} is not a sound zip archive ({error}): delete it and fetch it again"
+        ) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
@@ -232,11 +247,19 @@ def _part(target: Path) -> Path:
     return target.with_name(f".{target.name}.{os.getpid()}.part")
 
 
-def _obtain(file: RemoteFile, target: Path, size: str, progress: bool, notify: Callable[[str], None]) -> None:
+def _obtain(
+    file: RemoteFile, target: Path, size: str, progress: bool, notify: Callable[[str], None]
+) -> None:
     """Put a checked copy of `file` at `target`, from the mirror or the network, unless it is there."""
-    note, part, mirrored = target.with_name(f"{target.name}.sha256.json"), _part(target), _mirrored(file.name)
+    note, part, mirrored = (
+        target.with_name(f"{target.name}.sha256.json"),
+        _part(target),
+        _mirrored(file.name),
+    )
     if target.is_file():
-        return _check(file, target, note, "it was damaged or changed: delete it and fetch again", notify)
+        return _check(
+            file, target, note, "it was damaged or changed: delete it and fetch again", notify
+        )
     with _plain_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -247,11 +270,17 @@ def _obtain(file: RemoteFile, target: Path, size: str, progress: bool, notify: C
         else:
             if file.sha256 is None:
                 notify(f"{file.name}: {size}; from {file.url} to {target}")
-            with warnings.catch_warnings(action="ignore"):  # about its progress bar, in notebooks without ipywidgets
+            with warnings.catch_warnings(
+                action="ignore"
+            ):  # about its progress bar, in notebooks without ipywidgets
                 import pooch
             with _plain_errors(target, file.url):
-                pooch.HTTPDownloader(progressbar=progress, chunk_size=1 << 18)(file.url, str(part), None)
-            advice = f"{file.url} has changed or was altered on the way: nothing was kept, try again"
+                pooch.HTTPDownloader(progressbar=progress, chunk_size=1 << 18)(
+                    file.url, str(part), None
+                )
+            advice = (
+                f"{file.url} has changed or was altered on the way: nothing was kept, try again"
+            )
         _check(file, part, note, advice, notify)
         part.replace(target)
     finally:
@@ -261,11 +290,15 @@ def _obtain(file: RemoteFile, target: Path, size: str, progress: bool, notify: C
 def _mirrored(name: str) -> Path | None:
     folder = os.environ.get("ULMPAPER_DATA_MIRROR")
     if folder and not Path(folder).is_dir():
-        raise ValueError(f"ULMPAPER_DATA_MIRROR is {folder!r}, which is not a folder: correct or unset it")
+        raise ValueError(
+            f"ULMPAPER_DATA_MIRROR is {folder!r}, which is not a folder: correct or unset it"
+        )
     return path if folder and (path := Path(folder) / name).is_file() else None
 
 
-def _check(file: RemoteFile, path: Path, note: Path, advice: str, notify: Callable[[str], None]) -> None:
+def _check(
+    file: RemoteFile, path: Path, note: Path, advice: str, notify: Callable[[str], None]
+) -> None:
     """Hold `path` to the checksum of `file`; where none is known, to that in `note`, which is written if missing."""
     with path.open("rb") as content:
         expected, got = file.sha256, hashlib.file_digest(content, "sha256").hexdigest()
@@ -275,12 +308,18 @@ def _check(file: RemoteFile, path: Path, note: Path, advice: str, notify: Callab
             expected = json.loads(note.read_text(encoding="utf-8"))["sha256"]
     elif expected is None:
         with _plain_errors(note):
-            _part(note).write_text(json.dumps({"sha256": got, "url": file.url}, indent=1), encoding="utf-8")
+            _part(note).write_text(
+                json.dumps({"sha256": got, "url": file.url}, indent=1), encoding="utf-8"
+            )
             _part(note).replace(note)
-        notify(f"{file.name}: its sha256 is {got}, kept in {note}; the file is held to it from now on")
+        notify(
+            f"{file.name}: its sha256 is {got}, kept in {note}; the file is held to it from now on"
+        )
         expected = got
     if got != expected:
-        raise ValueError(f"{file.name} has the wrong checksum: expected {expected}, got {got}; {advice}")
+        raise ValueError(
+            f"{file.name} has the wrong checksum: expected {expected}, got {got}; {advice}"
+        )
 
 
 @contextlib.contextmanager
@@ -290,7 +329,9 @@ def _plain_errors(target: Path, url: str | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         if url is None or error.errno is not None:  # errors of the connection carry no number
-            raise OSError(f"cannot write {target} ({error}): make room or set ULMPAPER_DATA_DIR") from None
+            raise OSError(
+                f"cannot write {target} ({error}): make room or set ULMPAPER_DATA_DIR"
+            ) from None
         status = getattr(getattr(error, "response", None), "status_code", None)
         reason = f"the server answers {status}" if status else type(error).__name__
         raise ConnectionError(

@@ -55,7 +55,9 @@ def write_atomic(path: Path, content: bytes) -> None:
         part.write_bytes(content)
         part.replace(path)
     except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror}): make room, or choose another folder") from error
+        raise OSError(
+            f"cannot write {path} ({error.strerror}): make room, or choose another folder"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -105,7 +107,9 @@ class SafeHDF5(h5py.File):
         """
         error = self._disk.error
         if error is not None:
-            raise OSError(f"cannot write {self._disk.name!s} ({error.strerror}): make room and start again") from error
+            raise OSError(
+                f"cannot write {self._disk.name!s} ({error.strerror}): make room and start again"
+            ) from error
 
 
 class _Disk(io.FileIO):
@@ -138,10 +142,14 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the libraries raise a dozen types on damaged files
-        if isinstance(error, MemoryError) or getattr(error, "errno", None):  # of the machine, not of the file
+        if isinstance(error, MemoryError) or getattr(
+            error, "errno", None
+        ):  # of the machine, not of the file
             raise
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"cannot read {path}, it is damaged or not what its name says ({reason})") from error
+        raise ValueError(
+            f"cannot read {path}, it is damaged or not what its name says ({reason})"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -152,4 +160,6 @@ def writable(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # said in plain words already
             raise
-        raise OSError(f"cannot write to {folder} ({error.strerror}): choose another folder") from error
+        raise OSError(
+            f"cannot write to {folder} ({error.strerror}): choose another folder"
+        ) from error

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,11 @@ from ulmpaper.io.files import readable, writable
 from ulmpaper.io.store import _FORMAT, BlockStore
 
 _SUFFIXES = (".mat", ".h5", ".hdf5", ".npy")
-_MATLAB_NUMBERS = {"double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+_MATLAB_NUMBERS = {
+    "double",
+    "single",
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+}
 
 
 class ArrayInfo(NamedTuple):
@@ -45,18 +50,28 @@ def list_arrays(path: Path) -> tuple[str, dict[str, ArrayInfo]]:
         Another kind of file, or a damaged one; no such file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is a folder, give a file" if path.is_dir() else f"there is no file {path}")
+        raise FileNotFoundError(
+            f"{path} is a folder, give a file" if path.is_dir() else f"there is no file {path}"
+        )
     suffix = check_choice(path.suffix.lower(), _SUFFIXES, f"kind of file ({path.name})")
     with readable(path):
         if suffix == ".npy":
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-            return "NumPy", {"array": ArrayInfo(array.shape, "tzx")} if array.dtype.kind in "iufc" else {}
+            return "NumPy", {
+                "array": ArrayInfo(array.shape, "tzx")
+            } if array.dtype.kind in "iufc" else {}
         if not h5py.is_hdf5(path):
-            return "MAT v5", {n: ArrayInfo(shape, "zxt") for n, shape, kind in whosmat(path) if kind in _MATLAB_NUMBERS}
+            return "MAT v5", {
+                n: ArrayInfo(shape, "zxt")
+                for n, shape, kind in whosmat(path)
+                if kind in _MATLAB_NUMBERS
+            }
         with h5py.File(path) as file:
             if file.attrs.get("format") == _FORMAT:
                 size = file["frames"].shape[1:] if "frames" in file else (0, 0)
-                return "BlockStore", {"frames": ArrayInfo((int(file.attrs["complete"]), *size), "tzx")}
+                return "BlockStore", {
+                    "frames": ArrayInfo((int(file.attrs["complete"]), *size), "tzx")
+                }
             arrays = _hdf5_arrays(file, suffix == ".mat")
     return "MAT v7.3" if any(info.axes == "txz" for info in arrays.values()) else "HDF5", arrays
 
@@ -65,11 +80,15 @@ def _hdf5_arrays(file: h5py.File, matlab: bool) -> dict[str, ArrayInfo]:
     arrays = {}
 
     def visit(name: str, item: Any) -> None:
-        numeric = isinstance(item, h5py.Dataset) and (item.dtype.kind in "iufc" or item.dtype.names == ("real", "imag"))
+        numeric = isinstance(item, h5py.Dataset) and (
+            item.dtype.kind in "iufc" or item.dtype.names == ("real", "imag")
+        )
         if numeric and not name.startswith("#"):  # MATLAB's own
             # MATLAB writes its axes in reverse; record 7883227 keeps the two parts of IQ on a first axis.
             parts = "czxt" if item.ndim == 4 and item.shape[0] == 2 else "tzx"
-            arrays[name] = ArrayInfo(item.shape, "txz" if matlab or "MATLAB_class" in item.attrs else parts)
+            arrays[name] = ArrayInfo(
+                item.shape, "txz" if matlab or "MATLAB_class" in item.attrs else parts
+            )
 
     file.visititems(visit)
     return arrays
@@ -139,8 +158,10 @@ class FrameFile:
         """Read all frames as one block."""
         return next(self.blocks(self.n_frames))
 
-    def blocks(self, n_frames: int, *, start: int = 0, stop: int | None = None, least: int = 1) -> Iterator[Block]:
-        """Read frames `start` to `stop` in blocks of `n_frames`; a last one of fewer than `least` joins the one before.
+    def blocks(
+        self, n_frames: int = 800, *, start: int = 0, stop: int | None = None, min_frames: int = 1
+    ) -> Iterator[Block]:
+        """Read frames `start` to `stop` in blocks of `n_frames`; fewer than `min_frames` at the end join the block before.
 
         One block is in memory at a time; only MAT v5, compressed as a whole, is read whole once a call. The truth of
         each block counts its frames from 0.
@@ -153,14 +174,20 @@ class FrameFile:
         check_positive(n_frames=n_frames)
         stop = self.n_frames if stop is None else stop
         if not 0 <= start < stop <= self.n_frames:
-            raise ValueError(f"frames {start} to {stop} are not in {self.path}, which holds {self.n_frames}")
-        firsts = [f for f in range(start, stop, n_frames) if f == start or stop - f >= least]
+            raise ValueError(
+                f"frames {start} to {stop} are not in {self.path}, which holds {self.n_frames}"
+            )
+        firsts = [f for f in range(start, stop, n_frames) if f == start or stop - f >= min_frames]
         return self._blocks(list(zip(firsts, [*firsts[1:], stop], strict=True)))
 
     def _blocks(self, spans: list[tuple[int, int]]) -> Iterator[Block]:
         if self.kind == "BlockStore":
             with BlockStore(self.path) as store:
-                yield from (store.window(first, last - first) for first, last in spans)
+                for first, last in spans:
+                    block = store.window(first, last - first)
+                    yield dataclasses.replace(
+                        block, px_mm=self.px_mm, frame_rate_hz=self.frame_rate_hz
+                    )
             return
         truth = _true_bubbles(self) if self.has_truth else None
         with open_array(self.path, self.variable) as array:
@@ -173,7 +200,33 @@ class FrameFile:
                 yield Block(frames, bubbles, self.px_mm, self.frame_rate_hz, self.source)
 
 
-def open_frames(path: str | Path, variable: str | None = None) -> FrameFile:
+def read_frames(
+    path: str | os.PathLike,
+    variable: str | None = None,
+    *,
+    px_mm: float | None = None,
+    frame_rate_hz: float | None = None,
+) -> Block:
+    """Read all frames of a file into memory; parameters and errors as in `open_frames`, which streams them.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/a.npy", np.ones((5, 8, 9)))
+    ...     read_frames(f"{folder}/a.npy", px_mm=0.1).frames.shape
+    (5, 8, 9)
+    """
+    return open_frames(path, variable, px_mm=px_mm, frame_rate_hz=frame_rate_hz).read()
+
+
+def open_frames(
+    path: str | os.PathLike,
+    variable: str | None = None,
+    *,
+    px_mm: float | None = None,
+    frame_rate_hz: float | None = None,
+) -> FrameFile:
     """Open any stack of frames: .mat (v5 to v7.3), .h5 or .hdf5 (a `BlockStore` among them), .npy.
 
     Parameters
@@ -182,14 +235,23 @@ def open_frames(path: str | Path, variable: str | None = None) -> FrameFile:
         Arrays are (z, x, t) in .mat files, else (t, z, x).
     variable : str, optional
         Name of the array; else PALA's ``IQ``, ``normal_rat_kidney``, or the only array of three axes.
+    px_mm, frame_rate_hz : float, optional
+        Pixel pitch [mm] and frames per second [Hz], instead of what the file states.
 
     Raises
     ------
+    TypeError
+        `path` is no path.
     ValueError
         Not a file of frames, a damaged one, no or several arrays to choose from (they are listed), or no frames.
     OSError
         No such file.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"open_frames takes the path of a file, not {type(path).__name__}: "
+            "an array needs no reading, give it to ulm or locate, or make a Block(array, px_mm=..., frame_rate_hz=...)"
+        )
     path = Path(path)
     kind, arrays = list_arrays(path)
     variable = _choose(path, arrays, variable)
@@ -197,18 +259,34 @@ def open_frames(path: str | Path, variable: str | None = None) -> FrameFile:
     size = dict(zip(axes, shape, strict=True))
     if 0 in shape:
         raise ValueError(f"{path} holds no frames: {variable} has the shape {shape}")
-    has_truth, px_mm, rate, source = False, None, None, path.name
+    has_truth, source = False, path.name
+    pitch_mm = rate_hz = None  # as the file states them
     if kind == "BlockStore":
         with BlockStore(path) as store:
-            has_truth, px_mm, rate, source = store.has_truth, store.px_mm, store.frame_rate_hz, store.source
+            has_truth, pitch_mm, rate_hz, source = (
+                store.has_truth,
+                store.px_mm,
+                store.frame_rate_hz,
+                store.source,
+            )
     elif variable == "IQ" or axes == "czxt":
         has_truth = "ListPos" in arrays and kind.startswith("MAT")
-        px_mm, rate = _scale(_grid(path, in_silico=has_truth))
+        pitch_mm, rate_hz = _scale(_grid(path, in_silico=has_truth))
         source = f"{'PALA in silico flow' if has_truth else 'IQ'} ({path.stem})"
     elif variable == "normal_rat_kidney":
         source = "rat kidney in vivo"
-    shape_px = (size["z"], size["x"])
-    return FrameFile(path, variable, kind, axes, size["t"], shape_px, px_mm, rate, source, has_truth)
+    return FrameFile(
+        path=path,
+        variable=variable,
+        kind=kind,
+        axes=axes,
+        n_frames=size["t"],
+        shape_px=(size["z"], size["x"]),
+        px_mm=pitch_mm if px_mm is None else px_mm,
+        frame_rate_hz=rate_hz if frame_rate_hz is None else frame_rate_hz,
+        source=source,
+        has_truth=has_truth,
+    )
 
 
 def read_insilico(path: str | Path, sequence: int | None = None) -> Block:
@@ -238,7 +316,9 @@ def read_insilico(path: str | Path, sequence: int | None = None) -> Block:
     NaN marks an absent bubble. Inside is what ``PALA_PairingAlgorithm.m`` calls so: 0 <= x <= n_x + 1 and
     0 <= z <= n_z + 1 in our pixels, so up to two pixels past the last centre but nothing before the first.
     """
-    file = open_frames(_find_file(path, sequence, "sequence", "PALA_InSilicoFlow_IQ{:03d}.mat"), "IQ")
+    file = open_frames(
+        _find_file(path, sequence, "sequence", "PALA_InSilicoFlow_IQ{:03d}.mat"), "IQ"
+    )
     if not file.has_truth:
         raise ValueError(f"{file.path} has no true positions (ListPos): read it with open_frames")
     return file.read()
@@ -291,19 +371,27 @@ def _find_file(path: str | Path, number: int | None, what: str, *patterns: str) 
 def _choose(path: Path, arrays: dict[str, ArrayInfo], variable: str | None) -> str:
     stacks = [name for name, info in arrays.items() if len(info.shape) == len(info.axes)]
     known = [name for name in ("IQ", "normal_rat_kidney") if name in stacks]
-    listing = ", ".join(f"{name} {info.shape}" for name, info in arrays.items()) or "no arrays of numbers"
+    listing = (
+        ", ".join(f"{name} {info.shape}" for name, info in arrays.items()) or "no arrays of numbers"
+    )
     if variable is None and len(stacks) > 1 and not known:
-        raise ValueError(f"{path} has several stacks of frames, choose one with variable=...; it holds {listing}")
+        raise ValueError(
+            f"{path} has several stacks of frames, choose one with variable=...; it holds {listing}"
+        )
     chosen = variable or (known or stacks or [""])[0]
     if chosen not in stacks:
         wanted = f"no stack of frames {variable!r}" if variable else "no array of three axes"
-        raise ValueError(f"{path} has {wanted}; it holds {listing}. Save a single frame as frame[None], (1, z, x)")
+        raise ValueError(
+            f"{path} has {wanted}; it holds {listing}. Save a single frame as frame[None], (1, z, x)"
+        )
     return chosen
 
 
 def _slice(array: Any, axes: str, first: int, last: int) -> NDArray:
     """Frames of an array with the given axes as (t, z, x), float32 or complex64."""
-    part = np.asarray(array[tuple(slice(first, last) if axis == "t" else slice(None) for axis in axes)])
+    part = np.asarray(
+        array[tuple(slice(first, last) if axis == "t" else slice(None) for axis in axes)]
+    )
     if part.dtype.names:
         part = part["real"] + 1j * part["imag"]
     if axes[0] == "c":
@@ -321,7 +409,9 @@ def _grid(path: Path, *, in_silico: bool) -> dict[str, NDArray]:
         found |= _numbers(source)
     origin, pitch = found.setdefault("origin", np.zeros(3)), found.setdefault("pitch", np.ones(3))
     if len(origin) != 3 or len(pitch) != 3 or not pitch[0] == pitch[2] > 0:
-        raise ValueError(f"{path}: origin {origin} and pitch {pitch} (x, y, z) are not those of square pixels")
+        raise ValueError(
+            f"{path}: origin {origin} and pitch {pitch} (x, y, z) are not those of square pixels"
+        )
     return found
 
 
@@ -332,13 +422,26 @@ def _numbers(path: Path) -> dict[str, NDArray]:
         if h5py.is_hdf5(path):
             with h5py.File(path) as file:
                 items = {name: file.get(name.replace(".", "/")) for name in names}
-                values = {name: item[()] for name, item in items.items() if isinstance(item, h5py.Dataset)}
+                values = {
+                    name: item[()] for name, item in items.items() if isinstance(item, h5py.Dataset)
+                }
         else:
-            tree = loadmat(path, simplify_cells=True, variable_names=[name.split(".")[0] for name in names])
+            tree = loadmat(
+                path, simplify_cells=True, variable_names=[name.split(".")[0] for name in names]
+            )
             values = {name: functools.reduce(_field, name.split("."), tree) for name in names}
     arrays = {name: np.ravel(value) for name, value in values.items()}
-    good = {name: a for name, a in arrays.items() if a.size and a.dtype.kind in "iuf" and np.isfinite(a).all()}
-    return {key: good[name] for key, several in _FIELDS.items() for name in reversed(several) if name in good}
+    good = {
+        name: a
+        for name, a in arrays.items()
+        if a.size and a.dtype.kind in "iuf" and np.isfinite(a).all()
+    }
+    return {
+        key: good[name]
+        for key, several in _FIELDS.items()
+        for name in reversed(several)
+        if name in good
+    }
 
 
 def _field(struct: Any, name: str) -> Any:
@@ -348,7 +451,9 @@ def _field(struct: Any, name: str) -> Any:
 
 def _scale(grid: dict[str, NDArray]) -> tuple[float | None, float | None]:
     """Pixel pitch [mm] and frame rate [Hz]."""
-    mhz, sound, rate = (float(grid[key][0]) if key in grid else None for key in ("MHz", "m/s", "Hz"))
+    mhz, sound, rate = (
+        float(grid[key][0]) if key in grid else None for key in ("MHz", "m/s", "Hz")
+    )
     return (sound or 1540.0) / (mhz * 1e3) * float(grid["pitch"][0]) if mhz else None, rate or None
 
 
@@ -358,7 +463,9 @@ def _true_bubbles(file: FrameFile) -> pd.DataFrame:
     with open_array(file.path, "ListPos") as array:
         points = np.atleast_3d(array if file.kind == "MAT v5" else np.transpose(array))
     if points.shape[1] != 4 or points.shape[2] != file.n_frames:
-        raise ValueError(f"{file.path}: ListPos has the shape {points.shape}, not (n, 4, {file.n_frames})")
+        raise ValueError(
+            f"{file.path}: ListPos has the shape {points.shape}, not (n, 4, {file.n_frames})"
+        )
     x, z = ((points[:, k] - grid["origin"][k]) / grid["pitch"][k] for k in (0, 2))
     n_z, n_x = file.shape_px
     # NaN fails every comparison, so absent bubbles drop out too.
@@ -370,7 +477,11 @@ _STORED_TOGETHER = 200  # frames in memory
 
 
 def store_frames(
-    paths: Sequence[str | Path], out: str | Path, *, variable: str | None = None, progress: bool = False
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    variable: str | None = None,
+    progress: bool = False,
 ) -> int:
     """Put the frames of several files, and their true bubbles, into one block store.
 
@@ -409,7 +520,9 @@ def store_frames(
     check_choice(out.suffix, (".h5", ".hdf5"), "kind of file to write")
     names = [file.path.name for file in files]
     if out.exists() and (not h5py.is_hdf5(out) or _made_of(out) != names):
-        raise ValueError(f"{out} is there and was not made of {', '.join(names)}: choose another name, or delete it")
+        raise ValueError(
+            f"{out} is there and was not made of {', '.join(names)}: choose another name, or delete it"
+        )
     with writable(Path(out).parent), BlockStore(out, "w", {"files": names}) as store:
         for file in tqdm(files, unit="file", delay=2, disable=not progress):
             for block in file.blocks(_STORED_TOGETHER):

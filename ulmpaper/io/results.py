@@ -6,7 +6,6 @@ leaves nothing half-written and does not touch what an earlier run left.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -19,12 +18,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-import ulmpaper
-from ulmpaper.config import Config
+from ulmpaper import __version__
 from ulmpaper.io.files import SafeHDF5
-from ulmpaper.pipeline import BlockResult, MapTotals
-from ulmpaper.plots import plot_map, save_figure
 
 _CHUNK_ROWS = 4096
 _TABLES = ("tables.h5", "bubbles.csv", "tracks.csv", "maps.npz")
@@ -38,72 +35,79 @@ class ResultWriter:
     ----------
     folder : path-like
         Where the files go; it is made if it is missing.
-    cfg : Config
-        Settings of the run, written beside the results.
-    px_mm : float or None
-        Pixel pitch for the scale bars [mm].
-    about : dict
-        What else ``run.json`` should say, e.g. the name of the input.
 
     Notes
     -----
     ``tables.h5`` holds the groups ``bubbles`` and ``tracks``, a dataset for each column; ``bubbles.csv`` and
-    ``tracks.csv`` hold the same as text; ``maps.npz`` the maps by name, each also as a PNG; ``run.json`` the settings.
+    ``tracks.csv`` hold the same as text; ``maps.npz`` the maps by name; ``run.json`` the settings.
 
     Examples
     --------
-    >>> from ulmpaper.config import load_config
-    >>> from ulmpaper.core.testcard import simulate_testcard
-    >>> from ulmpaper.pipeline import ulm_blocks
-    >>> cfg, folder = load_config("smoke"), Path(tempfile.mkdtemp())
-    >>> block = simulate_testcard(n_frames=40, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(0))
-    >>> with ResultWriter(folder, cfg, px_mm=block.px_mm) as writer:
-    ...     for result in ulm_blocks([block], cfg):
-    ...         writer.add(result)
-    >>> sorted(path.suffix for path in folder.iterdir())
-    ['.csv', '.csv', '.h5', '.json', '.npz', '.png', '.png', '.png', '.png', '.png']
+    >>> from ulmpaper.core.records import bubble_table
+    >>> folder, bubbles = Path(tempfile.mkdtemp()), bubble_table([0], [1.0], [2.0], [1.0])
+    >>> with ResultWriter(folder) as writer:
+    ...     writer.add(bubbles, bubbles.assign(track=0))
+    ...     writer.finish({"density": np.ones((2, 2))}, {"input": "a.npy"}, {"seed": 1})
+    >>> sorted(path.name for path in folder.iterdir())
+    ['bubbles.csv', 'maps.npz', 'run.json', 'tables.h5', 'tracks.csv']
     """
 
-    def __init__(
-        self, folder: str | os.PathLike, cfg: Config, *, px_mm: float | None, about: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
-        self._cfg, self._px_mm, self._about = cfg, px_mm, about or {}
-        self._totals = MapTotals(cfg)
         self._n_rows = {"bubbles": 0, "tracks": 0}
-        self._n_frames = 0
 
     def __enter__(self) -> ResultWriter:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._part = Path(tempfile.mkdtemp(prefix=".part-", dir=self.folder))
         except OSError as error:
-            raise OSError(f"cannot write to {self.folder} ({error.strerror}): choose another folder") from error
+            raise OSError(
+                f"cannot write to {self.folder} ({error.strerror}): choose another folder"
+            ) from error
         self._file = SafeHDF5(self._part / "tables.h5", "w")
         return self
 
-    def add(self, result: BlockResult) -> None:
-        """Append the tables of a block and add up its maps."""
-        self._totals.add(result)
-        self._n_frames += result.n_frames
-        for name in self._n_rows:
-            table = getattr(result, name)
+    def path(self, name: str) -> Path:
+        """Where to write one more file, which gets its final place with the others."""
+        return self._part / name
+
+    def add(self, bubbles: pd.DataFrame, tracks: pd.DataFrame) -> None:
+        """Append the tables of a block."""
+        for name, table in (("bubbles", bubbles), ("tracks", tracks)):
             self._append(name, table)
             first = self._n_rows[name] == 0
-            with (self._part / f"{name}.csv").open("w" if first else "a", encoding="utf-8", newline="") as file:
+            with self.path(f"{name}.csv").open(
+                "w" if first else "a", encoding="utf-8", newline=""
+            ) as file:
                 file.write(_as_csv(table, header=first))
             self._n_rows[name] += len(table)
         self._file.check()
 
+    def finish(
+        self, maps: Mapping[str, NDArray], run: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> None:
+        """Write the maps, what is known of the run, and its settings."""
+        single = {kind: values.astype(np.float32) for kind, values in maps.items()}
+        np.savez_compressed(self.path("maps.npz"), **single)  # type: ignore[arg-type]
+        note = {
+            **run,
+            "ulmpaper": __version__,
+            "n_bubbles": self._n_rows["bubbles"],
+            "n_track_points": self._n_rows["tracks"],
+            "config": config,
+        }
+        self.path("run.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         try:
             self._file.close()
             if kind is None:
                 self._file.check()
-                self._write_maps()
-                self._write_settings()
                 for path in sorted(self._part.iterdir()):
                     path.replace(self.folder / path.name)
         finally:
@@ -116,32 +120,16 @@ class ResultWriter:
             values = table[column].to_numpy()
             if column not in group:
                 group.create_dataset(
-                    column, shape=(0,), maxshape=(None,), dtype=values.dtype, chunks=(_CHUNK_ROWS,), **_PACKED
+                    column,
+                    shape=(0,),
+                    maxshape=(None,),
+                    dtype=values.dtype,
+                    chunks=(_CHUNK_ROWS,),
+                    **_PACKED,
                 )
             data = group[column]
             data.resize(len(data) + len(values), axis=0)
             data[len(data) - len(values) :] = values
-
-    def _write_maps(self) -> None:
-        maps = self._totals.as_dict()
-        single = {kind: values.astype(np.float32) for kind, values in maps.items()}
-        np.savez_compressed(self._part / "maps.npz", **single)  # type: ignore[arg-type]
-        for kind, values in maps.items():
-            figure = plot_map(values, kind, px_mm=self._px_mm, upsample=self._cfg.render.upsample)
-            save_figure(figure, self._part / f"{kind}.png")
-
-    def _write_settings(self) -> None:
-        run = {
-            **self._about,
-            "ulmpaper": ulmpaper.__version__,
-            "n_frames": self._n_frames,
-            "n_bubbles": self._n_rows["bubbles"],
-            "n_track_points": self._n_rows["tracks"],
-            "px_mm": self._px_mm,
-            "digest": self._cfg.digest(),
-            "config": dataclasses.asdict(self._cfg),
-        }
-        (self._part / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
 
 def _as_csv(table: pd.DataFrame, *, header: bool) -> str:
@@ -153,18 +141,20 @@ def _as_csv(table: pd.DataFrame, *, header: bool) -> str:
     return "".join([",".join(table.columns) + "\n"] * header + rows)
 
 
-def check_unused(folder: str | os.PathLike, cfg: Config, about: Mapping[str, Any]) -> None:
+def check_unused(folder: str | os.PathLike, run: Mapping[str, Any]) -> None:
     """Refuse a folder that holds the results of another run; the same run may be done again.
 
     Parameters
     ----------
-    folder, cfg, about
-        As for `ResultWriter`.
+    folder : path-like
+        Where results are to go.
+    run : mapping
+        What tells this run from others: its input and the digest of its settings.
 
     Raises
     ------
     ValueError
-        The results there are of other settings, or `about` tells otherwise; says in what they differ.
+        The results there are of another run; says in what they differ.
     """
     note = Path(folder) / "run.json"
     if not note.is_file():
@@ -177,10 +167,12 @@ def check_unused(folder: str | os.PathLike, cfg: Config, about: Mapping[str, Any
         there = dict(json.loads(note.read_text(encoding="utf-8")))
     except ValueError:
         there = {}
-    here = {**json.loads(json.dumps(about)), "digest": cfg.digest()}
+    here = json.loads(json.dumps(run))
     if differ := [key for key, value in here.items() if there.get(key) != value]:
-        told = ", ".join(f"{key} {there.get(key)!r} there, {here[key]!r} now" for key in differ)
-        raise ValueError(f"{folder} holds the results of another run ({told}): choose another folder, or --overwrite")
+        changes = ", ".join(f"{key} {there.get(key)!r} there, {here[key]!r} now" for key in differ)
+        raise ValueError(
+            f"{folder} holds the results of another run ({changes}): choose another folder, or --overwrite"
+        )
 
 
 def read_table(path: str | os.PathLike, name: str) -> pd.DataFrame:
@@ -194,4 +186,6 @@ def read_table(path: str | os.PathLike, name: str) -> pd.DataFrame:
     with h5py.File(path) as file:
         if name not in file:
             raise ValueError(f"{path} holds no table {name!r}; it has {', '.join(file) or 'none'}")
-        return pd.DataFrame({column: file[name][column][()] for column in file[name].attrs["columns"]})
+        return pd.DataFrame(
+            {column: file[name][column][()] for column in file[name].attrs["columns"]}
+        )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ulmpaper.core.records import Block, check_bubbles, check_choice, check_frames
 from ulmpaper.io.files import SafeHDF5, readable
 
+_GUESSES = ("write", "create", "add", "put", "save")
 _FORMAT = "ulmpaper blocks 1"
 
 
@@ -53,17 +54,23 @@ class BlockStore:
     (5, (2, 8, 8), 1000.0)
     """
 
-    def __init__(self, path: str | Path, mode: str = "r", about: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: str | Path, mode: str = "r", about: Mapping[str, Any] | None = None
+    ) -> None:
         self.path = Path(path)
         check_choice(mode, ("r", "w", "a"), "mode")
         if mode == "a" and not self.path.exists():
             BlockStore(path, "w", about).close()
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part") if mode == "w" else None
+        self._part = (
+            self.path.with_name(f".{self.path.name}.{os.getpid()}.part") if mode == "w" else None
+        )
         if self._part:
             if not self.path.parent.is_dir():
                 raise FileNotFoundError(f"there is no folder {self.path.parent}: make it first")
             self._file = SafeHDF5(self._part, "w")
-            self._file.attrs.update({"format": _FORMAT, "complete": 0, "about": json.dumps(about or {})})
+            self._file.attrs.update(
+                {"format": _FORMAT, "complete": 0, "about": json.dumps(about or {})}
+            )
             return
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no file {self.path}")
@@ -123,6 +130,15 @@ class BlockStore:
         """Whether the blocks have true bubbles."""
         return "truth" in self._file
 
+    def __getattr__(self, name: str) -> Any:
+        """Answer a guess: blocks are appended."""
+        hint = (
+            ": BlockStore(path, 'w') makes a store, store.append(block) adds to it"
+            if name in _GUESSES
+            else ""
+        )
+        raise AttributeError(f"BlockStore has no {name!r}{hint}")
+
     def append(self, block: Block) -> None:
         """Write a block after the last; frames become float32 or complex64, truth is sorted by frame.
 
@@ -134,7 +150,9 @@ class BlockStore:
         frames = check_frames(block.frames, allow_complex=True)
         frames = frames.astype(np.complex64 if frames.dtype.kind == "c" else np.float32, copy=False)
         truth = None if block.bubbles is None else _by_frame(block.bubbles, len(frames))
-        columns = None if truth is None else {str(name): truth[name].to_numpy().dtype for name in truth}
+        columns = (
+            None if truth is None else {str(name): truth[name].to_numpy().dtype for name in truth}
+        )
         if "frames" not in self._file:
             self._create(frames, columns, block)
         self._check_same(frames, columns, block)
@@ -142,7 +160,9 @@ class BlockStore:
         self._resize(start + len(frames), n_rows + (0 if truth is None else len(truth)))
         self._file["frames"][start:] = frames
         if truth is not None:
-            self._file["truth_end"][start:] = n_rows + np.searchsorted(truth["frame"], np.arange(len(frames)), "right")
+            self._file["truth_end"][start:] = n_rows + np.searchsorted(
+                truth["frame"], np.arange(len(frames)), "right"
+            )
             for name, column in self._file["truth"].items():
                 column[n_rows:] = truth[name] + start if name == "frame" else truth[name]
         # What is counted must be on the disk before the count says so.
@@ -161,13 +181,17 @@ class BlockStore:
         """
         stop = start + n_frames
         if not 0 <= start < stop <= len(self):
-            raise ValueError(f"frames {start} to {stop} are not in {self.path}, which holds {len(self)}")
+            raise ValueError(
+                f"frames {start} to {stop} are not in {self.path}, which holds {len(self)}"
+            )
         truth = None
         with readable(self.path):
             frames = self._file["frames"][start:stop]
             if self.has_truth:
                 rows = slice(self._n_rows(start), self._n_rows(stop))
-                truth = pd.DataFrame({name: column[rows] for name, column in self._file["truth"].items()})
+                truth = pd.DataFrame(
+                    {name: column[rows] for name, column in self._file["truth"].items()}
+                )
                 truth["frame"] -= start
         return Block(frames, truth, self.px_mm, self.frame_rate_hz, self.source)
 
@@ -187,9 +211,14 @@ class BlockStore:
                 column.resize(n_rows, axis=0)
 
     def _create(self, frames: NDArray, columns: dict[str, np.dtype] | None, block: Block) -> None:
-        size, grow = frames.shape[1:], {"maxshape": (None,), "chunks": (1024,), "track_times": False}
+        size, grow = (
+            frames.shape[1:],
+            {"maxshape": (None,), "chunks": (1024,), "track_times": False},
+        )
         pack = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "track_times": False}
-        self._file.create_dataset("frames", (0, *size), frames.dtype, maxshape=(None, *size), chunks=(1, *size), **pack)
+        self._file.create_dataset(
+            "frames", (0, *size), frames.dtype, maxshape=(None, *size), chunks=(1, *size), **pack
+        )
         for name in ("px_mm", "frame_rate_hz", "source"):
             if getattr(block, name) is not None:
                 self._file.attrs[name] = getattr(block, name)
@@ -199,25 +228,41 @@ class BlockStore:
             for name, dtype in columns.items():
                 table.create_dataset(name, (0,), dtype, **grow)
 
-    def _check_same(self, frames: NDArray, columns: dict[str, np.dtype] | None, block: Block) -> None:
+    def _check_same(
+        self, frames: NDArray, columns: dict[str, np.dtype] | None, block: Block
+    ) -> None:
         stored, table = self._file["frames"], self._file.get("truth")
         pairs = {
             "frames of size": (stored.shape[1:], frames.shape[1:]),
             "numbers of type": (stored.dtype, frames.dtype),
             "pixel pitch [mm]": (self.px_mm, block.px_mm),
             "frame rate [Hz]": (self.frame_rate_hz, block.frame_rate_hz),
-            "truth columns": (None if table is None else {n: column.dtype for n, column in table.items()}, columns),
+            "truth columns": (
+                None if table is None else {n: column.dtype for n, column in table.items()},
+                columns,
+            ),
         }
         for what, (here, new) in pairs.items():
             if here != new:
-                raise ValueError(f"{self.path} holds blocks with {what} {here}, not {new}: put them in another store")
+                raise ValueError(
+                    f"{self.path} holds blocks with {what} {here}, not {new}: put them in another store"
+                )
 
 
 def _by_frame(bubbles: pd.DataFrame, n_frames: int) -> pd.DataFrame:
     check_bubbles(bubbles)
-    frame, words = bubbles["frame"], [name for name in bubbles if bubbles[name].to_numpy().dtype.kind not in "biuf"]
+    frame, words = (
+        bubbles["frame"],
+        [name for name in bubbles if bubbles[name].to_numpy().dtype.kind not in "biuf"],
+    )
     if words:
-        raise ValueError(f"columns {words} of the truth do not hold plain numbers: drop or convert them")
+        raise ValueError(
+            f"columns {words} of the truth do not hold plain numbers: drop or convert them"
+        )
     if not frame.between(0, n_frames - 1).all():
-        raise ValueError(f"true bubbles lie in frames {frame.min()} to {frame.max()} of a block of {n_frames} frames")
-    return bubbles.astype({"frame": np.int64}).sort_values("frame", kind="stable", ignore_index=True)
+        raise ValueError(
+            f"true bubbles lie in frames {frame.min()} to {frame.max()} of a block of {n_frames} frames"
+        )
+    return bubbles.astype({"frame": np.int64}).sort_values(
+        "frame", kind="stable", ignore_index=True
+    )

@@ -23,7 +23,9 @@ LIMITS_PX = {"near": 0.25, "far": 0.5}  # below these a bubble counts as found
 SCORES = ("jaccard", "precision", "recall")
 
 
-def join_sequences(found: Sequence[pd.DataFrame], truth: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def join_sequences(
+    found: Sequence[pd.DataFrame], truth: Sequence[pd.DataFrame]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Number the frames of several sequences through, so that they can be scored as one.
 
     Parameters
@@ -49,7 +51,9 @@ def join_sequences(found: Sequence[pd.DataFrame], truth: Sequence[pd.DataFrame])
     [[0, 3, 5], [1, 4, 7]]
     """
     if len(found) != len(truth) or not len(found):
-        raise ValueError(f"give a found and a true table for each sequence, not {len(found)} and {len(truth)}")
+        raise ValueError(
+            f"give a found and a true table for each sequence, not {len(found)} and {len(truth)}"
+        )
     joined, first = [], 0
     for tables in zip(found, truth, strict=True):
         joined.append([table.assign(frame=table["frame"] + first) for table in tables])
@@ -92,13 +96,13 @@ def score_bubbles(found: pd.DataFrame, truth: pd.DataFrame) -> dict[str, float]:
     pairs = match_bubbles(found, truth, max_distance_px=max(LIMITS_PX.values()))
     scores: dict[str, float] = {"n_found": len(found), "n_true": len(truth)}
     for name, limit in LIMITS_PX.items():
-        counted = detection_scores(pairs, len(found), len(truth), max_distance_px=limit)
+        counted = detection_scores(pairs, max_distance_px=limit)
         scores |= {f"{score}_{name}": counted[score] for score in SCORES}
     return scores | localization_errors(pairs)
 
 
 def match_bubbles(
-    pred: pd.DataFrame, truth: pd.DataFrame, *, max_distance_px: float = 0.5, pala: bool = False
+    pred: pd.DataFrame, truth: pd.DataFrame, max_distance_px: float = 0.5, *, pala: bool = False
 ) -> pd.DataFrame:
     """Pair found with true bubbles, frame by frame, each at most once.
 
@@ -115,7 +119,8 @@ def match_bubbles(
     -------
     DataFrame
         A row for each pair, by ``frame``: ``pred, truth``, rows in the two tables, counted from 0; ``dz, dx``, found
-        minus true [px]; ``distance`` [px].
+        minus true [px]; ``distance`` [px]. Its ``attrs`` hold ``n_pred`` and ``n_truth``, the lengths of the two
+        tables, for `detection_scores`.
 
     Raises
     ------
@@ -142,7 +147,9 @@ def match_bubbles(
     """
     check_positive(max_distance_px=max_distance_px)
     place = ["frame", "z", "x"]
-    p, t = (check_bubbles(table, columns=place)[place].to_numpy(dtype=float) for table in (pred, truth))
+    p, t = (
+        check_bubbles(table, columns=place)[place].to_numpy(dtype=float) for table in (pred, truth)
+    )
     rows_p, rows_t = (table.groupby("frame").indices for table in (pred, truth))
     pairs = [np.empty((0, 2), dtype=np.intp)]
     for frame in sorted(set(p[:, 0]) & set(t[:, 0])):
@@ -153,20 +160,18 @@ def match_bubbles(
     i, j = np.concatenate(pairs).T
     dz, dx = (p[i, 1:] - t[j, 1:]).T
     columns = {"pred": i, "truth": j, "dz": dz, "dx": dx, "distance": np.hypot(dz, dx)}
-    return pd.DataFrame({"frame": pred["frame"].to_numpy()[i], **columns})
+    match = pd.DataFrame({"frame": pred["frame"].to_numpy()[i], **columns})
+    match.attrs = {"n_pred": len(pred), "n_truth": len(truth)}
+    return match
 
 
-def detection_scores(
-    match: pd.DataFrame, n_pred: int, n_truth: int, *, max_distance_px: float = inf
-) -> dict[str, float]:
+def detection_scores(match: pd.DataFrame, *, max_distance_px: float = inf) -> dict[str, float]:
     """Count hits, false alarms and misses, and form precision, recall and the Jaccard index.
 
     Parameters
     ----------
     match : DataFrame
-        Pairs, as from `match_bubbles`.
-    n_pred, n_truth : int
-        Lengths of the tables given to `match_bubbles`.
+        Pairs, as from `match_bubbles`, which notes how many bubbles it was given.
     max_distance_px : float
         Pairs closer than this are true positives [px]: all by default, below 0.25 px in PALA.
 
@@ -179,7 +184,7 @@ def detection_scores(
     Raises
     ------
     ValueError
-        More pairs than rows in one of the tables.
+        `match` does not say how many bubbles there were.
 
     Notes
     -----
@@ -193,11 +198,14 @@ def detection_scores(
     Examples
     --------
     >>> bubbles = pd.DataFrame({"frame": [0, 1], "z": 5.0, "x": 3.0})
-    >>> detection_scores(match_bubbles(bubbles[:1], bubbles), 1, 2)["jaccard"]
+    >>> detection_scores(match_bubbles(bubbles[:1], bubbles))["jaccard"]
     0.5
     """
-    if len(match) > min(n_pred, n_truth):
-        raise ValueError(f"{len(match)} pairs need tables at least as long, not n_pred = {n_pred}, n_truth = {n_truth}")
+    if not {"n_pred", "n_truth"} <= match.attrs.keys():
+        raise ValueError(
+            "the table does not say how many bubbles there were: give it as match_bubbles returned it"
+        )
+    n_pred, n_truth = match.attrs["n_pred"], match.attrs["n_truth"]
     n = int((match["distance"] < max_distance_px).sum())
     wholes = {"precision": n_pred, "recall": n_truth, "jaccard": n_pred + n_truth - n}
     counts = {"n_true_positive": n, "n_false_positive": n_pred - n, "n_false_negative": n_truth - n}
@@ -205,7 +213,12 @@ def detection_scores(
 
 
 def detection_counts(
-    match: pd.DataFrame, pred: pd.DataFrame, truth: pd.DataFrame, *, max_distance_px: float = inf, span: int = 1
+    match: pd.DataFrame,
+    pred: pd.DataFrame,
+    truth: pd.DataFrame,
+    *,
+    max_distance_px: float = inf,
+    span: int = 1,
 ) -> pd.DataFrame:
     """Count hits, false alarms and misses for each group of frames, for `bootstrap_interval`.
 
@@ -236,7 +249,11 @@ def detection_counts(
     [[1, 0, 1], [0, 0, 1]]
     """
     check_positive(span=span)
-    tables = {"n_true_positive": match[match["distance"] < max_distance_px], "n_pred": pred, "n_truth": truth}
+    tables = {
+        "n_true_positive": match[match["distance"] < max_distance_px],
+        "n_pred": pred,
+        "n_truth": truth,
+    }
     groups = {name: (table["frame"] // span).value_counts() for name, table in tables.items()}
     n = pd.DataFrame(groups).fillna(0).astype(int).sort_index()
     n["n_false_positive"] = n.pop("n_pred") - n["n_true_positive"]
@@ -271,12 +288,23 @@ def localization_errors(match: pd.DataFrame) -> dict[str, float]:
     """
     errors: dict[str, float] = {"n_pairs": len(match)}
     for axis in "zx":
-        errors |= {f"bias_{axis}": float(match[f"d{axis}"].mean()), f"std_{axis}": float(match[f"d{axis}"].std())}
-    return errors | {"rms": sqrt((match["distance"] ** 2).mean()), "mean_distance": float(match["distance"].mean())}
+        errors |= {
+            f"bias_{axis}": float(match[f"d{axis}"].mean()),
+            f"std_{axis}": float(match[f"d{axis}"].std()),
+        }
+    return errors | {
+        "rms": sqrt((match["distance"] ** 2).mean()),
+        "mean_distance": float(match["distance"].mean()),
+    }
 
 
 def bootstrap_interval(
-    values: ArrayLike, *, rng: Generator, statistic: Callable = np.mean, n_resamples: int = 1000, level: float = 0.95
+    values: ArrayLike,
+    *,
+    rng: Generator,
+    statistic: Callable = np.mean,
+    n_resamples: int = 1000,
+    level: float = 0.95,
 ) -> tuple[float, float]:
     """Bound a statistic by drawing the rows of its data again and again, with replacement.
 
@@ -314,7 +342,9 @@ def bootstrap_interval(
     rows = np.asarray(values)
     check_positive(n_resamples=n_resamples)
     if not rows.size or not 0 < level < 1:
-        raise ValueError(f"bootstrap needs values, and a level between 0 and 1: shape {rows.shape}, level {level}")
+        raise ValueError(
+            f"bootstrap needs values, and a level between 0 and 1: shape {rows.shape}, level {level}"
+        )
     drawn = [statistic(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(n_resamples)]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

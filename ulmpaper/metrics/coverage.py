@@ -13,7 +13,9 @@ from scipy.spatial import cKDTree
 from ulmpaper.core.records import check_bubbles, check_positive
 
 
-def score_lines(estimate: ArrayLike, reference: ArrayLike, *, upsample: int = 10) -> dict[str, float]:
+def score_lines(
+    estimate: ArrayLike, reference: ArrayLike, *, upsample: int = 10
+) -> dict[str, float]:
     """Compare where two density maps have tracks, to half a pixel of the frames.
 
     Parameters
@@ -45,7 +47,9 @@ def score_lines(estimate: ArrayLike, reference: ArrayLike, *, upsample: int = 10
     drawn, true = (np.asarray(density) > 0 for density in (estimate, reference))
     if drawn.shape != true.shape:
         raise ValueError(f"the maps differ in shape: {drawn.shape} and {true.shape}")
-    near_drawn, near_true = (ndimage.maximum_filter(lines, 2 * (upsample // 2) + 1) for lines in (drawn, true))
+    near_drawn, near_true = (
+        ndimage.maximum_filter(lines, 2 * (upsample // 2) + 1) for lines in (drawn, true)
+    )
     return {"covered": _share(near_drawn[true]), "false": _share(~near_true[drawn])}
 
 
@@ -66,8 +70,8 @@ def mask_centreline(mask: ArrayLike) -> pd.DataFrame:
     --------
     >>> mask = np.zeros((7, 9), bool)
     >>> mask[2:5, 1:-1] = True
-    >>> course = mask_centreline(mask)
-    >>> int(course.z.mode()[0]), float(course.reach.max()), course.vessel.mode()[0]
+    >>> centreline = mask_centreline(mask)
+    >>> int(centreline.z.mode()[0]), float(centreline.reach.max()), centreline.vessel.mode()[0]
     (3, 2.0, '2 to 4 px wide')
     """
     from skimage.morphology import skeletonize  # here, because it is slow to load
@@ -79,12 +83,14 @@ def mask_centreline(mask: ArrayLike) -> pd.DataFrame:
     return pd.DataFrame({"z": line[:, 0], "x": line[:, 1], "reach": reach, "vessel": width})
 
 
-def is_shown(course: pd.DataFrame, density: ArrayLike, *, upsample: int = 10, pala: bool = False) -> NDArray[np.bool_]:
-    """Tell for each point of a course whether a density map has a track within its reach.
+def is_shown(
+    centreline: pd.DataFrame, density: ArrayLike, *, upsample: int = 10, pala: bool = False
+) -> NDArray[np.bool_]:
+    """Tell for each point of a centreline, whether a density map has a track within its reach.
 
     Parameters
     ----------
-    course : DataFrame
+    centreline : DataFrame
         As from `phantom_centreline` or `mask_centreline`.
     density : array_like (Z, X)
         Density map.
@@ -95,23 +101,28 @@ def is_shown(course: pd.DataFrame, density: ArrayLike, *, upsample: int = 10, pa
 
     Examples
     --------
-    >>> course = pd.DataFrame({"z": [0.0, 1.0], "x": [2.0, 2.0], "reach": 0.6})
+    >>> centreline = pd.DataFrame({"z": [0.0, 1.0], "x": [2.0, 2.0], "reach": 0.6})
     >>> density = np.zeros((20, 40))
     >>> density[0, 25] = 1  # at z = -0.45, x = 2.05
-    >>> is_shown(course, density).tolist()
+    >>> is_shown(centreline, density).tolist()
     [True, False]
     """
     place = ["z", "x"]
-    points = check_bubbles(course, columns=[*place, "reach"])[place].to_numpy(dtype=float)
+    points = check_bubbles(centreline, columns=[*place, "reach"])[place].to_numpy(dtype=float)
     edge = 1.0 if pala else 0.5
     drawn = (np.argwhere(np.asarray(density) > 0) + edge) / upsample - edge
     if not len(drawn) or not len(points):
         return np.zeros(len(points), dtype=bool)
-    return cKDTree(drawn).query(points)[0] <= course["reach"].to_numpy(dtype=float)
+    return cKDTree(drawn).query(points)[0] <= centreline["reach"].to_numpy(dtype=float)
 
 
 def score_lengths(
-    course: pd.DataFrame, estimate: ArrayLike, reference: ArrayLike, *, upsample: int = 10, pala: bool = False
+    centreline: pd.DataFrame,
+    estimate: ArrayLike,
+    reference: ArrayLike,
+    *,
+    upsample: int = 10,
+    pala: bool = False,
 ) -> dict[str, float]:
     """Measure the shares of the vessels' length that maps show; parameters as in `shown`.
 
@@ -123,15 +134,18 @@ def score_lengths(
 
     Examples
     --------
-    >>> course = pd.DataFrame({"z": 0.0, "x": range(4), "reach": 0.5})
+    >>> centreline = pd.DataFrame({"z": 0.0, "x": range(4), "reach": 0.5})
     >>> truth = np.zeros((10, 40))
     >>> truth[:, :20] = 1
-    >>> score_lengths(course, np.where(np.arange(40) < 8, truth, 0), truth)
+    >>> score_lengths(centreline, np.where(np.arange(40) < 8, truth, 0), truth)
     {'length': 0.5, 'visited': 0.5}
     """
     grid: dict[str, Any] = {"upsample": upsample, "pala": pala}
-    visited = is_shown(course, reference, **grid)
-    return {"length": _share(is_shown(course, estimate, **grid)[visited]), "visited": _share(visited)}
+    visited = is_shown(centreline, reference, **grid)
+    return {
+        "length": _share(is_shown(centreline, estimate, **grid)[visited]),
+        "visited": _share(visited),
+    }
 
 
 def _share(flags: NDArray[np.bool_]) -> float:

@@ -12,9 +12,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ulmpaper.core.records import check_choice, check_positive
+from ulmpaper.metrics.coverage import score_lines
 
 
-def score_image(estimate: ArrayLike, reference: ArrayLike, *, upsample: int = 10) -> dict[str, float]:
+def score_image(
+    estimate: ArrayLike, reference: ArrayLike, *, upsample: int = 10
+) -> dict[str, float]:
     """Compare an estimated with a true density map by SSIM and RMSE, each in the recipes in use.
 
     Parameters
@@ -68,12 +71,39 @@ def score_image(estimate: ArrayLike, reference: ArrayLike, *, upsample: int = 10
     scores = {
         "ssim_max": ssim(a, b, data_range=b.max(), **matlab) if b.max() else nan,
         "ssim_1": ssim(a, b, data_range=1.0, **matlab),
-        "ssim_rfulm": ssim(a[inner], b[inner], data_range=np.ptp(a[inner])) if np.ptp(a[inner]) else nan,
+        "ssim_rfulm": ssim(a[inner], b[inner], data_range=np.ptp(a[inner]))
+        if np.ptp(a[inner])
+        else nan,
         "rmse": np.sqrt(np.mean((a - b) ** 2)),
         "rmse_gain": np.sqrt(np.mean((gain * a - b) ** 2)),
         "gain": gain,
     }
     return {name: float(score) for name, score in scores.items()}
+
+
+def score_maps(estimate: ArrayLike, truth: ArrayLike, *, upsample: int = 10) -> dict[str, float]:
+    """Compare an estimated with a true density map: SSIM, RMSE, and the share of the vessels shown.
+
+    Parameters
+    ----------
+    estimate, truth : array_like (Z, X)
+        Density maps [tracks per map pixel] on the same grid.
+    upsample : int
+        Map pixels per pixel of the frames.
+
+    Returns
+    -------
+    dict of str to float
+        Those of `score_image` and `ulmpaper.metrics.score_lines`.
+
+    Examples
+    --------
+    >>> scores = score_maps(np.eye(64) / 2, np.eye(64))
+    >>> scores["gain"], scores["covered"], scores["false"]
+    (2.0, 1.0, 0.0)
+    """
+    lines = score_lines(estimate, truth, upsample=upsample)
+    return {**score_image(estimate, truth, upsample=upsample), **lines}
 
 
 def gridding_index(density: ArrayLike, upsample: int = 10, *, pala: bool = False) -> float:
@@ -121,7 +151,9 @@ def gridding_index(density: ArrayLike, upsample: int = 10, *, pala: bool = False
     True
     """
     if not upsample >= 3:
-        raise ValueError(f"two harmonics of the pixels need an upsample of 3 or more, not {upsample}")
+        raise ValueError(
+            f"two harmonics of the pixels need an upsample of 3 or more, not {upsample}"
+        )
     density = _maps(density, min_shape=(7 * upsample, 7 * upsample))[0]
     power = np.abs(np.fft.fft2(density)) ** 2
     ratios = []
@@ -167,7 +199,9 @@ def saturation(density: ArrayLike) -> float:
     return float(np.mean(_maps(density)[0] > 0))
 
 
-def fourier_ring_correlation(map_a: ArrayLike, map_b: ArrayLike, *, px: float) -> pd.DataFrame:
+def fourier_ring_correlation(
+    map_a: ArrayLike, map_b: ArrayLike, *, px: float = 1.0
+) -> pd.DataFrame:
     """Correlate two maps on rings of spatial frequency.
 
     Parameters
@@ -175,7 +209,7 @@ def fourier_ring_correlation(map_a: ArrayLike, map_b: ArrayLike, *, px: float) -
     map_a, map_b : array_like (Z, X)
         Maps of the same scene, each made from half of the tracks.
     px : float
-        Pitch of the maps, in any unit.
+        Pitch of the maps, in any unit; by default in map pixels.
 
     Returns
     -------
@@ -219,11 +253,18 @@ def fourier_ring_correlation(map_a: ArrayLike, map_b: ArrayLike, *, px: float) -
     radius = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij"))
     ring = np.rint(radius * side).astype(int).ravel()
     terms = ((a * b.conj()).real, np.abs(a) ** 2, np.abs(b) ** 2, np.ones(shape))
-    both, in_a, in_b, n_pixels = (np.bincount(ring, term.ravel())[1 : side // 2 + 1] for term in terms)
+    both, in_a, in_b, n_pixels = (
+        np.bincount(ring, term.ravel())[1 : side // 2 + 1] for term in terms
+    )
     energy = np.sqrt(in_a * in_b)
     frc = np.divide(both, energy, out=np.full_like(energy, nan), where=energy > 0)
     half_bit = (0.2071 + 1.9102 / np.sqrt(n_pixels)) / (1.2071 + 0.9102 / np.sqrt(n_pixels))
-    columns = {"frc": frc, "half_bit": half_bit, "one_seventh": 1 / 7, "n_pixels": n_pixels.astype(int)}
+    columns = {
+        "frc": frc,
+        "half_bit": half_bit,
+        "one_seventh": 1 / 7,
+        "n_pixels": n_pixels.astype(int),
+    }
     return pd.DataFrame({"frequency": np.arange(1, side // 2 + 1) / (side * px), **columns})
 
 
@@ -276,7 +317,9 @@ def _maps(*maps: ArrayLike, min_shape: tuple[int, int] = (2, 2)) -> list[NDArray
     if len(set(shapes)) > 1:
         raise ValueError(f"the maps differ in shape: {' and '.join(map(str, shapes))}")
     if len(shapes[0]) != 2 or np.less(shapes[0], min_shape).any():
-        raise ValueError(f"a map needs two axes (z, x) of at least {min_shape} pixels here, not shape {shapes[0]}")
+        raise ValueError(
+            f"a map needs two axes (z, x) of at least {min_shape} pixels here, not shape {shapes[0]}"
+        )
     if not all(np.isfinite(a).all() for a in arrays):
         raise ValueError("a map holds NaN or infinite values: replace them, e.g. np.nan_to_num")
     return arrays

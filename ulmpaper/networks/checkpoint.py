@@ -63,7 +63,13 @@ class TrainingState:
     def close_epoch(self, n_steps: int, scores: Mapping[str, float], learning_rate: float) -> bool:
         """Note what an epoch of `n_steps` came to; returns whether its score is the best so far."""
         losses = {key: value / n_steps for key, value in self.sums.items()}
-        row = {"epoch": self.step // n_steps, "step": self.step, "learning_rate": learning_rate, **losses, **scores}
+        row = {
+            "epoch": self.step // n_steps,
+            "step": self.step,
+            "learning_rate": learning_rate,
+            **losses,
+            **scores,
+        }
         self.rows.append({**row, "seconds": round(self.seconds, 1)})
         self.sums = {}
         is_best = scores["score"] > self.best.get("score", -math.inf)
@@ -84,12 +90,18 @@ def make_folder(folder: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"cannot make the folder {folder} ({error.strerror}): choose another one") from error
+        raise OSError(
+            f"cannot make the folder {folder} ({error.strerror}): choose another one"
+        ) from error
     return folder
 
 
 def write_state(
-    folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingState, settings: Mapping[str, Any]
+    folder: Path,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: TrainingState,
+    settings: Mapping[str, Any],
 ) -> None:
     """Write ``last.safetensors``, ``metrics.csv`` and ``config.json``, each at once or not at all.
 
@@ -113,7 +125,11 @@ def write_state(
             tensors[f"adam.{key}.{name}"] = value
     # Compact copies: layouts that are quick to compute with are not what files hold.
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    about = {"format": FORMAT, "progress": json.dumps(dataclasses.asdict(progress)), "settings": json.dumps(settings)}
+    about = {
+        "format": FORMAT,
+        "progress": json.dumps(dataclasses.asdict(progress)),
+        "settings": json.dumps(settings),
+    }
     write_atomic(folder / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
     write_atomic(folder / METRICS, pd.DataFrame(progress.rows).to_csv(index=False).encode())
     write_atomic(folder / LAST, save(plain, about))  # the last, for it is the one that counts
@@ -141,19 +157,29 @@ def read_state(
         with safetensors.safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             # Copies: views of the file lie in memory in a way that rounds anew.
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            tensors: dict[str, Tensor] = {
+                name: file.get_tensor(name).clone() for name in file.keys()
+            }  # noqa: SIM118
         if about.get("format") != FORMAT:
             raise ValueError("it is no training of ulmpaper")
     except Exception as error:  # safetensors raises a type of its own on damaged files
-        raise ValueError(f"cannot go on from {path} ({error}): delete the folder to start anew") from error
+        raise ValueError(
+            f"cannot go on from {path} ({error}): delete the folder to start anew"
+        ) from error
     old, new = json.loads(about["settings"]), json.loads(json.dumps(settings))
-    other = [f"{key} = {old.get(key)}, not {new.get(key)}" for key in {**new, **old} if old.get(key) != new.get(key)]
+    other = [
+        f"{key} = {old.get(key)}, not {new.get(key)}"
+        for key in {**new, **old}
+        if old.get(key) != new.get(key)
+    ]
     if other:
         raise ValueError(
             f"{folder} was begun with {'; '.join(other)}: choose another folder, or delete it to start anew"
         )
     device = next(net.parameters()).device
-    load_tensors(net, {n[4:]: t for n, t in tensors.items() if n.startswith("net.")}, what=str(path))
+    load_tensors(
+        net, {n[4:]: t for n, t in tensors.items() if n.startswith("net.")}, what=str(path)
+    )
     net.to(device)
     numbers = {name: k for k, (name, _) in enumerate(net.named_parameters())}
     state: dict[int, dict[str, Tensor]] = {}
@@ -162,21 +188,35 @@ def read_state(
             _, key, parameter = name.split(".", 2)
             state.setdefault(numbers[parameter], {})[key] = value
     optimizer.param_groups[0]["params"] = list(net.parameters())
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
     return TrainingState(**json.loads(about["progress"]))
 
 
 def revision() -> str:
     """Commit of the source, with ``-dirty`` where files were changed; ``unknown`` where it is no checkout."""
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+        command = [
+            "git",
+            "-C",
+            str(Path(__file__).parent),
+            "describe",
+            "--always",
+            "--dirty",
+            "--exclude=*",
+        ]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
 def describe(
-    recipe: Recipe, cfg: Config, settings: Mapping[str, Any], progress: TrainingState, device: torch.device
+    recipe: Recipe,
+    cfg: Config,
+    settings: Mapping[str, Any],
+    progress: TrainingState,
+    device: torch.device,
 ) -> dict[str, Any]:
     """What the weights of a training should tell: how they were made and what they are good for."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
@@ -189,17 +229,26 @@ def describe(
         "settings": settings,
         "steps": progress.step,
         "seconds": round(progress.seconds),
-        "hardware": torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads of a CPU",
+        "hardware": torch.cuda.get_device_name(device)
+        if on_gpu
+        else f"{torch.get_num_threads()} threads of a CPU",
         "scores": progress.best,
         **({} if settings["data"] != "simulated" else {"domain": _domain(cfg)}),
-        **{name: getattr(recipe.settings, name) for name in ("window", "tile_px") if hasattr(recipe.settings, name)},
+        **{
+            name: getattr(recipe.settings, name)
+            for name in ("window", "tile_px")
+            if hasattr(recipe.settings, name)
+        },
         **({"threshold": progress.best["threshold"]} if "threshold" in progress.best else {}),
     }
 
 
 def _domain(cfg: Config) -> dict[str, Any]:
     """Widths of the PSFs (their middle nine tenths) and densities that simulated training data cover."""
-    banks = [psf_bank(cfg, kind) for kind in (("bmode", "iq") if cfg.train.psf == "both" else (cfg.train.psf,))]
+    banks = [
+        psf_bank(cfg, kind)
+        for kind in (("bmode", "iq") if cfg.train.psf == "both" else (cfg.train.psf,))
+    ]
     widths = np.concatenate([psf_width(bank.table, bank.oversample) for bank in banks])
     low, high = np.quantile(widths, (0.05, 0.95), axis=0)
     low, high = low * cfg.train.stretch[0], high * cfg.train.stretch[1]

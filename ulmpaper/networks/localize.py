@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,42 +20,47 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from ulmpaper.config import NETWORKS, Config
-from ulmpaper.core.records import bubble_table, check_choice, check_frames
+from ulmpaper.config import Config
+from ulmpaper.core.records import UlmWarning, bubble_table, check_frames
+from ulmpaper.networks.model import Network
 from ulmpaper.networks.predict import predict_counts, predict_heatmaps, predict_maps
 from ulmpaper.networks.targets import MIN_DISTANCE_PX, Mirrored, decode_heatmap, decode_offsets
 from ulmpaper.networks.weights import find_weights, read_network, resolve_device
 from ulmpaper.simulator.psf_from_frames import bubble_width
 
-Weights = nn.Module | str | os.PathLike | None
-_WINDOW, _TILE_PX = 10, 64  # where weights do not tell
-_WARN = functools.partial(warnings.warn, stacklevel=2)  # names the line that calls `locate_...`
+Weights = Network | str | os.PathLike | None
+_WINDOW, _TILE_PX = 10, 64  # where weights do not say
 
 
-def load_network(recipe: str, weights: Weights = None) -> tuple[nn.Module, dict[str, Any]]:
-    """Get a trained network and what is known of its training.
+def load_network(recipe: str, weights: Weights = None) -> Network:
+    """Load a trained network.
 
     Parameters
     ----------
     recipe : {"ml3d", "count", "mspcn"}
         Which network.
     weights : path-like or Module, optional
-        See `ulmpaper.networks.weights.find_weights`. A network in memory comes back as it is.
+        See `ulmpaper.networks.find_weights`; by default those that come with the package. A network in memory comes
+        back as it is.
 
     Returns
     -------
-    net : Module
-        The network. Whoever asks for the same file gets the same one: copy it before you change it.
-    about : dict
-        What its file tells; empty for a network in memory.
+    Module
+        The network; its ``about`` holds what its file says of its training. The same file gives the same object: copy
+        it before you change it.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        See `ulmpaper.networks.weights.read_network` and `ulmpaper.networks.weights.shipped_weights`.
+        See `ulmpaper.networks.read_network` and `ulmpaper.networks.shipped_weights`.
+
+    Examples
+    --------
+    >>> load_network("ml3d").about["window"]
+    10
     """
     if isinstance(weights, nn.Module):
-        return weights, {}
+        return weights
     path = find_weights(recipe, weights)
     changed = path.stat().st_mtime_ns if path.exists() else 0
     return _read(recipe, path, changed)
@@ -79,7 +84,6 @@ def locate_ml3d(
     device: str = "auto",
     precision: str = "float32",
     compiled: bool = False,
-    warn: Callable[[str], object] = _WARN,
 ) -> pd.DataFrame:
     """Detect and localize bubbles by 3DML-ResNet, as many as the counting network tells.
 
@@ -88,7 +92,7 @@ def locate_ml3d(
     frames : array_like (T, Z, X)
         B-mode amplitude, 0 or more.
     net, count_net : path-like or Module, optional
-        Weights of the two networks, see `trained`.
+        Weights of the two networks, see `load_network`.
     n_bubbles : int or array_like (T,) of int, optional
         Bubbles in each frame, instead of what the counting network tells. Fewer where fewer are probable enough.
     window : int, optional
@@ -106,8 +110,6 @@ def locate_ml3d(
     count_margin : float
         Times the told number of bubbles that are looked for. A number too low loses bubbles; one too high does no harm
         where the threshold sorts them out.
-    warn : callable
-        Is told, in a sentence, in what the frames differ from those of the training, where they do.
 
     Returns
     -------
@@ -118,7 +120,7 @@ def locate_ml3d(
     Raises
     ------
     TypeError, ValueError, FileNotFoundError, MemoryError
-        See `trained`, `ulmpaper.networks.predict.predict_maps` and `ulmpaper.networks.targets.decode_offsets`.
+        See `load_network`, `ulmpaper.networks.predict.predict_maps` and `ulmpaper.networks.targets.decode_offsets`.
 
     Notes
     -----
@@ -134,23 +136,34 @@ def locate_ml3d(
     lit = np.asarray(frames.any(axis=(1, 2)))
     if not lit.any():
         return bubble_table([], [], [], [])
-    network, about = load_network("ml3d", net)
+    network = load_network("ml3d", net)
+    about = network.about
     window = about.get("window", _WINDOW) if window is None else window
     use: dict[str, Any] = {"batch": batch, "device": device}
-    how: dict[str, Any] = {"stride": stride, "tile_px": tile_px, "precision": precision, "compiled": compiled, **use}
+    how: dict[str, Any] = {
+        "stride": stride,
+        "tile_px": tile_px,
+        "precision": precision,
+        "compiled": compiled,
+        **use,
+    }
     maps = predict_maps(Mirrored(network) if mirrored else network, frames, window=window, **how)
     margin = 1.0
     if n_bubbles is None:
-        counter, about_counter = load_network("count", count_net)
-        side = about_counter.get("tile_px", _TILE_PX) if count_tile_px is None else count_tile_px
-        n_bubbles, margin = np.rint(predict_counts(counter, frames, tile_px=side, **use)), count_margin
+        counter = load_network("count", count_net)
+        side = counter.about.get("tile_px", _TILE_PX) if count_tile_px is None else count_tile_px
+        n_bubbles, margin = (
+            np.rint(predict_counts(counter, frames, tile_px=side, **use)),
+            count_margin,
+        )
     counts = np.where(lit, _per_frame(n_bubbles, len(frames)), 0)
     wanted = counts if margin == 1 else np.rint(margin * counts)
     threshold = about.get("threshold", 0.0) if threshold is None else threshold
     read = functools.partial(decode_offsets, threshold=threshold, min_distance_px=min_distance_px)
-    if text := domain_gap(frames, counts, about):
-        warn(text)
-    return _numbered((first, read(chunk, wanted[first : first + chunk.shape[1]])) for first, chunk in maps)
+    _warn_of_gap(frames, counts, about)
+    return _numbered(
+        (first, read(chunk, wanted[first : first + chunk.shape[1]])) for first, chunk in maps
+    )
 
 
 def locate_mspcn(
@@ -164,16 +177,15 @@ def locate_mspcn(
     tile_px: int | None = None,
     device: str = "auto",
     precision: str = "float32",
-    warn: Callable[[str], object] = _WARN,
 ) -> pd.DataFrame:
     """Detect and localize bubbles by mSPCN, frame by frame.
 
     Parameters
     ----------
-    frames, batch, tile_px, device, precision, warn
+    frames, batch, tile_px, device, precision
         As in `locate_ml3d`; `batch` counts frames.
     net : path-like or Module, optional
-        Weights, see `trained`.
+        Weights, see `load_network`.
     threshold : float, optional
         Smallest peak of the heat map that is a bubble; by default, and without `n_bubbles`, the best on the
         validation data of the training.
@@ -191,7 +203,7 @@ def locate_mspcn(
     Raises
     ------
     TypeError, ValueError, FileNotFoundError, MemoryError
-        See `trained`, `ulmpaper.networks.predict.predict_heatmaps` and `ulmpaper.networks.targets.decode_heatmap`.
+        See `load_network`, `ulmpaper.networks.predict.predict_heatmaps` and `ulmpaper.networks.targets.decode_heatmap`.
 
     Notes
     -----
@@ -202,11 +214,17 @@ def locate_mspcn(
     lit = np.asarray(frames.any(axis=(1, 2)))
     if not lit.any():
         return bubble_table([], [], [], [])
-    network, about = load_network("mspcn", net)
+    network = load_network("mspcn", net)
+    about = network.about
     if threshold is None and n_bubbles is None:
         threshold = about.get("threshold")
     most, parts = None if n_bubbles is None else _per_frame(n_bubbles, len(frames)), []
-    use: dict[str, Any] = {"batch": batch, "tile_px": tile_px, "device": device, "precision": precision}
+    use: dict[str, Any] = {
+        "batch": batch,
+        "tile_px": tile_px,
+        "device": device,
+        "precision": precision,
+    }
     for first, heat in predict_heatmaps(network, frames, **use):
         counts = None if most is None else most[first : first + len(heat)]
         u = heat.shape[-1] // frames.shape[2]
@@ -214,46 +232,12 @@ def locate_mspcn(
         parts.append((first, table))
     bubbles = _numbered(parts)
     bubbles = bubbles[lit[bubbles["frame"]]].reset_index(drop=True)
-    if text := domain_gap(frames, np.bincount(bubbles["frame"], minlength=len(frames)), about):
-        warn(text)
+    _warn_of_gap(frames, np.bincount(bubbles["frame"], minlength=len(frames)), about)
     return bubbles
 
 
-def locate(
-    frames: ArrayLike, cfg: Config, *, method: str = "ml3d", warn: Callable[[str], object] = _WARN
-) -> pd.DataFrame:
-    """Detect and localize bubbles by the network and the settings of a configuration.
-
-    Parameters
-    ----------
-    frames, warn
-        As in `locate_ml3d`.
-    cfg : Config
-        Of ``ml3d``, ``count`` and ``mspcn`` the files of weights count, and what concerns their use; how a network was
-        made and trained is told by its weights, so ``ml3d.window`` and ``count.tile_px`` have no say here.
-    method : {"ml3d", "mspcn"}
-        The network.
-
-    Returns
-    -------
-    DataFrame
-        Bubble table of bubbles whose score is above ``cfg.locate.min_score``.
-    """
-    c = cfg.compute
-    use: dict[str, Any] = {"batch": c.batch, "tile_px": c.tile_px, "device": c.device, "precision": c.precision}
-    if check_choice(method, NETWORKS, "network") == "ml3d":
-        use |= {"net": cfg.ml3d.weights, "count_net": cfg.count.weights, "threshold": cfg.ml3d.threshold}
-        use |= {"stride": cfg.ml3d.stride, "min_distance_px": cfg.ml3d.min_distance_px}
-        use |= {"mirrored": cfg.ml3d.mirrored, "count_margin": cfg.count.margin, "compiled": c.compile}
-        bubbles = locate_ml3d(frames, warn=warn, **use)
-    else:
-        use |= {"net": cfg.mspcn.weights, "threshold": cfg.mspcn.threshold, "centre_side": cfg.mspcn.centre_side}
-        bubbles = locate_mspcn(frames, warn=warn, **use)
-    return bubbles[bubbles["score"] > cfg.locate.min_score].reset_index(drop=True)
-
-
-def check_run(cfg: Config) -> tuple[dict[str, str], int]:
-    """Check before hours of work that the network of the settings is there.
+def check_networks(cfg: Config) -> tuple[dict[str, str], int]:
+    """Check before hours of work that the networks of the settings are there.
 
     Parameters
     ----------
@@ -274,20 +258,27 @@ def check_run(cfg: Config) -> tuple[dict[str, str], int]:
     """
     resolve_device(cfg.compute.device)
     names = {"ml3d": ("ml3d", "count"), "mspcn": ("mspcn",)}[cfg.locate.method]
-    about = {name: load_network(name, getattr(cfg, name).weights)[1] for name in names}
+    about = {name: load_network(name, getattr(cfg, name).weights).about for name in names}
     digests = {name: about[name].get("digest", "unknown") for name in names}
     return digests, about.get("ml3d", {"window": 1}).get("window", _WINDOW)
 
 
 @functools.lru_cache(maxsize=4)
-def _read(recipe: str, path: Path, changed: int) -> tuple[nn.Module, dict[str, Any]]:
+def _read(recipe: str, path: Path, changed: int) -> Network:
     """Network of a file that was last changed at `changed`."""
     return read_network(path, recipe=recipe)
 
 
+def _warn_of_gap(frames: NDArray, counts: NDArray, about: Mapping[str, Any]) -> None:
+    if text := domain_gap(frames, counts, about):
+        warnings.warn(text, UlmWarning, stacklevel=3)  # names the line that calls `locate_...`
+
+
 def _per_frame(n_bubbles: ArrayLike, n_frames: int) -> NDArray:
     if np.shape(n_bubbles) not in ((), (n_frames,)):
-        raise ValueError(f"n_bubbles must be one number, or one for each of {n_frames} frames: {np.shape(n_bubbles)}")
+        raise ValueError(
+            f"n_bubbles must be one number, or one for each of {n_frames} frames: {np.shape(n_bubbles)}"
+        )
     return np.broadcast_to(n_bubbles, n_frames)
 
 
@@ -334,9 +325,14 @@ def domain_gap(frames: ArrayLike, counts: ArrayLike, about: Mapping[str, Any]) -
     measured = {
         "fwhm_z_px": (width_z, "px width of a bubble in depth"),
         "fwhm_x_px": (width_x, "px width across"),
-        "bubbles_per_px": (np.asarray(counts).mean() / np.prod(np.shape(frames)[1:]), "bubbles per pixel"),
+        "bubbles_per_px": (
+            np.asarray(counts).mean() / np.prod(np.shape(frames)[1:]),
+            "bubbles per pixel",
+        ),
     }
-    outside = {key: _outside(value, what, domain.get(key)) for key, (value, what) in measured.items()}
+    outside = {
+        key: _outside(value, what, domain.get(key)) for key, (value, what) in measured.items()
+    }
     said = [text for text in outside.values() if text]
     if not said:
         return None
@@ -350,6 +346,10 @@ def domain_gap(frames: ArrayLike, counts: ArrayLike, about: Mapping[str, Any]) -
 
 
 def _outside(value: float | None, what: str, limits: Sequence[float] | None) -> str | None:
-    if value is None or limits is None or limits[0] * (1 - _TOLERANCE) <= value <= limits[1] * (1 + _TOLERANCE):
+    if (
+        value is None
+        or limits is None
+        or limits[0] * (1 - _TOLERANCE) <= value <= limits[1] * (1 + _TOLERANCE)
+    ):
         return None
     return f"{value:.2g} {what} ({limits[0]:.2g} to {limits[1]:.2g})"

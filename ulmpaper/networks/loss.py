@@ -212,7 +212,9 @@ def count_loss(outputs: Tensor, counts: Tensor) -> Tensor:
     return functional.cross_entropy(outputs, counts.long())
 
 
-def mspcn_loss(maps: Tensor, truth: Tensor, *, sparsity: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+def mspcn_loss(
+    maps: Tensor, truth: Tensor, *, sparsity: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Compare the blurred heat maps of mSPCN and the truth, and keep the maps sparse.
 
     Parameters

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from typing import Any
 
 import pandas as pd
 import torch
@@ -116,14 +117,26 @@ class ML3DResNet(nn.Module):
     5237975
     """
 
-    def __init__(self, features: int = 96, blocks: int = 10, *, temporal_kernel: int = 3, output: str = "sigmoid"):
+    def __init__(
+        self,
+        features: int = 96,
+        blocks: int = 10,
+        *,
+        temporal_kernel: int = 3,
+        output: str = "sigmoid",
+    ):
         super().__init__()
+        self.about: dict[str, Any] = {}  # of its training, where it was read from a file
         check_positive(features=features, blocks=blocks, temporal_kernel=temporal_kernel)
         if temporal_kernel % 2 == 0:
-            raise ValueError(f"temporal_kernel must be odd, not {temporal_kernel}: a frame and as many on both sides")
+            raise ValueError(
+                f"temporal_kernel must be odd, not {temporal_kernel}: a frame and as many on both sides"
+            )
         check_choice(output, _OUTPUTS, "output")
         self.extract = _conv3d(1, features, temporal_kernel)
-        self.blocks = nn.Sequential(*(ResidualBlock(features, temporal_kernel) for _ in range(blocks)))
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(features, temporal_kernel) for _ in range(blocks))
+        )
         self.fuse = _conv3d(features, features, temporal_kernel)
         self.sum = SkipSum()
         self.reconstruct = _conv3d(features, 3, temporal_kernel)
@@ -170,6 +183,7 @@ class CountNet(nn.Module):
 
     def __init__(self, n_max: int | None = 100, features: int = 16) -> None:
         super().__init__()
+        self.about: dict[str, Any] = {}  # of its training, where it was read from a file
         check_positive(features=features, **({} if n_max is None else {"n_max": n_max}))
         self.conv = nn.Sequential(
             nn.Conv2d(1, features, 3, padding=1),
@@ -182,7 +196,9 @@ class CountNet(nn.Module):
             nn.ReLU(),
         )
         n_out = 1 if n_max is None else n_max + 1
-        self.full = nn.Sequential(nn.Linear(4 * features, 8 * features), nn.ReLU(), nn.Linear(8 * features, n_out))
+        self.full = nn.Sequential(
+            nn.Linear(4 * features, 8 * features), nn.ReLU(), nn.Linear(8 * features, n_out)
+        )
         self.n_max = n_max
         for layer in [*self.conv, self.full[0]]:
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -232,6 +248,7 @@ class MSPCN(nn.Module):
 
     def __init__(self, upsample: int = 4) -> None:
         super().__init__()
+        self.about: dict[str, Any] = {}  # of its training, where it was read from a file
         check_positive(upsample=upsample)
         self.conv1 = nn.Conv2d(1, 64, 9, padding=4)
         for k in range(2, 13):
@@ -249,6 +266,9 @@ class MSPCN(nn.Module):
         for k in range(2, 12, 2):
             features = self.sum(features, conv[k + 1](self.relu(conv[k](features))))
         return self.shuffle(conv[13](self.sum(first, conv[12](features))))
+
+
+Network = ML3DResNet | CountNet | MSPCN
 
 
 def layer_table(net: nn.Module, input_shape: tuple[int, ...]) -> pd.DataFrame:
@@ -279,7 +299,15 @@ def layer_table(net: nn.Module, input_shape: tuple[int, ...]) -> pd.DataFrame:
 
     def note(name: str, layer: nn.Module, _: tuple, output: Tensor) -> None:
         size = 0 if name in {row[0] for row in rows} else sum(p.numel() for p in layer.parameters())
-        rows.append((name, type(layer).__name__, getattr(layer, "kernel_size", ()), tuple(output.shape), size))
+        rows.append(
+            (
+                name,
+                type(layer).__name__,
+                getattr(layer, "kernel_size", ()),
+                tuple(output.shape),
+                size,
+            )
+        )
 
     for name, layer in ghost.named_modules():
         if not list(layer.children()):
@@ -296,4 +324,6 @@ def _conv3d(n_in: int, n_out: int, temporal_kernel: int) -> nn.Conv3d:
 
 def _check_shape(frames: Tensor, axes: str) -> None:
     if frames.ndim != axes.count(",") + 1 or frames.shape[1] != 1:
-        raise ValueError(f"frames must have the shape ({axes}), not {tuple(frames.shape)}: unsqueeze what is missing")
+        raise ValueError(
+            f"frames must have the shape ({axes}), not {tuple(frames.shape)}: unsqueeze what is missing"
+        )

@@ -95,9 +95,13 @@ def predict_maps(
     frames = _sliceable(frames)
     n_frames = frames.shape[0]
     if n_frames < window:
-        raise ValueError(f"{n_frames} frames are fewer than the window of {window}: give more, or a smaller window")
+        raise ValueError(
+            f"{n_frames} frames are fewer than the window of {window}: give more, or a smaller window"
+        )
     if stride > window:
-        raise ValueError(f"a stride of {stride} leaves frames out between windows of {window}: take {window} or less")
+        raise ValueError(
+            f"a stride of {stride} leaves frames out between windows of {window}: take {window} or less"
+        )
     run = _runner(net, batch, tile_px, device, precision, compiled)
     starts = [*range(0, n_frames - window, stride), n_frames - window]
     return _slide(run, frames, _scale(frames, scale), starts, window, batch)
@@ -142,11 +146,20 @@ def predict_heatmaps(
     """
     frames = _sliceable(frames)
     run = _runner(net, batch, tile_px, device, precision)
-    return ((first, run(part[:, None]).cpu()) for first, part in _read_all(frames, batch, _scale(frames, scale)))
+    return (
+        (first, run(part[:, None]).cpu())
+        for first, part in _read_all(frames, batch, _scale(frames, scale))
+    )
 
 
 def predict_counts(
-    net: nn.Module, frames: Any, *, tile_px: int = 64, batch: int = 4, device: str = "auto", scale: float | None = None
+    net: nn.Module,
+    frames: Any,
+    *,
+    tile_px: int = 64,
+    batch: int = 4,
+    device: str = "auto",
+    scale: float | None = None,
 ) -> NDArray[np.float64]:
     """Count the bubbles of every frame.
 
@@ -199,23 +212,38 @@ def count_tiles(frames: Tensor, tile_px: int) -> list[Tensor]:
     [(1, 42, 60), (1, 42, 60)]
     """
     rows, columns = (math.ceil(size / tile_px) for size in frames.shape[1:])
-    return [tile for row in frames.tensor_split(rows, dim=1) for tile in row.tensor_split(columns, dim=2)]
+    return [
+        tile
+        for row in frames.tensor_split(rows, dim=1)
+        for tile in row.tensor_split(columns, dim=2)
+    ]
 
 
 def _slide(
-    run: Callable[[Tensor], Tensor], frames: Any, scale: float, starts: list[int], window: int, batch: int
+    run: Callable[[Tensor], Tensor],
+    frames: Any,
+    scale: float,
+    starts: list[int],
+    window: int,
+    batch: int,
 ) -> Iterator[tuple[int, Tensor]]:
     """Run windows that begin at `starts` and yield what no later window sees."""
     first = 0
     held = torch.empty(0, *frames.shape[1:])  # frames from `first` on
-    sums = torch.empty(4, 0, *frames.shape[1:])  # over windows, of p, of the weight w, of w oz and of w ox
-    opened, closed = (np.bincount(np.add(starts, k), minlength=frames.shape[0] + 1) for k in (0, window))
+    sums = torch.empty(
+        4, 0, *frames.shape[1:]
+    )  # over windows, of p, of the weight w, of w oz and of w ox
+    opened, closed = (
+        np.bincount(np.add(starts, k), minlength=frames.shape[0] + 1) for k in (0, window)
+    )
     n_windows = torch.from_numpy(np.cumsum(opened - closed))[:, None, None]  # that see a frame
     for k in range(0, len(starts), batch):
         group = starts[k : k + batch]
         end = group[-1] + window
         held = torch.cat([held, _read(frames, first + len(held), end, scale)])
-        maps = run(torch.stack([held[start - first : start - first + window] for start in group])[:, None])
+        maps = run(
+            torch.stack([held[start - first : start - first + window] for start in group])[:, None]
+        )
         weight = maps[:, :1].clamp(min=LEAST_WEIGHT)
         terms = torch.cat([maps[:, :1], weight, weight * maps[:, 1:]], dim=1)
         sums = functional.pad(sums.to(terms.device), (0, 0, 0, 0, 0, end - first - sums.shape[1]))
@@ -228,15 +256,26 @@ def _slide(
 
 
 def _runner(
-    net: nn.Module, batch: int, tile_px: int | None, device: str, precision: str, compiled: bool = False
+    net: nn.Module,
+    batch: int,
+    tile_px: int | None,
+    device: str,
+    precision: str,
+    compiled: bool = False,
 ) -> Callable[[Tensor], Tensor]:
     """Function that puts frames (B, 1, ..., Z, X) through `net` on the device."""
     check_positive(batch=batch, **({} if tile_px is None else {"tile_px": tile_px}))
     place = resolve_device(device)
     dtype = resolve_precision(precision, place)
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Conv3d)]
-    margin = sum(max(layer.kernel_size[-2:]) // 2 for layer in layers)  # one after another, all of stride 1
-    layout = torch.channels_last_3d if any(isinstance(layer, nn.Conv3d) for layer in layers) else torch.channels_last
+    margin = sum(
+        max(layer.kernel_size[-2:]) // 2 for layer in layers
+    )  # one after another, all of stride 1
+    layout = (
+        torch.channels_last_3d
+        if any(isinstance(layer, nn.Conv3d) for layer in layers)
+        else torch.channels_last
+    )
     net.to(place)
     if place.type == "cuda":
         net = with_quicker_convolutions(net)
@@ -247,7 +286,9 @@ def _runner(
     def run(frames: Tensor) -> Tensor:
         with inference_mode(place, dtype):
             frames = frames.to(place)
-            return (net(frames) if tile_px is None else _tiled(net, frames, tile_px, margin)).float()
+            return (
+                net(frames) if tile_px is None else _tiled(net, frames, tile_px, margin)
+            ).float()
 
     return run
 
@@ -257,15 +298,21 @@ def _tiled(net: nn.Module, frames: Tensor, tile_px: int, margin: int) -> Tensor:
 
     def spans(size: int) -> list[tuple[int, int, int, int]]:
         edges = np.linspace(0, size, math.ceil(size / tile_px) + 1).astype(int).tolist()
-        return [(max(0, a - margin), a, b, min(size, b + margin)) for a, b in itertools.pairwise(edges)]
+        return [
+            (max(0, a - margin), a, b, min(size, b + margin)) for a, b in itertools.pairwise(edges)
+        ]
 
-    def tile(top: int, z: int, z_end: int, bottom: int, left: int, x: int, x_end: int, right: int) -> Tensor:
+    def tile(
+        top: int, z: int, z_end: int, bottom: int, left: int, x: int, x_end: int, right: int
+    ) -> Tensor:
         maps = net(frames[..., top:bottom, left:right])
         u = maps.shape[-1] // (right - left)
         return maps[..., u * (z - top) : u * (z_end - top), u * (x - left) : u * (x_end - left)]
 
     across = spans(frames.shape[-1])
-    return torch.cat([torch.cat([tile(*z, *x) for x in across], dim=-1) for z in spans(frames.shape[-2])], dim=-2)
+    return torch.cat(
+        [torch.cat([tile(*z, *x) for x in across], dim=-1) for z in spans(frames.shape[-2])], dim=-2
+    )
 
 
 def _sliceable(frames: Any) -> Any:
@@ -358,17 +405,27 @@ def inference_mode(place: torch.device, dtype: torch.dtype) -> Iterator[None]:
     # On a GPU the first batch tries out which way of convolving is the quickest for its shape.
     kernels = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
     try:
-        with torch.no_grad(), kernels, torch.autocast(place.type, dtype, enabled=dtype != torch.float32):
+        with (
+            torch.no_grad(),
+            kernels,
+            torch.autocast(place.type, dtype, enabled=dtype != torch.float32),
+        ):
             yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) and "allocate memory" not in str(error):
+        if not isinstance(
+            error, MemoryError | torch.cuda.OutOfMemoryError
+        ) and "allocate memory" not in str(error):
             raise
-        raise MemoryError("out of memory: lower compute.batch, or set a smaller compute.tile_px") from error
+        raise MemoryError(
+            "out of memory: lower compute.batch, or set a smaller compute.tile_px"
+        ) from error
 
 
 def _transposed(conv: nn.Conv3d) -> nn.ConvTranspose3d:
     shape: Any = conv.kernel_size
-    layer = nn.ConvTranspose3d(conv.in_channels, conv.out_channels, shape, padding=tuple(k // 2 for k in shape))
+    layer = nn.ConvTranspose3d(
+        conv.in_channels, conv.out_channels, shape, padding=tuple(k // 2 for k in shape)
+    )
     layer.weight = nn.Parameter(conv.weight.detach().flip(2, 3, 4).transpose(0, 1).contiguous())
     layer.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach())
     return layer

@@ -141,7 +141,15 @@ def training_settings(cfg: Config, name: str) -> dict[str, Any]:
     >>> settings["ml3d.features"], "ml3d.stride" in settings
     (8, False)
     """
-    in_use = ("stride", "mirrored", "min_distance_px", "centre_side", "margin", "weights", "threshold")
+    in_use = (
+        "stride",
+        "mirrored",
+        "min_distance_px",
+        "centre_side",
+        "margin",
+        "weights",
+        "threshold",
+    )
     sections = ("acquisition", "cam", "train", name)
     pairs = {
         f"{section}.{key}": list(value) if isinstance(value, tuple) else value
@@ -166,10 +174,15 @@ def _score_ml3d(
         found = decode_offsets(maps, _MANY * n_true, min_distance_px=min_distance_px)
         told.append(found[found.groupby("frame").cumcount() < n_true[found["frame"]]])
         many.append(found)
-    return {**_scores(told, blocks), "threshold": _best_threshold(many, blocks, _PROBABILITIES)["threshold"]}
+    return {
+        **_scores(told, blocks),
+        "threshold": _best_threshold(many, blocks, _PROBABILITIES)["threshold"],
+    }
 
 
-def _encode_count(bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int], *, n_max: int | None) -> Tensor:
+def _encode_count(
+    bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int], *, n_max: int | None
+) -> Tensor:
     """Number of bubbles in the picture, at most what the network can tell."""
     return torch.tensor(len(bubbles) if n_max is None else min(len(bubbles), n_max))
 
@@ -178,7 +191,9 @@ def _loss_count(outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Ten
     return count_loss(outputs, targets), {}
 
 
-def _score_count(net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, tile_px: int) -> dict[str, float]:
+def _score_count(
+    net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, tile_px: int
+) -> dict[str, float]:
     """Mean error of the number of bubbles in a frame, counted as `ulmpaper.networks.predict.predict_counts` does."""
     told, true = [], []
     for block in blocks:
@@ -186,14 +201,18 @@ def _score_count(net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, ti
         told.append(sum(CountNet.expected(net(tile[:, None])).numpy() for tile in tiles))
         places, size = block.truth[["z", "x"]].to_numpy() + 0.5, block.frames.shape[1:]
         inside = ((places >= 0) & (places < size)).all(axis=1)
-        true.append(np.bincount(block.truth["frame"].to_numpy()[inside], minlength=len(block.frames)))
+        true.append(
+            np.bincount(block.truth["frame"].to_numpy()[inside], minlength=len(block.frames))
+        )
     error = np.concatenate(told) - np.concatenate(true)
     mean = max(float(np.concatenate(true).mean()), 1.0)
     share = float(np.abs(error).mean()) / mean
     return {"score": 1 - share, "error_share": share, "bias_share": float(error.mean()) / mean}
 
 
-def _encode_mspcn(bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int], *, upsample: int) -> Tensor:
+def _encode_mspcn(
+    bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int], *, upsample: int
+) -> Tensor:
     return encode_heatmap(bubbles, n_frames, shape_px, upsample=upsample)[:, 0]
 
 
@@ -211,7 +230,10 @@ def _best_threshold(
 ) -> dict[str, float]:
     """Scores at the threshold that serves the blocks best, and that threshold."""
     by_threshold = [
-        {**_scores([table[table["score"] > threshold] for table in found], blocks), "threshold": float(threshold)}
+        {
+            **_scores([table[table["score"] > threshold] for table in found], blocks),
+            "threshold": float(threshold),
+        }
         for threshold in thresholds
     ]
     return max(by_threshold, key=lambda scores: scores["score"])
@@ -220,7 +242,10 @@ def _best_threshold(
 def _scores(found: Sequence[pd.DataFrame], blocks: Sequence[Block]) -> dict[str, float]:
     """Detection scores over all blocks, 0 where there is nothing to divide by."""
     scores = score_bubbles(*join_sequences(found, [block.truth for block in blocks]))
-    kept = {key: float(np.nan_to_num(scores[key])) for key in (f"{s}_{limit}" for limit in LIMITS_PX for s in SCORES)}
+    kept = {
+        key: float(np.nan_to_num(scores[key]))
+        for key in (f"{s}_{limit}" for limit in LIMITS_PX for s in SCORES)
+    }
     return {"score": kept["jaccard_near"], **kept}
 
 

@@ -63,7 +63,9 @@ def encode_offsets(bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, in
     return torch.from_numpy(maps)
 
 
-def encode_heatmap(bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int], *, upsample: int = 4) -> Tensor:
+def encode_heatmap(
+    bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int], *, upsample: int = 4
+) -> Tensor:
     """Write bubbles as heat maps.
 
     Parameters
@@ -209,7 +211,9 @@ def decode_offsets(
     """
     values = _tensor(maps)
     if values.ndim != 4 or len(values) != 3 or 0 in values.shape:
-        raise ValueError(f"offset maps are p, oz, ox and have the shape (3, N, Z, X), not {tuple(values.shape)}")
+        raise ValueError(
+            f"offset maps are p, oz, ox and have the shape (3, N, Z, X), not {tuple(values.shape)}"
+        )
     _check_finite(values)
     if not 0 <= min_distance_px < np.inf:
         raise ValueError(f"min_distance_px must be a number of 0 or more, not {min_distance_px}")
@@ -273,14 +277,18 @@ def decode_heatmap(
     check_positive(upsample=upsample, side=side, centre_side=centre_side)
     for name, value in (("side", side), ("centre_side", centre_side)):
         if value % 2 == 0:
-            raise ValueError(f"{name} must be odd, not {value}: a fine pixel and as many on both sides")
+            raise ValueError(
+                f"{name} must be odd, not {value}: a fine pixel and as many on both sides"
+            )
     if threshold is None and counts is None:
         raise ValueError("give threshold, counts or both: every ripple of a heat map is a peak")
     maps = _tensor(heatmap)
     if maps.ndim == 4 and maps.shape[1] == 1:
         maps = maps[:, 0]
     if maps.ndim != 3 or 0 in maps.shape:
-        raise ValueError(f"heat maps have the shape (T, uZ, uX) or (T, 1, uZ, uX), not {tuple(maps.shape)}")
+        raise ValueError(
+            f"heat maps have the shape (T, uZ, uX) or (T, 1, uZ, uX), not {tuple(maps.shape)}"
+        )
     _check_finite(maps)
     maps = maps.float()
     candidate = maps > (threshold or 0.0)
@@ -288,7 +296,10 @@ def decode_heatmap(
         candidate &= _peaks(maps, side // 2)
     frame, row, column, score = _strongest(maps, candidate, counts)
     shift_z, shift_x = _centre_of_mass(maps, frame, row, column, centre_side // 2)
-    z, x = ((pixel + shift + 0.5) / upsample - 0.5 for pixel, shift in ((row, shift_z), (column, shift_x)))
+    z, x = (
+        (pixel + shift + 0.5) / upsample - 0.5
+        for pixel, shift in ((row, shift_z), (column, shift_x))
+    )
     return bubble_table(*(part.cpu() for part in (frame, z, x, score)))
 
 
@@ -300,7 +311,9 @@ def _strongest(
     if counts is not None:
         n = torch.minimum(n, _check_counts(counts, len(maps)).to(n))
     value, pixel = torch.where(candidate, maps, -torch.inf).flatten(1).topk(int(n.max()))
-    frame, rank = torch.nonzero(torch.arange(value.shape[1], device=n.device) < n[:, None], as_tuple=True)
+    frame, rank = torch.nonzero(
+        torch.arange(value.shape[1], device=n.device) < n[:, None], as_tuple=True
+    )
     pixel = pixel[frame, rank]
     return frame, pixel // maps.shape[2], pixel % maps.shape[2], value[frame, rank]
 
@@ -344,7 +357,9 @@ def _peaks(maps: Tensor, half: int) -> Tensor:
     return (maps > torch.maximum(above, left)) & (maps >= torch.maximum(below, right))
 
 
-def _centre_of_mass(maps: Tensor, frame: Tensor, row: Tensor, column: Tensor, half: int) -> tuple[Tensor, Tensor]:
+def _centre_of_mass(
+    maps: Tensor, frame: Tensor, row: Tensor, column: Tensor, half: int
+) -> tuple[Tensor, Tensor]:
     """Places of the centres of mass around peaks, seen from them; what is below 0 weighs nothing."""
     steps = torch.arange(-half, half + 1, device=maps.device)
     rows, columns = row[:, None, None] + half + steps[:, None], column[:, None, None] + half + steps
@@ -356,7 +371,11 @@ def _centre_of_mass(maps: Tensor, frame: Tensor, row: Tensor, column: Tensor, ha
 
 def _tensor(values: Tensor | ArrayLike) -> Tensor:
     """`values` without gradients; arrays that torch cannot share are copied."""
-    return values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.require(values, None, ["C", "W"]))
+    return (
+        values.detach()
+        if isinstance(values, Tensor)
+        else torch.from_numpy(np.require(values, None, ["C", "W"]))
+    )
 
 
 def _check_finite(maps: Tensor) -> None:
@@ -367,7 +386,11 @@ def _check_finite(maps: Tensor) -> None:
 def _check_counts(counts: Tensor | ArrayLike, n_frames: int) -> Tensor:
     values = _tensor(counts)
     if values.shape not in ((), (n_frames,)):
-        raise ValueError(f"counts must be one number, or one for each of {n_frames} frames, not {tuple(values.shape)}")
+        raise ValueError(
+            f"counts must be one number, or one for each of {n_frames} frames, not {tuple(values.shape)}"
+        )
     if (values < 0).any() or (values != values.round()).any():
-        raise ValueError(f"counts must be whole numbers of 0 or more, not {values.min()} to {values.max()}")
+        raise ValueError(
+            f"counts must be whole numbers of 0 or more, not {values.min()} to {values.max()}"
+        )
     return values.expand(n_frames)

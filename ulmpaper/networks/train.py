@@ -24,7 +24,7 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ulmpaper.config import Config, Fitted
+from ulmpaper.config import Config, Fitted, Settings, as_config
 from ulmpaper.core.records import Block, check_choice
 from ulmpaper.io.files import fingerprint
 from ulmpaper.networks.checkpoint import BEST, describe, make_folder, read_state, write_state
@@ -39,7 +39,14 @@ from ulmpaper.networks.weights import (
     resolve_precision,
     write_network,
 )
-from ulmpaper.networks.windows import Batch, Batches, SimulatedSource, Source, StoredSource, seeded_sequence
+from ulmpaper.networks.windows import (
+    Batch,
+    Batches,
+    SimulatedSource,
+    Source,
+    StoredSource,
+    seeded_sequence,
+)
 
 _STORED_PARTS = {"train": (0.0, 0.9), "validation": (0.9, 1.0)}
 
@@ -69,8 +76,8 @@ class RunSummary:
 
 def train(
     name: str,
-    cfg: Config,
     folder: str | Path,
+    cfg: Settings = None,
     *,
     data: str | Path | None = None,
     start: str | Path | None = None,
@@ -83,10 +90,10 @@ def train(
     ----------
     name : {"ml3d", "count", "mspcn"}
         What to train, see `ulmpaper.networks.recipes`.
-    cfg : Config
-        Settings: the section of that name, ``train``, ``compute``, and for simulated data ``cam``.
     folder : path
         Where the run is, or will be.
+    cfg : Config, mapping or str, optional
+        Settings, as in `ulmpaper.ulm`: the section of that name, ``train``, ``compute``, and for simulated data ``cam``.
     data : path, optional
         Block store with true bubbles to train on, its last tenth to validate on; by default sequences are simulated,
         new ones for every step.
@@ -121,14 +128,17 @@ def train(
     Examples
     --------
     >>> import tempfile
-    >>> from ulmpaper.config import load_config
-    >>> summary = train("count", load_config("smoke"), tempfile.mkdtemp())
+    >>> summary = train("count", tempfile.mkdtemp(), "smoke")
     >>> summary.step, sorted(path.name for path in summary.folder.iterdir())
     (6, ['best.safetensors', 'config.json', 'last.safetensors', 'metrics.csv'])
     """
+    cfg = as_config(cfg)
     recipe = RECIPES[check_choice(name, RECIPES, "recipe")](cfg)
     options, folder = recipe.settings, make_folder(folder)
-    settings = {**training_settings(cfg, name), "data": "simulated" if data is None else Path(data).name}
+    settings = {
+        **training_settings(cfg, name),
+        "data": "simulated" if data is None else Path(data).name,
+    }
     if data is not None:
         settings["content"] = fingerprint([Path(data)])
     if start is not None:
@@ -136,7 +146,9 @@ def train(
         read_network(start, recipe=name)  # says in plain words what is wrong with it
         settings["start"] = fingerprint([start])
     n_steps = options.epochs * options.steps
-    kernels = torch.backends.cudnn.flags(enabled=True, benchmark=True)  # try out which are the quickest
+    kernels = torch.backends.cudnn.flags(
+        enabled=True, benchmark=True
+    )  # try out which are the quickest
     with processes(cfg.compute.device) as (rank, world, device), stop_signals() as stop, kernels:
         net = _begin(recipe, cfg.seed, start).to(device)
         optimizer = torch.optim.Adam(net.parameters(), lr=options.learning_rate)
@@ -148,7 +160,9 @@ def train(
         windows = training_windows(recipe, cfg, data, rank=rank, world=world)
         last = n_steps if stop_after is None else min(stop_after, n_steps)
         began = time.perf_counter() - state.seconds
-        bar = tqdm(total=n_steps, initial=state.step, unit="step", disable=not (progress and rank == 0))
+        bar = tqdm(
+            total=n_steps, initial=state.step, unit="step", disable=not (progress and rank == 0)
+        )
         for batch in prefetch(windows, range(state.step, last), cfg.compute.workers):
             optimizer.param_groups[0]["lr"] = learning_rate(options, state.step)
             state.add(_step(recipe, run, optimizer, batch, dtype, world))
@@ -158,7 +172,9 @@ def train(
                 state.seconds = time.perf_counter() - began
                 if state.close_epoch(options.steps, scores, learning_rate(options, state.step - 1)):
                     about = describe(recipe, cfg, settings, state, device)
-                    write_network(folder / BEST, net, recipe=name, network=recipe.arguments, about=about)
+                    write_network(
+                        folder / BEST, net, recipe=name, network=recipe.arguments, about=about
+                    )
             if rank == 0 and (state.step % options.steps == 0 or stopping or state.step == last):
                 state.seconds = time.perf_counter() - began
                 write_state(folder, net, optimizer, state, settings)
@@ -229,11 +245,18 @@ def validation_blocks(recipe: Recipe, cfg: Config, data: str | Path | None = Non
     """Sequences that a training is judged by, of ``train.validation_frames`` frames in all; parameters as in `fit`."""
     source = _source(cfg, data, "validation")
     n_blocks = -(-cfg.train.validation_frames // recipe.n_frames)
-    return [seeded_sequence(source, recipe.n_frames, cfg.seed, "validation", number) for number in range(n_blocks)]
+    return [
+        seeded_sequence(source, recipe.n_frames, cfg.seed, "validation", number)
+        for number in range(n_blocks)
+    ]
 
 
 def _source(cfg: Config, data: str | Path | None, split: str) -> Source:
-    return SimulatedSource(cfg, split) if data is None else StoredSource(str(data), _STORED_PARTS[split])
+    return (
+        SimulatedSource(cfg, split)
+        if data is None
+        else StoredSource(str(data), _STORED_PARTS[split])
+    )
 
 
 def _begin(recipe: Recipe, seed: int, start: str | Path | None = None) -> nn.Module:
@@ -242,7 +265,7 @@ def _begin(recipe: Recipe, seed: int, start: str | Path | None = None) -> nn.Mod
         torch.manual_seed(seed)
         net = CLASSES[recipe.name](**recipe.arguments)
     if start is not None:
-        load_tensors(net, read_network(start, recipe=recipe.name)[0].state_dict(), what=str(start))
+        load_tensors(net, read_network(start, recipe=recipe.name).state_dict(), what=str(start))
     return net
 
 
@@ -261,7 +284,9 @@ def _step(
     n_parts = min(recipe.settings.accumulate, len(frames))
     total: dict[str, Tensor] = {}
     optimizer.zero_grad(set_to_none=True)
-    for inputs, targets in zip(frames.chunk(n_parts), batch.targets.to(device).chunk(n_parts), strict=True):
+    for inputs, targets in zip(
+        frames.chunk(n_parts), batch.targets.to(device).chunk(n_parts), strict=True
+    ):
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             outputs = run(recipe.inputs(inputs))
         loss, parts = recipe.loss(outputs, targets)
@@ -292,13 +317,17 @@ def _normalized(frames: Tensor, world: int) -> Tensor:
     return frames / peak
 
 
-def _frozen(recipe: Recipe, net: nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def _frozen(
+    recipe: Recipe, net: nn.Module, device: torch.device, dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
     """The network as a function of frames (B, N, Z, X) on the CPU, without gradients."""
 
     @torch.no_grad()
     def run(frames: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return torch.cat([net(recipe.inputs(part)).float().cpu() for part in frames.to(device).split(16)])
+            return torch.cat(
+                [net(recipe.inputs(part)).float().cpu() for part in frames.to(device).split(16)]
+            )
 
     return run
 
@@ -403,5 +432,8 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    for name in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a job; it is the training that stops
+    for name in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # sent to all processes of a job; it is the training that stops
         signal.signal(name, signal.SIG_IGN)

@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import torch
@@ -20,16 +19,25 @@ from torch import Tensor, nn
 
 from ulmpaper.core.records import check_choice
 from ulmpaper.io.files import write_atomic
-from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet
+from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet, Network
 
 FORMAT = "ulmpaper network 1"
-CLASSES: dict[str, type[nn.Module]] = {"ml3d": ML3DResNet, "count": CountNet, "mspcn": MSPCN}
+CLASSES: dict[str, type[Network]] = {"ml3d": ML3DResNet, "count": CountNet, "mspcn": MSPCN}
 _SHIPPED = Path(__file__).parent / "trained"
-_PICKLED = (b"PK\x03\x04", b"\x80")  # first bytes of what torch.save writes, now and before version 1.6
+_PICKLED = (
+    b"PK\x03\x04",
+    b"\x80",
+)  # first bytes of what torch.save writes, now and before version 1.6
 
 
 def write_network(
-    path: str | os.PathLike, net: nn.Module, *, recipe: str, network: Mapping, about: Mapping, half: bool = False
+    path: str | os.PathLike,
+    net: nn.Module,
+    *,
+    recipe: str,
+    network: Mapping,
+    about: Mapping,
+    half: bool = False,
 ) -> Path:
     """Write a network to a safetensors file, at once or not at all.
 
@@ -60,16 +68,23 @@ def write_network(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     how = {"recipe": "count", "network": {"n_max": 9}, "about": {"seconds": 60}}
-    ...     net, about = read_network(write_network(f"{folder}/a.safetensors", CountNet(9), **how))
-    >>> net.n_max, about
+    ...     net = read_network(write_network(f"{folder}/a.safetensors", CountNet(9), **how))
+    >>> net.n_max, net.about
     (9, {'seconds': 60})
     """
     path = Path(path)
-    tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in net.state_dict().items()}
+    tensors = {
+        name: t.detach().to("cpu", copy=True).contiguous() for name, t in net.state_dict().items()
+    }
     _check_fit(_untrained(recipe, network, "network"), tensors, f"the network to write to {path}")
     if half:
         tensors = {name: t.half() for name, t in tensors.items()}
-    said = {"format": FORMAT, "recipe": recipe, "network": json.dumps(dict(network)), "about": json.dumps(dict(about))}
+    said = {
+        "format": FORMAT,
+        "recipe": recipe,
+        "network": json.dumps(dict(network)),
+        "about": json.dumps(dict(about)),
+    }
     metadata = {**said, "sha256": _sha256(tensors, said)}
     write_atomic(path, save(tensors, metadata))
     return path
@@ -77,7 +92,7 @@ def write_network(
 
 def read_network(
     path: str | os.PathLike, *, recipe: str | None = None, device: str = "cpu"
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> Network:
     """Read a network written by `write_network`.
 
     Parameters
@@ -91,10 +106,8 @@ def read_network(
 
     Returns
     -------
-    net : Module
-        The network in 32-bit floats, ready for use (``eval``).
-    about : dict
-        What is known of its training.
+    Module
+        The network in 32-bit floats, ready for use (``eval``); its ``about`` holds what is known of its training.
 
     Raises
     ------
@@ -107,11 +120,18 @@ def read_network(
     tensors, metadata = _read(path)
     found = metadata["recipe"]
     if recipe is not None and found != check_choice(recipe, CLASSES, "recipe"):
-        raise ValueError(f"{path} holds a network of recipe {found!r}, but {recipe!r} is needed: give another file")
+        raise ValueError(
+            f"{path} holds a network of recipe {found!r}, but {recipe!r} is needed: give another file"
+        )
     net = _untrained(found, json.loads(metadata["network"]), str(path))
     # Copies: what safetensors gives is a view of the file, and lies in memory in a way that slows down and rounds anew.
-    load_tensors(net, {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}, what=str(path))
-    return net.to(resolve_device(device)).eval(), json.loads(metadata["about"])
+    load_tensors(
+        net, {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}, what=str(path)
+    )
+    net.about = json.loads(metadata["about"])
+    net.to(resolve_device(device))
+    net.eval()
+    return net
 
 
 def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], *, what: str = "the file") -> None:
@@ -233,7 +253,10 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         quick = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        queries = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not in every version of torch
+        queries = (
+            "_is_avx512_bf16_supported",
+            "_is_amx_tile_supported",
+        )  # not in every version of torch
         quick = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in queries)
     return torch.bfloat16 if quick else torch.float32
 
@@ -241,7 +264,9 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file whose contents are as they were written."""
     if not path.is_file():
-        raise FileNotFoundError(f"there are no weights at {path}: check the name, or train a network")
+        raise FileNotFoundError(
+            f"there are no weights at {path}: check the name, or train a network"
+        )
     with path.open("rb") as file:
         first = file.read(9)
     if first.startswith(_PICKLED) and first[8:] != b"{":
@@ -254,24 +279,30 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file ({error}): fetch or train it anew") from None
+        raise ValueError(
+            f"{path} is damaged or no safetensors file ({error}): fetch or train it anew"
+        ) from None
     if metadata.get("format") != FORMAT:
         raise ValueError(
             f"{path} is no network of ulmpaper: its format is {metadata.get('format')!r}, needed is {FORMAT!r}"
         )
     if metadata.pop("sha256", None) != _sha256(tensors, metadata):
-        raise ValueError(f"{path} is damaged: it does not hold what was written; fetch or train it anew")
+        raise ValueError(
+            f"{path} is damaged: it does not hold what was written; fetch or train it anew"
+        )
     return tensors, metadata
 
 
-def _untrained(recipe: str, network: Mapping, what: str) -> nn.Module:
+def _untrained(recipe: str, network: Mapping, what: str) -> Network:
     """Network without numbers, on the device ``meta``: nothing is drawn at random, nothing allocated."""
     cls = CLASSES[check_choice(recipe, CLASSES, "recipe")]
     try:
         with torch.device("meta"):
             return cls(**network)
     except TypeError as error:
-        raise ValueError(f"{what}: {dict(network)} do not make a {cls.__name__} ({error})") from None
+        raise ValueError(
+            f"{what}: {dict(network)} do not make a {cls.__name__} ({error})"
+        ) from None
 
 
 def _check_fit(net: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -280,7 +311,9 @@ def _check_fit(net: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None
     differences = {
         "missing": [name for name in wanted if name not in found],
         "superfluous": [name for name in found if name not in wanted],
-        "of another shape": [f"{n} {found[n]} instead of {s}" for n, s in wanted.items() if found.get(n, s) != s],
+        "of another shape": [
+            f"{n} {found[n]} instead of {s}" for n, s in wanted.items() if found.get(n, s) != s
+        ],
     }
     said = [
         f"{kind}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"

@@ -112,7 +112,9 @@ class StoredSource:
         with BlockStore(self.path) as store:
             first, last = (round(share * len(store)) for share in self.part)
             if last - first < n_frames:
-                raise ValueError(f"{self.path} has {last - first} frames in this part, a window needs {n_frames}")
+                raise ValueError(
+                    f"{self.path} has {last - first} frames in this part, a window needs {n_frames}"
+                )
             return store.window(int(rng.integers(first, last - n_frames, endpoint=True)), n_frames)
 
 
@@ -181,7 +183,12 @@ class Batches(Dataset):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self._source, self._encode, self._n_steps, self._n_frames = source, encode, n_steps, n_frames
+        self._source, self._encode, self._n_steps, self._n_frames = (
+            source,
+            encode,
+            n_steps,
+            n_frames,
+        )
         self._n_sequences, self._crops, self._crop_px = n_sequences, crops, crop_px
         self._gain, self._as_tiles = gain, as_tiles
         self._seed, self._name, self._rank, self._world = seed, name, rank, world
@@ -191,10 +198,14 @@ class Batches(Dataset):
 
     def __getitem__(self, step: int) -> Batch:
         if not 0 <= step < self._n_steps:
-            raise IndexError(f"steps are counted from 0 to {self._n_steps - 1}, there is none {step}")
+            raise IndexError(
+                f"steps are counted from 0 to {self._n_steps - 1}, there is none {step}"
+            )
         frames, gains, targets = [], [], []
         side, rng = self._crop_px, _rng(self._seed, f"{self._name} size", step)
-        size: Sides = rng.integers(side // 2, side, 2, endpoint=True) if self._as_tiles and side else side
+        size: Sides = (
+            rng.integers(side // 2, side, 2, endpoint=True) if self._as_tiles and side else side
+        )
         first = (step * self._world + self._rank) * self._n_sequences
         for number in range(first, first + self._n_sequences):
             rng = _rng(self._seed, self._name, number)
@@ -218,7 +229,9 @@ def seeded_sequence(source: Source, n_frames: int, seed: int, name: str, number:
     return source(_rng(seed, name, number), n_frames)
 
 
-def cut(block: Block, side_px: Sides, *, rng: np.random.Generator, at_bubble: bool = False) -> Block:
+def cut(
+    block: Block, side_px: Sides, *, rng: np.random.Generator, at_bubble: bool = False
+) -> Block:
     """Cut a square or rectangle out of all frames of a block.
 
     Parameters
@@ -249,7 +262,9 @@ def cut(block: Block, side_px: Sides, *, rng: np.random.Generator, at_bubble: bo
         return block
     size, side = np.array(block.frames.shape[1:]), np.broadcast_to(side_px, 2)
     if (size < side).any():
-        raise ValueError(f"a part of {side[0]} x {side[1]} px does not fit into frames of {tuple(size)} px")
+        raise ValueError(
+            f"a part of {side[0]} x {side[1]} px does not fit into frames of {tuple(size)} px"
+        )
     low, high = np.zeros(2, dtype=int), size - side
     places = block.truth[["z", "x"]].to_numpy()
     if at_bubble and len(places):
@@ -258,8 +273,12 @@ def cut(block: Block, side_px: Sides, *, rng: np.random.Generator, at_bubble: bo
     start = rng.integers(low, high, endpoint=True)
     inside = ((places + 0.5 >= start) & (places + 0.5 < start + side)).all(axis=1)
     (z, x), (n_z, n_x) = start.tolist(), side.tolist()
-    bubbles = block.truth[inside].assign(z=lambda table: table["z"] - z, x=lambda table: table["x"] - x)
-    return Block(block.frames[:, z : z + n_z, x : x + n_x], bubbles, block.px_mm, block.frame_rate_hz)
+    bubbles = block.truth[inside].assign(
+        z=lambda table: table["z"] - z, x=lambda table: table["x"] - x
+    )
+    return Block(
+        block.frames[:, z : z + n_z, x : x + n_x], bubbles, block.px_mm, block.frame_rate_hz
+    )
 
 
 def flip(block: Block, axes: NDArray[np.bool_]) -> Block:

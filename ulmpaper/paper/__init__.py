@@ -1,1 +1,25 @@
-"""TODO."""
+"""What belongs to this paper only: its comparison of methods, Tables I and II, Figures 1 to 5.
+
+::
+
+    sequences  --experiment: all methods on the same blocks-->  Comparison  --scores-->  tables, figures  -->  export
+
+Each method gets its best setting on validation data; intervals come from drawing groups of frames again.
+"""
+
+from ulmpaper.core.doors import offer
+
+__all__, __getattr__, __dir__ = offer(
+    __name__,
+    {
+        "sequences": "insilico_blocks sequence_numbers",
+        "experiment": "Method Comparison compare locate_all number_grid threshold_grid best_settings",
+        "scores": "BLACK TRUTH Scores",
+        "tables": "RS MSPCN ML3D PAPER MAP_SCORES table1 table2 ranking sentences paper_sized",
+        "figure1": "plot_figure1",
+        "figures": "plot_figure2 plot_figure3 plot_figure4 plot_figure5",
+        "costs": "measure_costs per_frame",
+        "export": "export_figure export_table FOLDER",
+        "films": "Player as_picture save_film",
+    },
+)

@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 from ulmpaper.config import METHODS
-from ulmpaper.core.localize import locate
 from ulmpaper.core.records import check_choice, check_positive
 from ulmpaper.core.testcard import simulate_testcard
 from ulmpaper.networks.model import layer_table
 from ulmpaper.networks.predict import predict_counts, predict_heatmaps, predict_maps
 from ulmpaper.networks.targets import decode_heatmap, decode_offsets
 from ulmpaper.networks.weights import CLASSES, resolve_device
+from ulmpaper.pipeline import locate
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _SMALL = (16, 16)  # frames of the warm-up [px]
@@ -61,7 +61,9 @@ def multiplications(net: nn.Module, input_shape: tuple[int, ...]) -> pd.DataFram
     return table.assign(values=table["output_shape"].map(math.prod), multiplications=each)
 
 
-def per_frame(net: nn.Module, shape_px: tuple[int, int], *, window: int | None = None, stride: int = 1) -> pd.Series:
+def per_frame(
+    net: nn.Module, shape_px: tuple[int, int], *, window: int | None = None, stride: int = 1
+) -> pd.Series:
     """Add up what a network costs for each frame of a long sequence.
 
     Parameters
@@ -145,7 +147,16 @@ def measure_costs(
     check_positive(n_frames=n_frames, window=window, repeats=repeats)
     if method == "ml3d" and n_frames % window:
         raise ValueError(f"{n_frames} frames do not fill windows of {window}: give a multiple")
-    job = (method, tuple(shape_px), n_frames, n_bubbles, window, dict(network or {}), repeats, device)
+    job = (
+        method,
+        tuple(shape_px),
+        n_frames,
+        n_bubbles,
+        window,
+        dict(network or {}),
+        repeats,
+        device,
+    )
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measure, job)
 
@@ -165,7 +176,9 @@ def _measure(
     on_gpu = resolve_device(device).type == "cuda"
     net = CLASSES[method](**network).eval() if method in CLASSES else None
     rng = np.random.default_rng(0)
-    frames = simulate_testcard(n_frames=n_frames, n_bubbles=n_bubbles, shape_px=shape_px, rng=rng).frames
+    frames = simulate_testcard(
+        n_frames=n_frames, n_bubbles=n_bubbles, shape_px=shape_px, rng=rng
+    ).frames
     run, read = _steps(method, net, n_frames, n_bubbles, window, device)
     read(run(np.ascontiguousarray(frames[:, : _SMALL[0], : _SMALL[1]])))
     _reset_peak(on_gpu)
@@ -177,10 +190,16 @@ def _measure(
         seconds.append((network_s, readout_s))
     network_s, readout_s = np.min(seconds, axis=0) / n_frames
     memory_mb = _peak_mb(on_gpu) - before
-    return {"network_s": float(network_s), "readout_s": float(readout_s), "memory_mb": float(memory_mb)}
+    return {
+        "network_s": float(network_s),
+        "readout_s": float(readout_s),
+        "memory_mb": float(memory_mb),
+    }
 
 
-def _steps(method: str, net: Any, n_frames: int, n_bubbles: int, window: int, device: str) -> tuple[Callable, Callable]:
+def _steps(
+    method: str, net: Any, n_frames: int, n_bubbles: int, window: int, device: str
+) -> tuple[Callable, Callable]:
     """What goes through the network, and what is made of it."""
     use: dict[str, Any] = {"device": device, "scale": 1.0}
     if method == "ml3d":

@@ -15,7 +15,15 @@ from ulmpaper.io.files import write_atomic
 from ulmpaper.plots import save_figure
 
 FOLDER = "export"
-_LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$", "λ": r"$\lambda$", "µ": r"$\mu$"}
+_LATEX = {
+    "%": r"\%",
+    "&": r"\&",
+    "_": r"\_",
+    "#": r"\#",
+    "±": r"$\pm$",
+    "λ": r"$\lambda$",
+    "µ": r"$\mu$",
+}
 
 
 def export_figure(figure: Figure, out: str | os.PathLike, name: str) -> list[Path]:
@@ -36,10 +44,15 @@ def export_figure(figure: Figure, out: str | os.PathLike, name: str) -> list[Pat
         The two files.
     """
     folder = _folder(out)
-    return [save_figure(figure, folder / f"{name}.{suffix}", bbox_inches="tight") for suffix in ("pdf", "png")]
+    return [
+        save_figure(figure, folder / f"{name}.{suffix}", bbox_inches="tight")
+        for suffix in ("pdf", "png")
+    ]
 
 
-def export_table(table: pd.DataFrame, out: str | os.PathLike, name: str, *, digits: int = 3) -> list[Path]:
+def export_table(
+    table: pd.DataFrame, out: str | os.PathLike, name: str, *, digits: int = 3
+) -> list[Path]:
     """Write a table as CSV, in full precision, and as a LaTeX ``tabular`` for the package ``booktabs``.
 
     Parameters
@@ -83,7 +96,11 @@ def latex(table: pd.DataFrame, *, digits: int = 3) -> str:
     names = ["" if name is None else str(name) for name in table.index.names]
     for level in range(columns.nlevels):
         last = level == columns.nlevels - 1
-        lines.append(_row([*(names if last else [""] * n_levels), *map(str, columns.get_level_values(level))]))
+        lines.append(
+            _row(
+                [*(names if last else [""] * n_levels), *map(str, columns.get_level_values(level))]
+            )
+        )
     lines.append(r"\midrule")
     before: tuple[str, ...] = ("",) * n_levels
     for key, values in zip(table.index, table.itertuples(index=False), strict=True):
@@ -103,7 +120,10 @@ def _folder(out: str | os.PathLike) -> Path:
 
 
 def _row(cells: list[str]) -> str:
-    return " & ".join("".join(_LATEX.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
+    return (
+        " & ".join("".join(_LATEX.get(letter, letter) for letter in cell) for cell in cells)
+        + r" \\"
+    )
 
 
 def _cell(value: object, digits: int) -> str:

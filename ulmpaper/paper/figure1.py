@@ -36,14 +36,27 @@ _NAME_PT, _TEXT_PT, _LINE = 10.5, 9.5, 0.165
 # Lengths are inches: x from the left edge, z down from the upper one. The stream of features runs down at _MIDDLE.
 _SIZE = (4.5, 8.6)
 _MIDDLE, _LABELS, _BY = 0.98, 1.62, 0.32
-_Z = {"frames": 0.78, "extract": 1.64, "fuse": 5.2, "sum": 5.62, "reconstruct": 6.04, "output": 6.46, "maps": 7.28}
+_Z = {
+    "frames": 0.78,
+    "extract": 1.64,
+    "fuse": 5.2,
+    "sum": 5.62,
+    "reconstruct": 6.04,
+    "output": 6.46,
+    "maps": 7.28,
+}
 _BLOCKS, _PANEL_X = (2.24, 4.82), (1.72, 4.36)
 _MAPS_X = (0.86, 2.25, 3.64)
 _BAR, _BALL = (0.92, 0.25), 0.13
 
 # Bubbles of the sketches: place (z, x) in a picture of size 1, and step from frame to frame.
 _BUBBLES = np.array(
-    [[0.20, 0.29, 0.004, 0.028], [0.31, 0.79, 0.026, -0.014], [0.63, 0.37, -0.028, 0.004], [0.80, 0.71, 0.012, 0.028]]
+    [
+        [0.20, 0.29, 0.004, 0.028],
+        [0.31, 0.79, 0.026, -0.014],
+        [0.63, 0.37, -0.028, 0.004],
+        [0.80, 0.71, 0.012, 0.028],
+    ]
 )
 _SKETCH_PX = 9
 
@@ -83,7 +96,9 @@ def plot_figure1(layers: pd.DataFrame) -> Figure:
         row = table[name]
         _draw_convolution(ax, _MIDDLE, _Z[name], row)
         n_out = row["output_shape"][1]
-        _label(ax, _LABELS, _Z[name], name, f"{_channels_in(row)} → {n_out} channels, {_weights(row)}")
+        _label(
+            ax, _LABELS, _Z[name], name, f"{_channels_in(row)} → {n_out} channels, {_weights(row)}"
+        )
     _draw_sum(ax, _MIDDLE, _Z["sum"])
     _label(ax, _LABELS, _Z["sum"], "sum", "with the first features")
     _draw_curve(ax, _MIDDLE, _Z["output"], table["output"])
@@ -91,10 +106,20 @@ def plot_figure1(layers: pd.DataFrame) -> Figure:
     _draw_blocks(ax, n_blocks)
     _draw_panel(ax, {step: table[f"blocks.0.{step}"] for step in _STEPS}, n_blocks)
     _draw_maps(ax, n, n_z / n_x)
-    reach = np.sum([np.array(row["kernel"]) // 2 for row in table.values() if row["kernel"]], axis=0)
+    reach = np.sum(
+        [np.array(row["kernel"]) // 2 for row in table.values() if row["kernel"]], axis=0
+    )
     total = sum(row["parameters"] for row in table.values())
     footer = f"{total:,} weights in all\nKernels: frames × z × x. Reach: {reach[0]} frames, {reach[1]} px"
-    ax.text(_SIZE[0] / 2, _SIZE[1] - 0.08, footer, color=_MUTED, ha="center", va="bottom", fontsize=_TEXT_PT)
+    ax.text(
+        _SIZE[0] / 2,
+        _SIZE[1] - 0.08,
+        footer,
+        color=_MUTED,
+        ha="center",
+        va="bottom",
+        fontsize=_TEXT_PT,
+    )
     return figure
 
 
@@ -106,7 +131,9 @@ def _check_layers(layers: pd.DataFrame) -> tuple[Layers, int]:
     blocks = [f"blocks.{k}.{step}" for k in range(n_blocks) for step in _STEPS]
     if n_blocks == 0 or list(table) != ["extract", *blocks, "fuse", "sum", "reconstruct", "output"]:
         found = (
-            f"layers {', '.join(list(table)[:3])} ..." if known else f"columns {', '.join(map(str, layers.columns))}"
+            f"layers {', '.join(list(table)[:3])} ..."
+            if known
+            else f"columns {', '.join(map(str, layers.columns))}"
         )
         raise ValueError(
             f"Fig. 1 shows the layers of a 3DML-ResNet, layer_table(ML3DResNet(...), (1, 1, N, Z, X)); got {found}"
@@ -125,9 +152,15 @@ def _weights(row: Layer) -> str:
 
 def _draw_stream(ax: Axes, table: Layers) -> None:
     """The features, as wide as the logarithm of their number, and the first of them, which pass by the blocks."""
-    counts = _channels_in(table["extract"]), *(table[name]["output_shape"][1] for name in ("extract", "output"))
+    counts = (
+        _channels_in(table["extract"]),
+        *(table[name]["output_shape"][1] for name in ("extract", "output")),
+    )
     thin, wide, last = (0.03 + 0.045 * np.log2(count) for count in counts)
-    z = [_Z[name] for name in ("frames", "extract", "extract", "reconstruct", "reconstruct", "output")]
+    z = [
+        _Z[name]
+        for name in ("frames", "extract", "extract", "reconstruct", "reconstruct", "output")
+    ]
     half = np.array([thin, thin, wide, wide, last, last])
     edge = np.c_[np.r_[_MIDDLE - half, _MIDDLE + half[::-1]], np.r_[z, z[::-1]]]
     ax.add_patch(Polygon(edge, facecolor=_STREAM, edgecolor="none"))
@@ -138,18 +171,33 @@ def _draw_stream(ax: Axes, table: Layers) -> None:
         start, end = _Z["output"], _Z["maps"]
         bend = [(_MIDDLE, start), (_MIDDLE, start + 0.42), (x, start + 0.06), (x, end)]
         codes = [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
-        ax.add_patch(PathPatch(Path(bend, codes), fill=False, edgecolor=_STREAM, linewidth=144 * thin))
+        ax.add_patch(
+            PathPatch(Path(bend, codes), fill=False, edgecolor=_STREAM, linewidth=144 * thin)
+        )
 
 
-def _draw_by(ax: Axes, x: float, start: float, by: float, end: float, *, line_pt: float = 2.2) -> None:
+def _draw_by(
+    ax: Axes, x: float, start: float, by: float, end: float, *, line_pt: float = 2.2
+) -> None:
     """A line from a dot at (x, start) round to the left, down, and back to a sum at (x, end)."""
     turn = min(0.16, (end - start) / 2, x - by)
     tip = x - _BALL
     corners = [(x, start), (by + turn, start), (by, start), (by, start + turn)]
     corners += [(by, end - turn), (by, end), (by + turn, end), (tip - 0.06, end)]
-    codes = [Path.MOVETO, Path.LINETO, Path.CURVE3, Path.CURVE3, Path.LINETO, Path.CURVE3, Path.CURVE3, Path.LINETO]
+    codes = [
+        Path.MOVETO,
+        Path.LINETO,
+        Path.CURVE3,
+        Path.CURVE3,
+        Path.LINETO,
+        Path.CURVE3,
+        Path.CURVE3,
+        Path.LINETO,
+    ]
     ax.add_patch(PathPatch(Path(corners, codes), fill=False, edgecolor=_PASSING, linewidth=line_pt))
-    ax.add_patch(Polygon([(tip, end), (tip - 0.1, end - 0.055), (tip - 0.1, end + 0.055)], color=_PASSING))
+    ax.add_patch(
+        Polygon([(tip, end), (tip - 0.1, end - 0.055), (tip - 0.1, end + 0.055)], color=_PASSING)
+    )
     ax.add_patch(Circle((x, start), 0.04, color=_PASSING))
 
 
@@ -163,13 +211,23 @@ def _draw_convolution(ax: Axes, x: float, z: float, row: Layer) -> None:
 def _draw_sum(ax: Axes, x: float, z: float) -> None:
     ax.add_patch(Circle((x, z), _BALL, facecolor="white", edgecolor=_PASSING, linewidth=1.8))
     arm = _BALL / 2
-    ax.plot([x - arm, x + arm, np.nan, x, x], [z, z, np.nan, z - arm, z + arm], color=_PASSING, linewidth=1.8)
+    ax.plot(
+        [x - arm, x + arm, np.nan, x, x],
+        [z, z, np.nan, z - arm, z + arm],
+        color=_PASSING,
+        linewidth=1.8,
+    )
 
 
 def _draw_curve(ax: Axes, x: float, z: float, row: Layer) -> None:
     ax.add_patch(Circle((x, z), _BALL, facecolor="white", edgecolor=_WEIGHTS, linewidth=1.8))
     along = np.linspace(-1, 1, 41)
-    ax.plot(x + 0.6 * _BALL * along, z - 0.5 * _BALL * _CURVES[row["kind"]](along), color=_WEIGHTS, linewidth=1.8)
+    ax.plot(
+        x + 0.6 * _BALL * along,
+        z - 0.5 * _BALL * _CURVES[row["kind"]](along),
+        color=_WEIGHTS,
+        linewidth=1.8,
+    )
 
 
 def _draw_blocks(ax: Axes, n_blocks: int) -> None:
@@ -178,10 +236,19 @@ def _draw_blocks(ax: Axes, n_blocks: int) -> None:
     pitch = (end - top) / n_blocks
     height, right = min(0.55 * pitch, _BAR[1]), _MIDDLE + _BAR[0] / 2
     for z in top + pitch * (np.arange(n_blocks) + 0.5):
-        ax.add_patch(_rounded(_MIDDLE - 0.14, z - height / 2, right - _MIDDLE + 0.14, height, height / 4, _WEIGHTS))
+        ax.add_patch(
+            _rounded(
+                _MIDDLE - 0.14, z - height / 2, right - _MIDDLE + 0.14, height, height / 4, _WEIGHTS
+            )
+        )
         reach = min(0.4 * pitch, 0.25)
         x = [_MIDDLE, _MIDDLE - 0.24, _MIDDLE - 0.24, _MIDDLE]
-        ax.plot(x, [z - reach, z - reach, z + reach, z + reach], color=_PASSING, linewidth=min(1.2, 6 * pitch))
+        ax.plot(
+            x,
+            [z - reach, z - reach, z + reach, z + reach],
+            color=_PASSING,
+            linewidth=min(1.2, 6 * pitch),
+        )
 
 
 def _draw_panel(ax: Axes, rows: Layers, n_blocks: int) -> None:
@@ -193,11 +260,21 @@ def _draw_panel(ax: Axes, rows: Layers, n_blocks: int) -> None:
     ax.add_patch(Polygon(wedge, facecolor=_PANEL, edgecolor="none"))
     ax.add_patch(_rounded(left, top, right - left, end - top, 0.1, _PANEL))
     size = sum(row["parameters"] for row in rows.values())
-    _label(ax, left + 0.14, top + 0.26, f"{n_blocks} residual block" + "s" * (n_blocks > 1), f"{size:,} weights each")
+    _label(
+        ax,
+        left + 0.14,
+        top + 0.26,
+        f"{n_blocks} residual block" + "s" * (n_blocks > 1),
+        f"{size:,} weights each",
+    )
     x = left + 0.76
     places = dict(zip(_STEPS, np.linspace(top + 0.93, end - 0.27, len(_STEPS)), strict=True))
     start = places["conv1"] - 0.26
-    ax.add_patch(Rectangle((x - 0.07, start - 0.1), 0.14, end - start + 0.1, facecolor=_STREAM, edgecolor="none"))
+    ax.add_patch(
+        Rectangle(
+            (x - 0.07, start - 0.1), 0.14, end - start + 0.1, facecolor=_STREAM, edgecolor="none"
+        )
+    )
     _draw_by(ax, x, start, left + 0.16, places["sum"])
     draw = {"conv1": _draw_convolution, "conv2": _draw_convolution, "prelu": _draw_curve}
     for step, drawn in draw.items():
@@ -214,7 +291,9 @@ def _draw_frames(ax: Axes, n: int, aspect: float) -> None:
     for age in range(4, -1, -1):
         z, x = (_BUBBLES[:, :2] - age * _BUBBLES[:, 2:]).T
         grey = str(1 - 0.19 * age)
-        ax.scatter(left + x * wide, top + z * high, s=24 - 3.5 * age, color=grey, linewidths=0, zorder=2)
+        ax.scatter(
+            left + x * wide, top + z * high, s=24 - 3.5 * age, color=grey, linewidths=0, zorder=2
+        )
 
 
 def _draw_maps(ax: Axes, n: int, aspect: float) -> None:
@@ -229,9 +308,28 @@ def _draw_maps(ax: Axes, n: int, aspect: float) -> None:
         colours = colormaps["gray" if k == 0 else "coolwarm"](value)
         for (z, x), colour in zip(pixels, colours, strict=True):
             corner = left + x * wide / n_x, top + z * high / n_z
-            ax.add_patch(Rectangle(corner, wide / n_x, high / n_z, facecolor=colour, edgecolor="none"))
-        ax.text(centre, _Z["maps"] + 0.6, name, color=_INK, ha="center", va="center", fontsize=_NAME_PT, weight="bold")
-        ax.text(centre, _Z["maps"] + 0.6 + _LINE, meaning, color=_MUTED, ha="center", va="center", fontsize=_TEXT_PT)
+            ax.add_patch(
+                Rectangle(corner, wide / n_x, high / n_z, facecolor=colour, edgecolor="none")
+            )
+        ax.text(
+            centre,
+            _Z["maps"] + 0.6,
+            name,
+            color=_INK,
+            ha="center",
+            va="center",
+            fontsize=_NAME_PT,
+            weight="bold",
+        )
+        ax.text(
+            centre,
+            _Z["maps"] + 0.6 + _LINE,
+            meaning,
+            color=_MUTED,
+            ha="center",
+            va="center",
+            fontsize=_TEXT_PT,
+        )
 
 
 def _draw_stack(
@@ -244,11 +342,15 @@ def _draw_stack(
     left, top = x - (wide + behind * shift) / 2, z - (high - behind * shift) / 2
     for k in range(behind, -1, -1):
         corner = left + k * shift, top - k * shift
-        ax.add_patch(Rectangle(corner, wide, high, facecolor=_DARK, edgecolor="white", linewidth=0.7))
+        ax.add_patch(
+            Rectangle(corner, wide, high, facecolor=_DARK, edgecolor="white", linewidth=0.7)
+        )
     return high, wide, left, top
 
 
-def _rounded(x: float, z: float, width: float, height: float, radius: float, colour: str) -> FancyBboxPatch:
+def _rounded(
+    x: float, z: float, width: float, height: float, radius: float, colour: str
+) -> FancyBboxPatch:
     style = f"round,pad=0,rounding_size={radius}"
     return FancyBboxPatch((x, z), width, height, boxstyle=style, facecolor=colour, edgecolor="none")
 

@@ -91,7 +91,15 @@ def plot_figure2(
         (c, maps[0], "(c) Vertical displacement map"),
         (d, maps[1], "(d) Horizontal displacement map"),
     ):
-        plot_steps(steps, mask, ax=ax, px_mm=px_mm, frame_rate_hz=frame_rate_hz, limit_px=limit, title=title)
+        plot_steps(
+            steps,
+            mask,
+            ax=ax,
+            px_mm=px_mm,
+            frame_rate_hz=frame_rate_hz,
+            limit_px=limit,
+            title=title,
+        )
     if frame is not None and psf is not None:
         e, f = rest
         frame_db = to_db(frame, floor_db=_FLOOR_DB)
@@ -150,7 +158,9 @@ def plot_figure3(
     check_positive(px_mm=px_mm, upsample=upsample, zoom_px=zoom_px, thick=thick, columns=columns)
     shapes = {np.shape(values) for values in maps.values()}
     if len(shapes) != 1:
-        raise ValueError(f"the maps of a figure must be of one size, not {len(shapes)}: {sorted(shapes)}")
+        raise ValueError(
+            f"the maps of a figure must be of one size, not {len(shapes)}: {sorted(shapes)}"
+        )
     truth = next(iter(maps.values()))
     boxes = crowded_boxes(truth, round(zoom_px * upsample)) if boxes is None else boxes
     rows = -(-len(maps) // columns)
@@ -166,21 +176,29 @@ def plot_figure3(
         _show(axes["whole"], whole, norm)
         axes["whole"].set_title(title, fontsize="medium")
         for number, ((z, x, side), colour) in enumerate(zip(boxes, _FRAMES, strict=False)):
-            frame = Rectangle((x - 0.5, z - 0.5), side, side, fill=False, edgecolor=colour, linewidth=1.2)
+            frame = Rectangle(
+                (x - 0.5, z - 0.5), side, side, fill=False, edgecolor=colour, linewidth=1.2
+            )
             axes["whole"].add_patch(frame)
             _show(axes[str(number)], values[z : z + side, x : x + side], norm, colour)
         if values is truth:  # the others are of its size
-            for ax, width in zip(axes.values(), (truth.shape[1], *(side for *_, side in boxes)), strict=False):
+            for ax, width in zip(
+                axes.values(), (truth.shape[1], *(side for *_, side in boxes)), strict=False
+            ):
                 _white_bar(ax, width / upsample, px_mm)
     place = bottom.add_axes((0.3, 0.7, 0.4, 0.2))
-    bar = figure.colorbar(ScalarMappable(norm, colormaps["hot"]), cax=place, orientation="horizontal")
+    bar = figure.colorbar(
+        ScalarMappable(norm, colormaps["hot"]), cax=place, orientation="horizontal"
+    )
     bar.locator = MaxNLocator(6, integer=True)
     bar.update_ticks()
     bar.set_label("tracks per map pixel")
     return figure
 
 
-def plot_figure4(maps: Mapping[str, NDArray], *, px_mm: float, upsample: int = 10, zoom_px: float = 32.0) -> Figure:
+def plot_figure4(
+    maps: Mapping[str, NDArray], *, px_mm: float, upsample: int = 10, zoom_px: float = 32.0
+) -> Figure:
     """Draw the panels of Fig. 4, as those of `plot_figure3`, but of slow bubbles in thin vessels: larger parts."""
     return plot_figure3(maps, px_mm=px_mm, upsample=upsample, zoom_px=zoom_px, thick=5)
 
@@ -188,7 +206,9 @@ def plot_figure4(maps: Mapping[str, NDArray], *, px_mm: float, upsample: int = 1
 def density_norm(truth: NDArray) -> PowerNorm:
     """Square root, from nothing to what nearly all pixels of the true map with tracks stay under."""
     some = truth[truth > 0]
-    return PowerNorm(0.5, 0, max(2.0, float(np.quantile(some, _DENSITY_CLIP))) if some.size else 1.0, clip=True)
+    return PowerNorm(
+        0.5, 0, max(2.0, float(np.quantile(some, _DENSITY_CLIP))) if some.size else 1.0, clip=True
+    )
 
 
 def crowded_boxes(truth: NDArray, side: int, n: int = 2) -> list[Box]:
@@ -212,7 +232,9 @@ def crowded_boxes(truth: NDArray, side: int, n: int = 2) -> list[Box]:
     """
     side = min(side, min(truth.shape) // 2)
     lines = np.cumsum(np.cumsum(np.pad((truth > 0).astype(float), ((1, 0), (1, 0))), 0), 1)
-    count = lines[side:, side:] - lines[:-side, side:] - lines[side:, :-side] + lines[:-side, :-side]
+    count = (
+        lines[side:, side:] - lines[:-side, side:] - lines[side:, :-side] + lines[:-side, :-side]
+    )
     # Among squares that hold the same, the one in whose middle the lines lie.
     count = ndimage.uniform_filter(count, max(1, side // 2), mode="nearest") * 1e-3 + count
     boxes: list[Box] = []
@@ -225,7 +247,13 @@ def crowded_boxes(truth: NDArray, side: int, n: int = 2) -> list[Box]:
 
 def _show(ax: Axes, values: NDArray, norm: PowerNorm, colour: str | None = None) -> None:
     # Pixels of a line are averaged by their colours, not by their values, so that thin lines do not fade.
-    ax.imshow(values, cmap=colormaps["hot"], norm=norm, interpolation="antialiased", interpolation_stage="rgba")
+    ax.imshow(
+        values,
+        cmap=colormaps["hot"],
+        norm=norm,
+        interpolation="antialiased",
+        interpolation_stage="rgba",
+    )
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set(visible=colour is not None, edgecolor=colour or "black", linewidth=1.5)

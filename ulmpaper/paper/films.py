@@ -99,10 +99,15 @@ class Player:
         unknown = set(bubbles or {}) - set(_COLOURS)
         if unknown:
             raise ValueError(f"bubbles can be 'true' or 'found', not {', '.join(sorted(unknown))}")
-        grey = np.rint(255 * np.clip(shown / max(float(np.quantile(shown, 0.999)), 1e-30), 0, 1)).astype(np.uint8)
+        grey = np.rint(
+            255 * np.clip(shown / max(float(np.quantile(shown, 0.999)), 1e-30), 0, 1)
+        ).astype(np.uint8)
         images = json.dumps([_png(frame) for frame in grey])
         marks = {
-            name: [table.loc[table.frame == t, ["z", "x"]].round(2).values.tolist() for t in range(len(grey))]
+            name: [
+                table.loc[table.frame == t, ["z", "x"]].round(2).values.tolist()
+                for t in range(len(grey))
+            ]
             for name, table in (bubbles or {}).items()
         }
         symbol = {"true": "&#9675;", "found": "+"}
@@ -112,7 +117,9 @@ class Player:
             height=grey.shape[1] * scale,
             label=label,
             last=len(grey) - 1,
-            legend=" &nbsp; ".join(f'<span style="color:{_COLOURS[n]}">{symbol[n]}</span> {n}' for n in marks),
+            legend=" &nbsp; ".join(
+                f'<span style="color:{_COLOURS[n]}">{symbol[n]}</span> {n}' for n in marks
+            ),
             images=images,
             marks=json.dumps(marks),
             colours=json.dumps(_COLOURS),
@@ -137,7 +144,9 @@ def as_picture(figure: Figure, *, dpi: float = 100) -> Image.Image:
     return Image.open(drawn).convert("RGB")
 
 
-def save_film(pictures: Sequence[Image.Image], path: str | os.PathLike, *, picture_s: float = 0.12) -> Path:
+def save_film(
+    pictures: Sequence[Image.Image], path: str | os.PathLike, *, picture_s: float = 0.12
+) -> Path:
     """Write pictures as an animated PNG that plays once and stays at the last one.
 
     Parameters
@@ -158,9 +167,17 @@ def save_film(pictures: Sequence[Image.Image], path: str | os.PathLike, *, pictu
         raise ValueError("a film needs at least one picture")
     path = Path(path)
     colours = pictures[-1].quantize(128)  # of the last one, which shows most
-    last, *film = [picture.quantize(palette=colours, dither=Image.Dither.NONE) for picture in (pictures[-1], *pictures)]
+    last, *film = [
+        picture.quantize(palette=colours, dither=Image.Dither.NONE)
+        for picture in (pictures[-1], *pictures)
+    ]
     part = path.with_name(f".{path.stem}.part{path.suffix}")
-    how: dict[str, Any] = {"format": "PNG", "save_all": True, "default_image": True, "append_images": film}
+    how: dict[str, Any] = {
+        "format": "PNG",
+        "save_all": True,
+        "default_image": True,
+        "append_images": film,
+    }
     try:
         last.save(part, **how, duration=round(1000 * picture_s), loop=1)
         part.replace(path)

@@ -1,13 +1,13 @@
 """Scores with bootstrap intervals.
 
-All ways are scored on the same draws, so that differences between them come with intervals too.
+All methods are scored on the same draws, so that differences between them come with intervals too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
@@ -15,10 +15,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ulmpaper.core.records import check_positive
+from ulmpaper.metrics.bubbles import LIMITS_PX
 from ulmpaper.metrics.coverage import score_lengths, score_lines
 from ulmpaper.metrics.maps import gridding_index, score_image
-from ulmpaper.paper.experiment import TRUTH, Comparison
 
+if TYPE_CHECKING:
+    from ulmpaper.paper.experiment import Comparison
+
+NEAR_PX, FAR_PX = LIMITS_PX["near"], LIMITS_PX["far"]
+TRUTH = "truth"
 BLACK = "black map"
 _NORMAL = 1.959964  # standard errors on either side that hold 95 %
 _BUBBLE_SCORES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
@@ -37,13 +42,13 @@ _BUBBLE_SCORES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of several ways.
+    """Scores of several methods.
 
     Parameters
     ----------
     values : DataFrame
-        A row for each way, a column for each score.
-    drawn : ndarray (n, ways, scores)
+        A row for each method, a column for each score.
+    drawn : ndarray (n, methods, scores)
         The same for groups drawn with replacement.
     """
 
@@ -52,14 +57,20 @@ class Scores:
 
     def half_widths(self) -> pd.DataFrame:
         """Half widths of the 95 % intervals: 1.96 standard deviations over the draws; NaN without draws."""
-        half = _NORMAL * _std(self.drawn) if len(self.drawn) > 1 else np.full(self.values.shape, np.nan)
+        half = (
+            _NORMAL * _std(self.drawn)
+            if len(self.drawn) > 1
+            else np.full(self.values.shape, np.nan)
+        )
         return pd.DataFrame(half, index=self.values.index, columns=self.values.columns)
 
-    def difference(self, way: str, other: str) -> pd.DataFrame:
-        """Scores of one way minus those of another: columns ``value, low, high``, a row for each score."""
-        value = self.values.loc[way] - self.values.loc[other]
-        i, j = (self.values.index.get_loc(name) for name in (way, other))
-        half = _NORMAL * _std(self.drawn[:, i] - self.drawn[:, j]) if len(self.drawn) > 1 else np.nan
+    def difference(self, method: str, other: str) -> pd.DataFrame:
+        """Scores of one method minus those of another: columns ``value, low, high``, a row for each score."""
+        value = self.values.loc[method] - self.values.loc[other]
+        i, j = (self.values.index.get_loc(name) for name in (method, other))
+        half = (
+            _NORMAL * _std(self.drawn[:, i] - self.drawn[:, j]) if len(self.drawn) > 1 else np.nan
+        )
         return pd.DataFrame({"value": value, "low": value - half, "high": value + half})
 
     def text(self, digits: int = 3) -> pd.DataFrame:
@@ -67,7 +78,11 @@ class Scores:
         half = self.half_widths()
         cells = {
             name: [
-                "" if np.isnan(v) else f"{v:.{digits}f}" if np.isnan(h) else f"{v:.{digits}f} ± {h:.{digits}f}"
+                ""
+                if np.isnan(v)
+                else f"{v:.{digits}f}"
+                if np.isnan(h)
+                else f"{v:.{digits}f} ± {h:.{digits}f}"
                 for v, h in zip(self.values[name], half[name], strict=True)
             ]
             for name in self.values
@@ -75,13 +90,16 @@ class Scores:
         return pd.DataFrame(cells, index=self.values.index)
 
     def as_dict(self, digits: int = 4) -> dict[str, dict[str, list[float | None]]]:
-        """Value and half width of each score of each way, for JSON; None where there is none."""
-        pairs = np.stack([self.values.to_numpy(dtype=float), self.half_widths().to_numpy()], axis=-1)
+        """Value and half width of each score of each method, for JSON; None where there is none."""
+        pairs = np.stack(
+            [self.values.to_numpy(dtype=float), self.half_widths().to_numpy()], axis=-1
+        )
         return {
-            str(way): {
-                str(name): [_plain(v, digits) for v in pair] for name, pair in zip(self.values, row, strict=True)
+            str(method): {
+                str(name): [_plain(v, digits) for v in pair]
+                for name, pair in zip(self.values, row, strict=True)
             }
-            for way, row in zip(self.values.index, pairs, strict=True)
+            for method, row in zip(self.values.index, pairs, strict=True)
         }
 
 
@@ -100,15 +118,19 @@ def draw_groups(n_groups: int, n_draws: int, *, rng: np.random.Generator) -> NDA
     """
     n_draws = n_draws if n_groups > 1 else 0  # one group has no spread
     picks = rng.integers(n_groups, size=(n_draws, n_groups))
-    return np.array([np.bincount(pick, minlength=n_groups) for pick in picks], dtype=int).reshape(n_draws, n_groups)
+    return np.array([np.bincount(pick, minlength=n_groups) for pick in picks], dtype=int).reshape(
+        n_draws, n_groups
+    )
 
 
-def bubble_scores(evaluation: Comparison, *, rng: np.random.Generator, n_draws: int = 1000) -> Scores:
-    """Score the bubbles and tracks of each way.
+def score_bubbles_of(
+    comparison: Comparison, *, rng: np.random.Generator, n_draws: int = 1000
+) -> Scores:
+    """Score the bubbles and tracks of each method.
 
     Parameters
     ----------
-    evaluation : Evaluation
+    comparison : Comparison
         As from `experiment.compare`.
     rng : numpy.random.Generator
         Draws the groups.
@@ -124,44 +146,46 @@ def bubble_scores(evaluation: Comparison, *, rng: np.random.Generator, n_draws: 
 
     Examples
     --------
-    >>> from ulmpaper.config import load_config
-    >>> from ulmpaper.paper.experiment import compare
     >>> from ulmpaper.core.testcard import simulate_testcard
-    >>> from ulmpaper.paper.experiment import Method
+    >>> from ulmpaper.paper.experiment import Method, compare
     >>> block = simulate_testcard(n_frames=40, n_bubbles=5, shape_px=(40, 48), rng=np.random.default_rng(0))
-    >>> made = compare([block], load_config("smoke"), {"RS": Method("radial", 5)}, span=10)
-    >>> bubble_scores(made, rng=np.random.default_rng(0)).text(2).loc["RS", "recall_far"]
+    >>> made = compare([block], {"RS": Method("radial", 5)}, "smoke", span=10)
+    >>> made.bubble_scores(rng=np.random.default_rng(0)).text(2).loc["RS", "recall_far"]
     '0.84 ± 0.19'
     """
-    weights = draw_groups(len(evaluation.groups), n_draws, rng=rng)
+    weights = draw_groups(len(comparison.groups), n_draws, rng=rng)
     names = list(_BUBBLE_SCORES)
-    values = [_ratios(evaluation.sums[way].sum().to_frame().T).iloc[0] for way in evaluation.ways]
+    values = [
+        _ratios(comparison.sums[method].sum().to_frame().T).iloc[0] for method in comparison.methods
+    ]
     drawn = [
         _ratios(pd.DataFrame(weights @ table.to_numpy(), columns=table.columns)).to_numpy()
-        for table in (evaluation.sums[way] for way in evaluation.ways)
+        for table in (comparison.sums[method] for method in comparison.methods)
     ]
-    return Scores(pd.DataFrame(values, index=evaluation.ways, columns=names), np.stack(drawn, axis=1))
+    return Scores(
+        pd.DataFrame(values, index=comparison.methods, columns=names), np.stack(drawn, axis=1)
+    )
 
 
-def map_scores(
-    evaluation: Comparison,
+def score_maps_of(
+    comparison: Comparison,
     *,
     rng: np.random.Generator,
     n_draws: int = 30,
-    course: pd.DataFrame | None = None,
+    centreline: pd.DataFrame | None = None,
     n_jobs: int = 1,
 ) -> Scores:
-    """Score the maps of each way, and a black one.
+    """Score the maps of each method, and a black one.
 
     Parameters
     ----------
-    evaluation : Evaluation
+    comparison : Comparison
         As from `experiment.compare`.
     rng : numpy.random.Generator
         Draws the groups.
     n_draws : int
         Number of draws; each costs as much as the scores themselves.
-    course : DataFrame, optional
+    centreline : DataFrame, optional
         Middle lines of the vessels, see `coverage.mask_centreline`.
     n_jobs : int
         Threads.
@@ -170,7 +194,7 @@ def map_scores(
     -------
     Scores
         Those of `maps.score_image` and `coverage.score_lines`; ``gridding`` [dB] of the tracks' bare points, see
-        `maps.gridding_index`; with a `course` those of `coverage.score_lengths`. The ways are followed by
+        `maps.gridding_index`; with a `centreline` those of `coverage.score_lengths`. The methods are followed by
         ``black map`` and ``truth``, of which some scores tell what can be reached.
 
     Notes
@@ -179,26 +203,32 @@ def map_scores(
     otherwise. Only the spread over the draws is used, around the value of the whole.
     """
     check_positive(n_jobs=n_jobs)
-    ones = np.ones((1, len(evaluation.groups)))
-    weights = np.concatenate([ones, draw_groups(len(evaluation.groups), n_draws, rng=rng)])
-    ways = [*evaluation.ways, BLACK, TRUTH]
+    ones = np.ones((1, len(comparison.groups)))
+    weights = np.concatenate([ones, draw_groups(len(comparison.groups), n_draws, rng=rng)])
+    methods = [*comparison.methods, BLACK, TRUTH]
     score = joblib.delayed(_score_maps)
-    tasks = (score(evaluation, way, w, course) for w in weights for way in ways)
+    tasks = (score(comparison, method, w, centreline) for w in weights for method in methods)
     rows = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(tasks)
-    table = np.array([list(row.values()) for row in rows]).reshape(len(weights), len(ways), -1)
-    return Scores(pd.DataFrame(table[0], index=ways, columns=list(rows[0])), table[1:])
+    table = np.array([list(row.values()) for row in rows]).reshape(len(weights), len(methods), -1)
+    return Scores(pd.DataFrame(table[0], index=methods, columns=list(rows[0])), table[1:])
 
 
-def _score_maps(evaluation: Comparison, way: str, weights: NDArray, course: pd.DataFrame | None) -> dict[str, float]:
-    fine: dict[str, Any] = {"upsample": evaluation.upsample}
-    truth = evaluation.density(TRUTH, weights=weights)
+def _score_maps(
+    comparison: Comparison, method: str, weights: NDArray, centreline: pd.DataFrame | None
+) -> dict[str, float]:
+    fine: dict[str, Any] = {"upsample": comparison.upsample}
+    truth = comparison.density(TRUTH, weights=weights)
     estimate, points = np.zeros_like(truth), np.zeros_like(truth)
-    if way != BLACK:
-        estimate = evaluation.density(way, weights=weights)
-        points = evaluation.density(way, weights=weights, points=True)
+    if method != BLACK:
+        estimate = comparison.density(method, weights=weights)
+        points = comparison.density(method, weights=weights, points=True)
     scores = {**score_image(estimate, truth, **fine), **score_lines(estimate, truth, **fine)}
     scores["gridding"] = gridding_index(points, **fine)
-    return scores if course is None else scores | score_lengths(course, estimate, truth, **fine, pala=evaluation.pala)
+    return (
+        scores
+        if centreline is None
+        else scores | score_lengths(centreline, estimate, truth, **fine, pala=comparison.pala)
+    )
 
 
 def _ratios(sums: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,6 @@ The paper tests on the first 15 of PALA's 20 sequences and trains and validates 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,19 +71,19 @@ def insilico_blocks(
     check_positive(n_frames=n_frames)
     if source == "simulated":
         where: dict[str, Any] = {"cache_dir": Path(data_dir) / "cache", "n_jobs": n_jobs}
-        what: dict[str, Any] = {"n_frames": n_frames, "n_bubbles": cfg.phantom.n_bubbles, "seed": cfg.seed}
+        what: dict[str, Any] = {
+            "n_frames": n_frames,
+            "n_bubbles": cfg.phantom.n_bubbles,
+            "seed": cfg.seed,
+        }
         block: Callable[[int], Block] = functools.partial(phantom_block, **what, **where)
-        for number in numbers:  # all into the cache, before other processes at work on the first get in the way
+        for number in (
+            numbers
+        ):  # all into the cache, before other processes at work on the first get in the way
             block(number)
         return map(block, numbers)
     archive = Path(data_dir) / ARCHIVE
     if not (archive.is_file() or archive.with_suffix("").is_dir()):
         raise FileNotFoundError(f"no {archive}: run `ulmpaper fetch pala-insilico` (4.4 GB) first")
     folder = unpack(archive)
-    return (_first(read_insilico(folder, number), n_frames) for number in numbers)
-
-
-def _first(block: Block, n_frames: int) -> Block:
-    """A block of `n_frames` at most."""
-    bubbles = block.truth[block.truth["frame"] < n_frames]
-    return dataclasses.replace(block, frames=block.frames[:n_frames], bubbles=bubbles)
+    return (read_insilico(folder, number).first(n_frames) for number in numbers)

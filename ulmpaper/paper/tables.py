@@ -39,13 +39,13 @@ def table1(scores: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     scores : DataFrame
-        A row for each way, with the columns of `maps.score_image`. Rows called ``RS``, ``mSPCN`` and
+        A row for each method, with the columns of `maps.score_image`. Rows called ``RS``, ``mSPCN`` and
         ``3DML-ResNet`` meet the paper's; all others have none.
 
     Returns
     -------
     DataFrame
-        Rows by recipe and way, the black map last; columns ``ours``, ``paper`` and their ``difference``.
+        Rows by recipe and method, the black map last; columns ``ours``, ``paper`` and their ``difference``.
 
     Examples
     --------
@@ -62,20 +62,25 @@ def table2(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def ranking(
-    scores: Scores, table: str, rivals: Mapping[str, Sequence[str]], *, ours: str = ML3D, recipes: Sequence[str] = ()
+    scores: Scores,
+    table: str,
+    rivals: Mapping[str, Sequence[str]],
+    *,
+    ours: str = ML3D,
+    recipes: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Tell how far one way is ahead of the best of others, in each recipe.
+    """Tell how far one method is ahead of the best of others, in each recipe.
 
     Parameters
     ----------
     scores : Scores
-        As from `scores.map_scores`.
+        As from `Comparison.map_scores`.
     table : {"Table I", "Table II"}
         The paper's table to set beside.
     rivals : mapping of str to sequence of str
-        Groups of ways by the group's name; of each the best counts, recipe by recipe.
+        Groups of methods by the group's name; of each the best counts, recipe by recipe.
     ours : str
-        The way that is compared.
+        The method that is compared.
     recipes : sequence of str
         Some of `RECIPES`; by default all.
 
@@ -93,13 +98,15 @@ def ranking(
         sign = -1 if recipe == "rmse" else 1
         column = int(recipe == "rmse")
         their = max((printed[RS][column], printed[MSPCN][column]), key=lambda value: sign * value)
-        for group, ways in rivals.items():
-            values = scores.values.loc[list(ways), recipe]
+        for group, methods in rivals.items():
+            values = scores.values.loc[list(methods), recipe]
             if values.isna().all():
                 continue
-            which, known = str((sign * values).idxmax()), {RS, MSPCN} <= set(ways)
+            which, known = str((sign * values).idxmax()), {RS, MSPCN} <= set(methods)
             gap = sign * factor * scores.difference(ours, which).loc[recipe]
-            mine, best = (factor * float(value) for value in (scores.values[recipe][ours], values[which]))
+            mine, best = (
+                factor * float(value) for value in (scores.values[recipe][ours], values[which])
+            )
             rows.append(
                 {
                     "ours": mine,
@@ -131,7 +138,10 @@ def sentences(ranks: pd.DataFrame, *, ours: str = ML3D) -> list[str]:
         place = "ahead of" if row["ahead"] > 0 else "behind"
         alone = f"the {group}" if group == BLACK else group
         rival = alone if row["which"] == group else f"the best of {group}, {row['which']}"
-        size, low, high = abs(row["ahead"]), *sorted(np.sign(row["ahead"] or 1) * row[["low", "high"]].to_numpy(float))
+        size, low, high = (
+            abs(row["ahead"]),
+            *sorted(np.sign(row["ahead"] or 1) * row[["low", "high"]].to_numpy(float)),
+        )
         text = f"{recipe}: {ours} ({row['ours']:.4g}) is {place} {rival} ({row['rival']:.4g}), by {size:.3g}"
         if np.isfinite(low):
             text += f" ({low:.3g} to {high:.3g}{', so it may be chance' if low <= 0 else ''})"
@@ -164,16 +174,20 @@ def paper_sized(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """
     about = json.loads((_PAPER_SIZED / "about.json").read_text(encoding="utf-8"))
     check_choice(name, about, "table")
-    return pd.read_csv(_PAPER_SIZED / f"{name}.csv", index_col=0, keep_default_na=name != "benchmark"), about[name]
+    return pd.read_csv(
+        _PAPER_SIZED / f"{name}.csv", index_col=0, keep_default_na=name != "benchmark"
+    ), about[name]
 
 
 def _beside(scores: pd.DataFrame, table: str) -> pd.DataFrame:
-    order = [way for way in scores.index if way not in (BLACK, "truth")] + [BLACK] * (BLACK in scores.index)
+    order = [method for method in scores.index if method not in (BLACK, "truth")] + [BLACK] * (
+        BLACK in scores.index
+    )
     parts = {}
     for column, (recipe, (name, factor)) in zip((0, 0, 0, 1), MAP_SCORES.items(), strict=True):
         part = pd.DataFrame({"ours": factor * scores.loc[order, recipe]})
-        printed = {way: numbers[column] for way, numbers in PAPER[table].items()}
-        part["paper"] = [printed.get(way, np.nan) for way in order]
+        printed = {method: numbers[column] for method, numbers in PAPER[table].items()}
+        part["paper"] = [printed.get(method, np.nan) for method in order]
         part["difference"] = part["ours"] - part["paper"]
         parts[name] = part
-    return pd.concat(parts, names=["recipe", "way"])
+    return pd.concat(parts, names=["recipe", "method"])

@@ -83,10 +83,14 @@ class Acquisition:
     attenuation_db: float = 0.0
 
     def __post_init__(self) -> None:
-        check_positive(f_number=self.f_number, z=self.shape_px[0], x=self.shape_px[1], step_wl=self.step_wl)
+        check_positive(
+            f_number=self.f_number, z=self.shape_px[0], x=self.shape_px[1], step_wl=self.step_wl
+        )
         check_positive(speed_m_s=self.speed_m_s, origin_wl_z=self.origin_wl[0])
         if not self.angles_deg or not all(abs(angle) <= 45 for angle in self.angles_deg):
-            raise ValueError(f"angles_deg must be one or more tilts of -45 to 45 degrees, not {self.angles_deg}")
+            raise ValueError(
+                f"angles_deg must be one or more tilts of -45 to 45 degrees, not {self.angles_deg}"
+            )
         if not 0 <= self.attenuation_db < math.inf:
             raise ValueError(f"attenuation_db must be 0 or more, not {self.attenuation_db}")
 
@@ -103,7 +107,9 @@ class Acquisition:
     def to_px(self, z_wl: ArrayLike, x_wl: ArrayLike) -> tuple[NDArray, NDArray]:
         """Wavelengths to pixels."""
         (z0, x0), step = self.origin_wl, self.step_wl
-        return (np.asarray(z_wl, dtype=float) - z0) / step, (np.asarray(x_wl, dtype=float) - x0) / step
+        return (np.asarray(z_wl, dtype=float) - z0) / step, (
+            np.asarray(x_wl, dtype=float) - x0
+        ) / step
 
 
 PALA_ACQUISITION = Acquisition()
@@ -166,9 +172,15 @@ def acquire(
     """
     check_positive(n_frames=n_frames)
     if len(bubbles) and bubbles["frame"].max() >= n_frames:
-        raise ValueError(f"bubbles in frame {bubbles['frame'].max()}, but there are frames 0 to {n_frames - 1} only")
-    spans = [(start, min(start + _CHUNK_FRAMES, n_frames)) for start in range(0, n_frames, _CHUNK_FRAMES)]
-    parts = acquire_spans(bubbles, spans, acquisition, screens_ns=screens_ns, n_jobs=n_jobs, progress=progress)
+        raise ValueError(
+            f"bubbles in frame {bubbles['frame'].max()}, but there are frames 0 to {n_frames - 1} only"
+        )
+    spans = [
+        (start, min(start + _CHUNK_FRAMES, n_frames)) for start in range(0, n_frames, _CHUNK_FRAMES)
+    ]
+    parts = acquire_spans(
+        bubbles, spans, acquisition, screens_ns=screens_ns, n_jobs=n_jobs, progress=progress
+    )
     return np.concatenate([frames for _, frames in parts])
 
 
@@ -184,22 +196,37 @@ def acquire_spans(
     """Yield stretches of frames (start, stop) in the order of `spans`, each when it is ready; see `acquire`."""
     n_frames = max((stop for _, stop in spans), default=0)
     rows, first = _by_frame(bubbles, n_frames, acquisition)
-    screens = np.zeros((n_frames, N_ELEMENTS)) if screens_ns is None else np.asarray(screens_ns, dtype=float)
+    screens = (
+        np.zeros((n_frames, N_ELEMENTS))
+        if screens_ns is None
+        else np.asarray(screens_ns, dtype=float)
+    )
     if screens.shape != (n_frames, N_ELEMENTS):
-        raise ValueError(f"screens_ns must have the shape (T, elements) {n_frames, N_ELEMENTS}, not {screens.shape}")
+        raise ValueError(
+            f"screens_ns must have the shape (T, elements) {n_frames, N_ELEMENTS}, not {screens.shape}"
+        )
 
     def task(start: int, stop: int) -> Any:
         scenes = [rows[first[t] : first[t + 1]] for t in range(start, stop)]
         return joblib.delayed(_image)(scenes, 1e-9 * screens[start:stop], acquisition)
 
-    with tqdm(total=sum(stop - start for start, stop in spans), unit="frame", delay=2, disable=not progress) as bar:
-        results = joblib.Parallel(n_jobs=n_jobs, return_as="generator")(task(*span) for span in spans)
+    with tqdm(
+        total=sum(stop - start for start, stop in spans),
+        unit="frame",
+        delay=2,
+        disable=not progress,
+    ) as bar:
+        results = joblib.Parallel(n_jobs=n_jobs, return_as="generator")(
+            task(*span) for span in spans
+        )
         for span, frames in zip(spans, results, strict=True):
             bar.update(len(frames))
             yield span, frames
 
 
-def _by_frame(bubbles: pd.DataFrame, n_frames: int, acquisition: Acquisition) -> tuple[NDArray, NDArray]:
+def _by_frame(
+    bubbles: pd.DataFrame, n_frames: int, acquisition: Acquisition
+) -> tuple[NDArray, NDArray]:
     """Rows (z, x, reflectivity) in wavelengths, ordered by frame, and where each frame starts."""
     check_bubbles(bubbles)
     frame, z, x, score = bubbles[["frame", "z", "x", "score"]].to_numpy(dtype=float).T
@@ -216,7 +243,9 @@ def _by_frame(bubbles: pd.DataFrame, n_frames: int, acquisition: Acquisition) ->
     return rows, np.searchsorted(frame[order], np.arange(n_frames + 1))
 
 
-def _image(scenes: list[NDArray], screens_s: NDArray, acquisition: Acquisition) -> NDArray[np.complex64]:
+def _image(
+    scenes: list[NDArray], screens_s: NDArray, acquisition: Acquisition
+) -> NDArray[np.complex64]:
     """Frames (t, Z, X) of scatterers (z, x, reflectivity) behind phase screens."""
     n_z, n_x = acquisition.shape_px
     images = np.empty((len(scenes), n_z, n_x), dtype=np.complex64)
@@ -224,11 +253,17 @@ def _image(scenes: list[NDArray], screens_s: NDArray, acquisition: Acquisition) 
     with threadpool_limits(1):
         beamformer = _beamformer(acquisition)
         for image, scatterers, screen_s in zip(images, scenes, screens_s, strict=True):
-            image[:] = (beamformer @ _channels(scatterers, screen_s, acquisition).ravel()).reshape(n_x, n_z).T
+            image[:] = (
+                (beamformer @ _channels(scatterers, screen_s, acquisition).ravel())
+                .reshape(n_x, n_z)
+                .T
+            )
     return images
 
 
-def _channels(scatterers: NDArray, screen_s: NDArray, acquisition: Acquisition) -> NDArray[np.complex64]:
+def _channels(
+    scatterers: NDArray, screen_s: NDArray, acquisition: Acquisition
+) -> NDArray[np.complex64]:
     """Baseband signals (tilt, element, sample) of the echoes."""
     n_samples = _n_samples(acquisition)
     n_cycles = n_samples // _SAMPLES_PER_CYCLE
@@ -239,12 +274,19 @@ def _channels(scatterers: NDArray, screen_s: NDArray, acquisition: Acquisition) 
     for spectrum, delays in zip(spectra, _plane_waves(acquisition), strict=True):
         # PyMUST wants no negative delays on transmit: what is added here is taken off on the way back.
         start = (delays + screen_s).min()
-        medium = _parameters(acquisition.speed_m_s, attenuation=acquisition.attenuation_db, RXdelay=screen_s + start)
+        medium = _parameters(
+            acquisition.speed_m_s, attenuation=acquisition.attenuation_db, RXdelay=screen_s + start
+        )
         # The step divides twice the centre frequency into 2 n_cycles parts; half a part keeps rounding away.
         options = _pymust().utils.Options(
-            CallFun="simus", RC=reflectivity, dBThresh=_LEAST_DB, FrequencyStep=CENTRE_HZ / (n_cycles - 0.5)
+            CallFun="simus",
+            RC=reflectivity,
+            dBThresh=_LEAST_DB,
+            FrequencyStep=CENTRE_HZ / (n_cycles - 0.5),
         )
-        _, echoes, band = _pymust().pfield(x * _WL_M, None, z * _WL_M, delays + screen_s - start, medium, options)
+        _, echoes, band = _pymust().pfield(
+            x * _WL_M, None, z * _WL_M, delays + screen_s - start, medium, options
+        )
         spectrum[:, np.flatnonzero(band) - n_cycles] = echoes.conj().T
     return scipy.fft.ifft(spectra, axis=-1, overwrite_x=True)
 
@@ -256,7 +298,10 @@ def _beamformer(acquisition: Acquisition) -> sparse.csr_array:
     z, x = np.meshgrid(*acquisition.to_wl(np.arange(n_z), np.arange(n_x)), indexing="ij")
     setup = _parameters(SPEED_M_S, fnumber=acquisition.f_number)
     size = np.array([_n_samples(acquisition), N_ELEMENTS], dtype=complex)
-    das = [_pymust().dasmtx(size, x * _WL_M, z * _WL_M, delays, setup) for delays in _plane_waves(acquisition)]
+    das = [
+        _pymust().dasmtx(size, x * _WL_M, z * _WL_M, delays, setup)
+        for delays in _plane_waves(acquisition)
+    ]
     matrix = sparse.csr_array(sparse.hstack(das, format="csr", dtype=np.complex64))
     half = z / (2 * acquisition.f_number)
     on_probe = np.minimum(x + half, _PROBE_WL / 2) - np.maximum(x - half, -_PROBE_WL / 2)
@@ -274,16 +319,26 @@ def _n_samples(acquisition: Acquisition) -> int:
     farthest = math.hypot(z.max(), np.abs(x).max() + _PROBE_WL / 2)
     tilt = _PROBE_WL * max(abs(math.sin(math.radians(angle))) for angle in acquisition.angles_deg)
     pulse = 4
-    return _SAMPLES_PER_CYCLE * math.ceil(2 * farthest * SPEED_M_S / acquisition.speed_m_s + tilt + pulse)
+    return _SAMPLES_PER_CYCLE * math.ceil(
+        2 * farthest * SPEED_M_S / acquisition.speed_m_s + tilt + pulse
+    )
 
 
 def _plane_waves(acquisition: Acquisition) -> list[NDArray]:
     """Delays (1, element) [s] that the machine sets for each tilt."""
-    return [_pymust().txdelay(_parameters(SPEED_M_S), math.radians(angle)) for angle in acquisition.angles_deg]
+    return [
+        _pymust().txdelay(_parameters(SPEED_M_S), math.radians(angle))
+        for angle in acquisition.angles_deg
+    ]
 
 
 def _parameters(speed_m_s: float, **more: object) -> Any:
-    probe = {"fc": CENTRE_HZ, "bandwidth": BANDWIDTH_PERCENT, "TXnow": 1, "fs": _SAMPLES_PER_CYCLE * CENTRE_HZ}
+    probe = {
+        "fc": CENTRE_HZ,
+        "bandwidth": BANDWIDTH_PERCENT,
+        "TXnow": 1,
+        "fs": _SAMPLES_PER_CYCLE * CENTRE_HZ,
+    }
     array = {"Nelements": N_ELEMENTS, "pitch": PITCH_M, "width": WIDTH_M, "radius": math.inf}
     return _pymust().utils.Param(**probe, **array, c=speed_m_s, **more)
 

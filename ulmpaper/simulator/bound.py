@@ -95,7 +95,9 @@ def crb_px(
     """
     check_choice(noise, _NOISES, "noise")
     if envelope and noise == "speckle":
-        raise ValueError("in speckle the bound is known for IQ only: use envelope=False, or noise='white'")
+        raise ValueError(
+            "in speckle the bound is known for IQ only: use envelope=False, or noise='white'"
+        )
     snr_db = np.asarray(snr_db, dtype=np.float64)
     if not np.isfinite(snr_db).all():
         raise ValueError(f"snr_db must be finite, not {snr_db}")
@@ -156,19 +158,25 @@ def _envelope_variance(bank: PsfBank, row: int, ratios: NDArray) -> NDArray:
     modulus = np.abs(psf)
     turned = np.divide(psf.conj(), modulus, out=np.zeros_like(psf), where=modulus > 0)
     slopes = np.stack([np.real(turned * along_z), np.real(turned * along_x), modulus], axis=1)
-    return np.stack([_variance(slopes, rician_information(r * modulus)) / r**2 for r in ratios], axis=1)
+    return np.stack(
+        [_variance(slopes, rician_information(r * modulus)) / r**2 for r in ratios], axis=1
+    )
 
 
 def _iq_variance(bank: PsfBank, row: int, ratios: NDArray, *, noise: str) -> NDArray:
     """Variances (2, len(ratios)) from complex pixels, whose amplitude has two unknown parts."""
-    margin = bank.half_px if noise == "speckle" else 0  # pixels beside the bubble show what the speckle is under it
+    margin = (
+        bank.half_px if noise == "speckle" else 0
+    )  # pixels beside the bubble show what the speckle is under it
     side = 2 * (bank.half_px + margin) + 1
     psf, along_z, along_x = _patches(bank, row, margin)
     slopes = np.stack([along_z, along_x, psf, 1j * psf], axis=1)
     weights = np.ones(side**2)
     if noise == "speckle":
         (power_z, waves_z), (power_x, waves_x) = _speckle_modes(bank.px_wavelengths, side)
-        slopes = (waves_z.T @ slopes.reshape(*slopes.shape[:2], side, side) @ waves_x).reshape(slopes.shape)
+        slopes = (waves_z.T @ slopes.reshape(*slopes.shape[:2], side, side) @ waves_x).reshape(
+            slopes.shape
+        )
         weights = 1 / ((1 - _FLOOR) * np.outer(power_z, power_x) + _FLOOR).ravel()
     return _variance(slopes, weights)[:, None] / ratios**2
 
@@ -215,5 +223,7 @@ def _check_rows(bank: PsfBank, index: ArrayLike | None) -> list[int]:
         raise ValueError(f"index must be rows of the bank, 0 to {len(bank) - 1}, not {index!r}")
     for row in rows:
         if not all(np.ptp(np.abs(bank.table[row]), axis=axis).any() for axis in (0, 1)):
-            raise ValueError(f"PSF {row} of the bank is the same everywhere along z or x, so it has no place: drop it")
+            raise ValueError(
+                f"PSF {row} of the bank is the same everywhere along z or x, so it has no place: drop it"
+            )
     return rows.tolist()

@@ -92,10 +92,16 @@ def simulate_dataset(
             numbers = SPLITS[check_choice(split, SPLITS, "split of the phantom")]
         return _fill_folder(Path(out), cfg, numbers, n_jobs, progress)
     if Path(out).suffix.lower() not in (".h5", ".hdf5"):
-        raise ValueError(f"{kind} is written to one file whose name ends in .h5, not to {str(out)!r}")
+        raise ValueError(
+            f"{kind} is written to one file whose name ends in .h5, not to {str(out)!r}"
+        )
     if kind == "cam":
         split = check_choice(split or "test", simulate.SPLITS, "split")
-        about, size, n_frames = _about(kind, cfg, split=split), cfg.cam.sequence_frames, cfg.cam.n_frames
+        about, size, n_frames = (
+            _about(kind, cfg, split=split),
+            cfg.cam.sequence_frames,
+            cfg.cam.n_frames,
+        )
         blocks = functools.partial(simulate.cam_blocks, cfg, split)
     else:
         scene = simulate.invivo_scene(cfg, data_dir)
@@ -107,11 +113,19 @@ def simulate_dataset(
 
 def _about(kind: str, cfg: Config, **more: str) -> dict[str, Any]:
     """What a data set is made with, but for the number of its parts."""
-    sections = [kind] if kind == "phantom" else [kind, "acquisition"]  # the phantom has a scale of its own
-    settings = {f"{name}.{key}": v for name in sections for key, v in dataclasses.asdict(getattr(cfg, name)).items()}
+    sections = (
+        [kind] if kind == "phantom" else [kind, "acquisition"]
+    )  # the phantom has a scale of its own
+    settings = {
+        f"{name}.{key}": v
+        for name in sections
+        for key, v in dataclasses.asdict(getattr(cfg, name)).items()
+    }
     about = {"simulate": kind, "ulmpaper": __version__, **more, "seed": cfg.seed, **settings}
     # Read back from a file, tuples are lists.
-    return json.loads(json.dumps({key: value for key, value in about.items() if key not in _NUMBERS}))
+    return json.loads(
+        json.dumps({key: value for key, value in about.items() if key not in _NUMBERS})
+    )
 
 
 def _check_settings(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -139,7 +153,9 @@ def _fill_store(
         with writable(path.parent), BlockStore(path, "a", about) as store:
             _check_settings(path, store.about, about)
             n_done = len(store)
-            with tqdm(total=n_frames, initial=n_done, unit="frame", delay=2, disable=not progress) as bar:
+            with tqdm(
+                total=n_frames, initial=n_done, unit="frame", delay=2, disable=not progress
+            ) as bar:
                 for block in blocks(first=-(-n_done // block_frames)):
                     store.append(block)
                     n_done = len(store)
@@ -158,14 +174,18 @@ def _fill_folder(folder: Path, cfg: Config, numbers: range, n_jobs: int, progres
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if note.exists() or (folder / "IQ").exists():
-            _check_settings(folder, json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}, about)
+            _check_settings(
+                folder, json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}, about
+            )
         else:
             part = note.with_suffix(".part")
             part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
             part.replace(note)
         first = sum(1 for _ in itertools.takewhile(Path.is_file, files))
         missing = numbers[first:]
-        blocks = simulate.phantom_blocks(cfg, missing, cache_dir=cache, n_jobs=n_jobs, progress=progress)
+        blocks = simulate.phantom_blocks(
+            cfg, missing, cache_dir=cache, n_jobs=n_jobs, progress=progress
+        )
         for number, block in zip(missing, blocks, strict=True):
             write_pala(block, folder, number)
             shutil.rmtree(cache)

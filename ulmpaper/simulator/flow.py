@@ -21,7 +21,12 @@ from skimage.morphology import skeletonize
 from ulmpaper.core.records import bubble_table, check_bubbles, check_choice, check_positive
 
 _EIGHT = np.ones((3, 3), dtype=int)  # pixels that touch at a corner are neighbours
-_STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to half of the neighbours, so that each pair comes once
+_STEPS = (
+    (0, 1),
+    (1, 0),
+    (1, 1),
+    (1, -1),
+)  # to half of the neighbours, so that each pair comes once
 _LEAK = 1e-9  # fixes the mean pressure of each piece
 _VOTE_PX = 2  # reach of the vote on a measured direction
 _INLET_AT_BORDER = 3.0  # how much an end at the border of the picture is preferred as inlet
@@ -99,14 +104,25 @@ def displacement_maps(
     >>> np.hypot(*steps[:, 11:18, 30].astype(float)).round(3).tolist()
     [0.0, 0.018, 0.042, 0.05, 0.042, 0.018, 0.0]
     """
-    check_positive(px_mm=px_mm, frame_rate_hz=frame_rate_hz, max_speed_mm_s=max_speed_mm_s, min_area_px=min_area_px)
+    check_positive(
+        px_mm=px_mm,
+        frame_rate_hz=frame_rate_hz,
+        max_speed_mm_s=max_speed_mm_s,
+        min_area_px=min_area_px,
+    )
     if not (rng is None or isinstance(rng, np.random.Generator)):
-        raise TypeError(f"rng must be a numpy.random.Generator, not {rng!r}: write np.random.default_rng(seed)")
+        raise TypeError(
+            f"rng must be a numpy.random.Generator, not {rng!r}: write np.random.default_rng(seed)"
+        )
     pieces = drop_small(_check_mask(mask), min_area_px)
     if not pieces.any():
-        raise ValueError(f"no piece of the mask has {min_area_px} px or more: lower min_area_px or segment anew")
+        raise ValueError(
+            f"no piece of the mask has {min_area_px} px or more: lower min_area_px or segment anew"
+        )
     down = None if downward is None else _check_map(downward, pieces.shape, "downward", -np.inf)
-    share = None if speed_share is None else _check_map(speed_share, pieces.shape, "speed_share", 0, 1)
+    share = (
+        None if speed_share is None else _check_map(speed_share, pieces.shape, "speed_share", 0, 1)
+    )
     step_px = max_speed_mm_s / (px_mm * frame_rate_hz)
     if step_px > 1:
         warnings.warn(
@@ -121,7 +137,11 @@ def displacement_maps(
         seam = ndi.binary_dilation(turned, _EIGHT) & ndi.binary_dilation(pieces & ~turned, _EIGHT)
         direction = np.where(seam, 0, np.where(turned, -direction, direction))
     if share is None:
-        share = bed.radius / bed.radius[pieces].max() * (1 - (1 - np.minimum(bed.wall / bed.radius, 1)) ** 2)
+        share = (
+            bed.radius
+            / bed.radius[pieces].max()
+            * (1 - (1 - np.minimum(bed.wall / bed.radius, 1)) ** 2)
+        )
     return (step_px * share * direction).astype(np.float32)
 
 
@@ -159,9 +179,13 @@ def _bed(mask: NDArray) -> _Bed:
     # Vessels go on outside the picture: without that their skeletons would turn into a corner of the cut.
     pad = 2 + int(2 * wall.max())
     skeleton = skeletonize(np.pad(mask, pad, mode="edge"))[pad:-pad, pad:-pad]
-    skeleton |= skeletonize(mask & ~np.isin(labels, labels[skeleton]))  # pieces whose skeleton lies outside
+    skeleton |= skeletonize(
+        mask & ~np.isin(labels, labels[skeleton])
+    )  # pieces whose skeleton lies outside
     z, x = ndi.distance_transform_edt(~skeleton, return_distances=False, return_indices=True)
-    cell = np.where(labels[z, x] == labels, own[z, x], own)  # the skeleton of another vessel may be nearer
+    cell = np.where(
+        labels[z, x] == labels, own[z, x], own
+    )  # the skeleton of another vessel may be nearer
     ends = _ends(labels, skeleton)
     cell.ravel()[ends] = ends
     radius = np.where(mask, _smooth_inside(wall.ravel()[cell], mask, 2), 1)
@@ -170,13 +194,19 @@ def _bed(mask: NDArray) -> _Bed:
 
 def _ends(labels: NDArray, skeleton: NDArray) -> NDArray:
     """Flat indices of skeleton pixels with one neighbour; pieces with fewer than two get far pixels instead."""
-    tips = np.flatnonzero(skeleton & (ndi.convolve(skeleton.astype(int), _EIGHT, mode="constant") == 2))
+    tips = np.flatnonzero(
+        skeleton & (ndi.convolve(skeleton.astype(int), _EIGHT, mode="constant") == 2)
+    )
     pieces = labels.ravel()[tips]
     ends = tips
     for piece in np.flatnonzero(np.bincount(pieces, minlength=labels.max() + 1)[1:] < 2) + 1:
         pixels = np.argwhere(labels == piece)
         single = tips[pieces == piece]
-        start = np.unravel_index(single[0], labels.shape) if len(single) else _farthest(pixels, pixels.mean(axis=0))
+        start = (
+            np.unravel_index(single[0], labels.shape)
+            if len(single)
+            else _farthest(pixels, pixels.mean(axis=0))
+        )
         pair = np.array([start, _farthest(pixels, np.array(start))])
         ends = np.append(ends, np.ravel_multi_index(tuple(pair.T), labels.shape))
     return np.unique(ends)
@@ -226,13 +256,19 @@ def _seep(bed: _Bed, source: NDArray) -> NDArray:
         steps.append(np.broadcast_to([[dz], [dx]], pairs[-1].shape))
     (p, q), step = np.concatenate(pairs, axis=1), np.concatenate(steps, axis=1)
     k = 2 / (1 / conductance[p] + 1 / conductance[q]) / (step**2).sum(axis=0)
-    matrix = sparse.coo_array((np.tile(-k, 2), (np.append(p, q), np.append(q, p))), shape=(n, n)).tocsc()
+    matrix = sparse.coo_array(
+        (np.tile(-k, 2), (np.append(p, q), np.append(q, p))), shape=(n, n)
+    ).tocsc()
     matrix += sparse.diags_array(_LEAK - matrix.sum(axis=0))
-    pressure = splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True}).solve(source)
+    pressure = splu(
+        matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True}
+    ).solve(source)
     # Flow through a pixel: the sum over its links. There are none through the wall, so walls steer the flow.
     along = k * (pressure[p] - pressure[q]) * step
     flow = np.zeros((2, *bed.mask.shape))
-    flow[:, bed.mask] = _unit(np.stack([np.bincount(p, a, n) + np.bincount(q, a, n) for a in along]))
+    flow[:, bed.mask] = _unit(
+        np.stack([np.bincount(p, a, n) + np.bincount(q, a, n) for a in along])
+    )
     return _unit(np.stack([_smooth_inside(part, bed.mask, 1) for part in flow]))
 
 
@@ -250,11 +286,15 @@ def _check_mask(mask: ArrayLike) -> NDArray[np.bool_]:
         raise ValueError("mask must hold True and False (or 1 and 0) only: write e.g. mask > 0")
     if array.all() or not array.any():
         state = "full: there are no walls" if array.any() else "empty: there are no vessels"
-        raise ValueError(f"mask is {state}; True is the inside of vessels, both kinds of pixels are needed")
+        raise ValueError(
+            f"mask is {state}; True is the inside of vessels, both kinds of pixels are needed"
+        )
     return array.astype(bool)
 
 
-def _check_map(values: ArrayLike, shape: tuple[int, ...], what: str, low: float, high: float = np.inf) -> NDArray:
+def _check_map(
+    values: ArrayLike, shape: tuple[int, ...], what: str, low: float, high: float = np.inf
+) -> NDArray:
     array = np.asarray(values, dtype=float)
     if array.shape != shape:
         raise ValueError(f"{what} must have the mask's shape {shape}, not {array.shape}")
@@ -341,11 +381,15 @@ def advect(
     gone = np.ones(n, dtype=bool)
     for frame in range(n_frames):
         n_new = int(gone.sum())
-        at[gone] = vessels[rng.integers(len(vessels), size=n_new)] + rng.uniform(-0.5, 0.5, (n_new, 2))
+        at[gone] = vessels[rng.integers(len(vessels), size=n_new)] + rng.uniform(
+            -0.5, 0.5, (n_new, 2)
+        )
         name[gone] = np.arange(n_names, n_names + n_new)
         n_names += n_new
         places[frame], names[frame] = at, name
-        at += np.stack([ndimage.map_coordinates(m, at.T, order=1, mode="nearest") for m in maps], axis=1)
+        at += np.stack(
+            [ndimage.map_coordinates(m, at.T, order=1, mode="nearest") for m in maps], axis=1
+        )
         pixel = np.rint(at).astype(int)
         outside = ((pixel < 0) | (pixel >= mask.shape)).any(axis=1)
         pixel[outside] = 0
@@ -355,7 +399,11 @@ def advect(
         peaks = rng.uniform(0.5, 1.0, n_names)
     else:
         peaks = MEAN_AMPLITUDE * rng.lognormal(-(_LOG_SPREAD**2) / 2, _LOG_SPREAD, n_names)
-    phase, psf, who = rng.uniform(0, 2 * np.pi, n_names), rng.integers(n_psf, size=n_names), names.ravel()
+    phase, psf, who = (
+        rng.uniform(0, 2 * np.pi, n_names),
+        rng.integers(n_psf, size=n_names),
+        names.ravel(),
+    )
     z, x = places.reshape(-1, 2).T
     table = bubble_table(np.repeat(np.arange(n_frames), n), z, x, peaks[who])
     return table.assign(bubble=who, psf=psf[who], phase=phase[who])
@@ -410,7 +458,9 @@ def _check_scene(mask: ArrayLike, maps: ArrayLike) -> tuple[NDArray[np.bool_], N
             f"for a mask of shape {mask.shape} the maps have the shape {(2, *mask.shape)}, not {maps.shape}"
         )
     if not np.isfinite(maps).all():
-        raise ValueError("the displacement maps hold NaN or infinite values: set them to 0 outside the vessels")
+        raise ValueError(
+            "the displacement maps hold NaN or infinite values: set them to 0 outside the vessels"
+        )
     fastest = np.hypot(*maps).max()
     if fastest > 1:
         warnings.warn(

@@ -37,7 +37,9 @@ _CHUNK_BUBBLES = 1024
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
     n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # memory is the limit: more are no faster, and far slower where cores are busy
+    torch.set_num_threads(
+        1
+    )  # memory is the limit: more are no faster, and far slower where cores are busy
     try:
         yield
     finally:
@@ -109,7 +111,9 @@ def synthesize(
     inside = window[:, None] * (n_x + 2 * margin) + window
     plane = (n_z + 2 * margin) * (n_x + 2 * margin)
     pixels = torch.stack([inside.reshape(-1), plane + inside.reshape(-1)]).to(where)
-    frames = torch.empty((n_frames, n_z, n_x), dtype=torch.complex64 if iq else torch.float32, device=where)
+    frames = torch.empty(
+        (n_frames, n_z, n_x), dtype=torch.complex64 if iq else torch.float32, device=where
+    )
     still = _background_parts(background, n_frames, shape_px, where)
     canvas = torch.zeros((batch_frames, 2, n_z + 2 * margin, n_x + 2 * margin), device=where)
     for start in range(0, n_frames, batch_frames):
@@ -176,12 +180,19 @@ def speckle(
     z, x = rng.uniform(low, high, (n, 2)).T
     scatterers = bubble_table(np.zeros(n), z, x, rng.standard_normal(n))
     scatterers = scatterers.assign(psf=rng.integers(len(bank), size=n), phase=0.0)
-    speckle = synthesize(scatterers, bank, shape_px, n_frames=1, iq=True, device=device)[0].cpu().numpy()
+    speckle = (
+        synthesize(scatterers, bank, shape_px, n_frames=1, iq=True, device=device)[0].cpu().numpy()
+    )
     return speckle / np.sqrt(np.mean(np.abs(speckle) ** 2))
 
 
 def literal_rf(
-    bubbles: pd.DataFrame, bank: PsfBank, shape_px: tuple[int, int], *, n_frames: int, samples_per_wavelength: int = 8
+    bubbles: pd.DataFrame,
+    bank: PsfBank,
+    shape_px: tuple[int, int],
+    *,
+    n_frames: int,
+    samples_per_wavelength: int = 8,
 ) -> NDArray[np.float32]:
     """Draw bubbles in the paper's words: oscillating PSFs, radio-frequency lines, envelope. Slow.
 
@@ -215,7 +226,9 @@ def literal_rf(
     rf = np.zeros((n_frames, len(z), n_x))
     for frame, z_m, x_m, score, psf, phase in table[list(_COLUMNS)].itertuples(index=False):
         off_z, off_x = z - z_m, np.arange(n_x) - x_m
-        places = np.meshgrid(*(bank.oversample * (off + bank.half_px) for off in (off_z, off_x)), indexing="ij")
+        places = np.meshgrid(
+            *(bank.oversample * (off + bank.half_px) for off in (off_z, off_x)), indexing="ij"
+        )
         psf_here = ndimage.map_coordinates(bank.table[psf], places, order=1)
         carrier = np.exp(1j * (4 * np.pi * bank.px_wavelengths * off_z + phase))
         rf[frame] += score * np.real(psf_here * carrier[:, None])
@@ -225,7 +238,9 @@ def literal_rf(
 
 def _check_device(device: str) -> torch.device:
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} was asked for, but torch sees no CUDA device: use device='cpu'")
+        raise ValueError(
+            f"device {device!r} was asked for, but torch sees no CUDA device: use device='cpu'"
+        )
     return torch.device(device)
 
 
@@ -262,21 +277,40 @@ def _splats(
     part_z, part_x = shift_z - low_z, shift_x - low_x
     first = (psf.astype(int) * (q + 1) + low_z) * (q + 1) + low_x
     index = first[:, None] + [0, 1, q + 1, q + 2]
-    mix = np.stack([(1 - part_z) * (1 - part_x), (1 - part_z) * part_x, part_z * (1 - part_x), part_z * part_x], axis=1)
+    mix = np.stack(
+        [
+            (1 - part_z) * (1 - part_x),
+            (1 - part_z) * part_x,
+            part_z * (1 - part_x),
+            part_z * part_x,
+        ],
+        axis=1,
+    )
     turn = phase - 4 * np.pi * bank.px_wavelengths * z
     real, imag = mix * (score * np.cos(turn))[:, None], mix * (score * np.sin(turn))[:, None]
     if np.iscomplexobj(bank.table):
         index = np.concatenate([index, index + len(bank) * (q + 1) ** 2], axis=1)
-        weights = np.stack([np.concatenate([real, -imag], axis=1), np.concatenate([imag, real], axis=1)], axis=1)
+        weights = np.stack(
+            [np.concatenate([real, -imag], axis=1), np.concatenate([imag, real], axis=1)], axis=1
+        )
     else:
         weights = np.stack([real, imag], axis=1)
     n_z, n_x = (n + 2 * margin for n in shape_px)
-    top, left = pixel_z.astype(int) + margin - bank.half_px, pixel_x.astype(int) + margin - bank.half_px
+    top, left = (
+        pixel_z.astype(int) + margin - bank.half_px,
+        pixel_x.astype(int) + margin - bank.half_px,
+    )
     corner = (2 * table["frame"].to_numpy(np.int64) * n_z + top) * n_x + left
-    return torch.from_numpy(index), torch.from_numpy(weights.astype(np.float32)), torch.from_numpy(corner)
+    return (
+        torch.from_numpy(index),
+        torch.from_numpy(weights.astype(np.float32)),
+        torch.from_numpy(corner),
+    )
 
 
-def _check_drawing(bubbles: pd.DataFrame, bank: PsfBank, shape_px: tuple[int, int], n_frames: int) -> pd.DataFrame:
+def _check_drawing(
+    bubbles: pd.DataFrame, bank: PsfBank, shape_px: tuple[int, int], n_frames: int
+) -> pd.DataFrame:
     """Those bubbles, ordered by frame, that reach into the picture."""
     table = check_bubbles(bubbles, columns=_COLUMNS)
     if len(table):
@@ -286,7 +320,9 @@ def _check_drawing(bubbles: pd.DataFrame, bank: PsfBank, shape_px: tuple[int, in
                 f"the table goes up to frame {last}, but with n_frames {n_frames} the last is {n_frames - 1}"
             )
         if low < 0 or high >= len(bank):
-            raise ValueError(f"bubbles ask for PSFs {low} to {high}, but the bank holds {len(bank)}, counted from 0")
+            raise ValueError(
+                f"bubbles ask for PSFs {low} to {high}, but the bank holds {len(bank)}, counted from 0"
+            )
     reach = bank.half_px + 0.5
     (n_z, n_x), z, x = shape_px, table["z"], table["x"]
     seen = (z >= -reach) & (z < n_z - 1 + reach) & (x >= -reach) & (x < n_x - 1 + reach)
@@ -298,10 +334,16 @@ def _background_parts(
 ) -> torch.Tensor:
     """Real and imaginary part (1 or T, 2, Z, X)."""
     values = np.zeros(shape_px) if background is None else np.asarray(background)
-    values = check_frames(values[None] if values.ndim == 2 else values, what="background", allow_complex=True)
+    values = check_frames(
+        values[None] if values.ndim == 2 else values, what="background", allow_complex=True
+    )
     if values.shape[1:] != tuple(shape_px) or len(values) not in (1, n_frames):
-        raise ValueError(f"background must have the shape {shape_px} or {(n_frames, *shape_px)}, not {values.shape}")
-    return torch.from_numpy(np.stack([values.real, values.imag], axis=1).astype(np.float32)).to(device)
+        raise ValueError(
+            f"background must have the shape {shape_px} or {(n_frames, *shape_px)}, not {values.shape}"
+        )
+    return torch.from_numpy(np.stack([values.real, values.imag], axis=1).astype(np.float32)).to(
+        device
+    )
 
 
 # PALA draws its noise with -2 dBW into 0.2 ohm.
@@ -357,7 +399,9 @@ def cut_speckle(
         raise ValueError(f"memory is a correlation, 0 to 1, not {memory}")
     room = [have - want for have, want in zip(speckle.shape, shape_px, strict=True)]
     if min(room) < 0:
-        raise ValueError(f"a field of {speckle.shape} px holds no frame of {tuple(shape_px)} px: make a larger one")
+        raise ValueError(
+            f"a field of {speckle.shape} px holds no frame of {tuple(shape_px)} px: make a larger one"
+        )
     frames = np.empty((n_frames, *shape_px), dtype=np.complex64)
     for frame in frames:
         z, x = (int(rng.integers(r + 1)) for r in room)
@@ -370,7 +414,9 @@ def cut_speckle(
     return frames
 
 
-def pala_noise(frames: ArrayLike, clutter_db: float, *, rng: np.random.Generator) -> NDArray[np.float32]:
+def pala_noise(
+    frames: ArrayLike, clutter_db: float, *, rng: np.random.Generator
+) -> NDArray[np.float32]:
     """Add noise as PALA does to its simulated frames.
 
     Parameters
@@ -478,7 +524,9 @@ def tissue_clutter(
     for frame, now in zip(frames, breath, strict=True):
         moved = motion_px * now * stretch
         places = [fine * (z - moved + room), fine * (x - moved / 3 + room)]
-        real, imag = (ndimage.map_coordinates(part, places, order=3, prefilter=False) for part in splines)
+        real, imag = (
+            ndimage.map_coordinates(part, places, order=3, prefilter=False) for part in splines
+        )
         frame[:] = (real + 1j * imag) * np.exp(-4j * np.pi * px_wavelengths * moved)
     return frames * np.float32(10 ** (level_db / 20))
 

@@ -83,7 +83,9 @@ class Tube:
         slope_z, slope_x = np.gradient(self.z), np.gradient(self.x)
         aside = self.radius / np.hypot(slope_z, slope_x)
         curves = (self.z, self.x, -slope_x * aside, slope_z * aside)
-        z, x, to_side_z, to_side_x = (np.interp(np.asarray(index), np.arange(len(curve)), curve) for curve in curves)
+        z, x, to_side_z, to_side_x = (
+            np.interp(np.asarray(index), np.arange(len(curve)), curve) for curve in curves
+        )
         return z + np.asarray(offset) * to_side_z, x + np.asarray(offset) * to_side_x
 
 
@@ -116,7 +118,9 @@ def phantom_geometry() -> list[Tube]:
         _tube("converging", 94.55 + 0.35 * u, -60 + 68 * u, radius=0.06, speed=0.15),
         _tube("converging", 95.45 - 0.35 * u, -60 + 68 * u, radius=0.06, speed=0.15),
         _tube("chirp", chirp, -54 + across, radius=(1, 0.25), speed=(0.15, 0.3)),
-        _tube("spiral", 54 + swirl * np.sin(turn), 44 + swirl * np.cos(turn), radius=0.4, speed=0.18),
+        _tube(
+            "spiral", 54 + swirl * np.sin(turn), 44 + swirl * np.cos(turn), radius=0.4, speed=0.18
+        ),
         _tube("straight", 83 + 0.5 * u, 12 + 54 * u, radius=1.6, speed=0.3),
         _tube("straight", 86.5 + 0.5 * u, 66 - 54 * u, radius=0.8, speed=0.24),
         _tube("straight", 89 + 0.5 * u, 12 + 54 * u, radius=0.4, speed=0.16),
@@ -128,7 +132,9 @@ def phantom_geometry() -> list[Tube]:
     ]
 
 
-def tube_flow(tubes: list[Tube], *, n_frames: int, n_bubbles: int, rng: np.random.Generator) -> NDArray[np.float64]:
+def tube_flow(
+    tubes: list[Tube], *, n_frames: int, n_bubbles: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
     """Let bubbles run through tubes.
 
     Returns
@@ -163,11 +169,17 @@ def _life_story(tubes: list[Tube], n_frames: int, rng: np.random.Generator) -> N
         offset = _entry_offset(rng) if enters else rng.uniform(-_REACH, _REACH)
         pace = 1 - offset**2
         start = rng.uniform(0, pace if enters else clock[-1])
-        to_end, to_death = int(np.ceil((clock[-1] - start) / pace)), int(rng.geometric(1 / _LIFETIME))
+        to_end, to_death = (
+            int(np.ceil((clock[-1] - start) / pace)),
+            int(rng.geometric(1 / _LIFETIME)),
+        )
         n = min(to_end, to_death, n_frames - frame)
         index = np.interp(start + pace * np.arange(n), clock, np.arange(len(clock)))
         now = slice(frame, frame + n)
-        story[0, now], story[1:3, now] = np.arange(frame, frame + n), tubes[which].place(index, offset)
+        story[0, now], story[1:3, now] = (
+            np.arange(frame, frame + n),
+            tubes[which].place(index, offset),
+        )
         story[3:, now] = np.array([rng.uniform(*_REFLECTIVITY), life, which])[:, None]
         frame, life, enters = frame + n, life + 1, to_end <= to_death
     return story
@@ -206,7 +218,8 @@ def _tree() -> list[Tube]:
         z, x = 38 + np.cumsum(np.cos(heading)) / fine, 14 + np.cumsum(np.sin(heading)) / fine
         # Forks are rounded over two wavelengths.
         z, x, r, v = (
-            ndimage.uniform_filter1d(w, 2 * fine, mode="nearest") for w in (z, x, 1.2 * shrink, 0.25 * shrink)
+            ndimage.uniform_filter1d(w, 2 * fine, mode="nearest")
+            for w in (z, x, 1.2 * shrink, 0.25 * shrink)
         )
         ways.append(_tube("tree", z, x, radius=r, speed=v))
     return ways
@@ -219,7 +232,9 @@ FRAME_RATE_HZ = 1000.0
 _CHUNK_FRAMES = 25
 
 
-def true_map(*, upsample: int = 10, acquisition: Acquisition = PALA_ACQUISITION) -> NDArray[np.float64]:
+def true_map(
+    *, upsample: int = 10, acquisition: Acquisition = PALA_ACQUISITION
+) -> NDArray[np.float64]:
     """Map of the speed of bubbles in the tubes [wavelengths/frame], 0 outside them.
 
     Examples
@@ -235,14 +250,21 @@ def true_map(*, upsample: int = 10, acquisition: Acquisition = PALA_ACQUISITION)
         index = np.linspace(0, last, math.ceil(last * STEP / fine_wl) + 1)[:, None]
         offset = np.linspace(-1, 1, 2 * math.ceil(tube.radius.max() / fine_wl) + 11)
         speed = np.interp(index, np.arange(last + 1), tube.speed) * (1 - offset**2)
-        z, x = (map_index(place, upsample=upsample) for place in acquisition.to_px(*tube.place(index, offset)))
+        z, x = (
+            map_index(place, upsample=upsample)
+            for place in acquisition.to_px(*tube.place(index, offset))
+        )
         seen = (z >= 0) & (z < image.shape[0]) & (x >= 0) & (x < image.shape[1])
         np.maximum.at(image, (z[seen], x[seen]), speed[seen])
     return image
 
 
 def phantom_bubbles(
-    *, n_frames: int, n_bubbles: int = 45, rng: np.random.Generator, acquisition: Acquisition = PALA_ACQUISITION
+    *,
+    n_frames: int,
+    n_bubbles: int = 45,
+    rng: np.random.Generator,
+    acquisition: Acquisition = PALA_ACQUISITION,
 ) -> pd.DataFrame:
     """Let bubbles run through the tubes of the phantom.
 
@@ -327,30 +349,42 @@ def phantom_block(
     if isinstance(sequence, bool) or not isinstance(sequence, int | np.integer) or sequence < 1:
         raise ValueError(f"sequence must be a whole number, 1 or more, not {sequence!r}")
     rng = np.random.default_rng([seed, int(sequence)])
-    bubbles = phantom_bubbles(n_frames=n_frames, n_bubbles=n_bubbles, rng=rng, acquisition=acquisition)
+    bubbles = phantom_bubbles(
+        n_frames=n_frames, n_bubbles=n_bubbles, rng=rng, acquisition=acquisition
+    )
     work: dict[str, Any] = {"n_jobs": n_jobs, "progress": progress}
     if cache_dir is None:
         frames = acquire(bubbles, n_frames, acquisition, **work)
     else:
         name = _digest(int(sequence), n_bubbles, seed, dataclasses.asdict(acquisition))
         frames = _cached(bubbles, n_frames, acquisition, Path(cache_dir) / f"phantom-{name}", work)
-    return Block(frames, bubbles, acquisition.px_mm, FRAME_RATE_HZ, f"flow phantom, sequence {sequence}")
+    return Block(
+        frames, bubbles, acquisition.px_mm, FRAME_RATE_HZ, f"flow phantom, sequence {sequence}"
+    )
 
 
 def _digest(*parameters: Any) -> str:
     """Ten hexadecimal digits that change with the parameters and with the code that makes the frames."""
-    digest = hashlib.sha256(json.dumps([*parameters, importlib.metadata.version("pymust")]).encode())
+    digest = hashlib.sha256(
+        json.dumps([*parameters, importlib.metadata.version("pymust")]).encode()
+    )
     for source in (array.__file__, __file__):
         digest.update(Path(source).read_bytes())
     return digest.hexdigest()[:10]
 
 
 def _cached(
-    bubbles: pd.DataFrame, n_frames: int, acquisition: Acquisition, folder: Path, work: dict[str, Any]
+    bubbles: pd.DataFrame,
+    n_frames: int,
+    acquisition: Acquisition,
+    folder: Path,
+    work: dict[str, Any],
 ) -> NDArray[np.complex64]:
     """Frames from the chunks in `folder`; those that are missing are made."""
     folder.mkdir(parents=True, exist_ok=True)
-    spans = [(start, min(start + _CHUNK_FRAMES, n_frames)) for start in range(0, n_frames, _CHUNK_FRAMES)]
+    spans = [
+        (start, min(start + _CHUNK_FRAMES, n_frames)) for start in range(0, n_frames, _CHUNK_FRAMES)
+    ]
     files = {span: folder / "frames-{:06d}-{:06d}.npy".format(*span) for span in spans}
     missing = [span for span in spans if not files[span].exists()]
     for span, frames in acquire_spans(bubbles, missing, acquisition, **work):
@@ -359,7 +393,11 @@ def _cached(
 
 
 def write_pala(
-    block: Block, folder: str | os.PathLike[str], sequence: int, *, acquisition: Acquisition = PALA_ACQUISITION
+    block: Block,
+    folder: str | os.PathLike[str],
+    sequence: int,
+    *,
+    acquisition: Acquisition = PALA_ACQUISITION,
 ) -> Path:
     """Write a block as PALA's in silico files, which `readers.read_insilico` reads back.
 
@@ -392,12 +430,16 @@ def write_pala(
     if block.bubbles is None:
         raise ValueError("PALA's files hold the true bubbles, but the block has none")
     if frames.shape[1:] != acquisition.shape_px:
-        raise ValueError(f"frames of {frames.shape[1:]} px do not lie on the grid of {acquisition.shape_px} px")
+        raise ValueError(
+            f"frames of {frames.shape[1:]} px do not lie on the grid of {acquisition.shape_px} px"
+        )
     positions = _list_pos(block.bubbles, len(frames), acquisition)
     folder = Path(folder)
     (folder / "IQ").mkdir(parents=True, exist_ok=True)
     path = folder / "IQ" / f"PALA_InSilicoFlow_IQ{sequence:03d}.mat"
-    setup = _pala_setup(len(frames), len(positions), block.frame_rate_hz or FRAME_RATE_HZ, acquisition)
+    setup = _pala_setup(
+        len(frames), len(positions), block.frame_rate_hz or FRAME_RATE_HZ, acquisition
+    )
     beside = {name: setup[name] for name in ("Media", "P", "Resource", "Trans", "TX")}
     content = {"IQ": np.moveaxis(frames, 0, -1), "ListPos": positions, **beside}
     _write(path, functools.partial(_save_mat, content=content))
@@ -413,7 +455,9 @@ def _save_mat(file: BinaryIO, content: dict[str, Any]) -> None:
     file.write(b"MATLAB 5.0 MAT-file, written by ulmpaper".ljust(116))
 
 
-def _list_pos(bubbles: pd.DataFrame, n_frames: int, acquisition: Acquisition) -> NDArray[np.float64]:
+def _list_pos(
+    bubbles: pd.DataFrame, n_frames: int, acquisition: Acquisition
+) -> NDArray[np.float64]:
     table = check_bubbles(bubbles).sort_values("frame", kind="stable")
     frame = table["frame"].to_numpy()
     row = table.groupby("frame").cumcount().to_numpy()
@@ -423,7 +467,9 @@ def _list_pos(bubbles: pd.DataFrame, n_frames: int, acquisition: Acquisition) ->
     return positions
 
 
-def _pala_setup(n_frames: int, n_bubbles: int, frame_rate_hz: float, acquisition: Acquisition) -> dict[str, Any]:
+def _pala_setup(
+    n_frames: int, n_bubbles: int, frame_rate_hz: float, acquisition: Acquisition
+) -> dict[str, Any]:
     """Variables of PALA's sequence file."""
     (z0, x0), step = acquisition.origin_wl, acquisition.step_wl
     mhz, pitch_mm = CENTRE_HZ / 1e6, PITCH_M * 1e3
@@ -431,8 +477,17 @@ def _pala_setup(n_frames: int, n_bubbles: int, frame_rate_hz: float, acquisition
     tilts["Steer"] = [[math.radians(angle), 0.0] for angle in acquisition.angles_deg]
     return {
         "P": {"BlocSize": n_frames, "numBloc": 1, "numTx": len(tilts), "FrameRate": frame_rate_hz},
-        "PData": {"Origin": [x0, 0.0, z0], "PDelta": [step, 0.0, step], "Size": [*acquisition.shape_px, 1]},
-        "Trans": {"name": "L22-14v", "frequency": mhz, "numelements": N_ELEMENTS, "spacingMm": pitch_mm},
+        "PData": {
+            "Origin": [x0, 0.0, z0],
+            "PDelta": [step, 0.0, step],
+            "Size": [*acquisition.shape_px, 1],
+        },
+        "Trans": {
+            "name": "L22-14v",
+            "frequency": mhz,
+            "numelements": N_ELEMENTS,
+            "spacingMm": pitch_mm,
+        },
         "Media": {"nbPointsMax": n_bubbles, "attenuation": acquisition.attenuation_db},
         "UF": {"TwFreq": mhz, "FrameRateUF": frame_rate_hz},
         "Resource": {"Parameters": {"speedOfSound": SPEED_M_S}},
@@ -471,9 +526,13 @@ def phantom_centreline(acquisition: Acquisition = PALA_ACQUISITION) -> pd.DataFr
     ['z', 'x', 'reach', 'vessel']
     """
     tubes = phantom_geometry()
-    z, x, radius = (np.concatenate([getattr(tube, key) for tube in tubes]) for key in ("z", "x", "radius"))
+    z, x, radius = (
+        np.concatenate([getattr(tube, key) for tube in tubes]) for key in ("z", "x", "radius")
+    )
     names = np.repeat([tube.name for tube in tubes], [len(tube.z) for tube in tubes])
-    once = np.sort(np.unique(np.round([z, x], 1), axis=1, return_index=True)[1])  # the tree's ways share a trunk
+    once = np.sort(
+        np.unique(np.round([z, x], 1), axis=1, return_index=True)[1]
+    )  # the tree's ways share a trunk
     z_px, x_px = acquisition.to_px(z[once], x[once])
     reach = radius[once] / acquisition.step_wl + _SLACK_PX
     return pd.DataFrame({"z": z_px, "x": x_px, "reach": reach, "vessel": names[once]})

@@ -61,7 +61,9 @@ class PsfBank:
                 f"(n, {side}, {side}), not {shape}"
             )
         # A copy that cannot change, so that what is prepared from it stays valid.
-        table = np.array(self.table, dtype=np.complex64 if np.iscomplexobj(self.table) else np.float32)
+        table = np.array(
+            self.table, dtype=np.complex64 if np.iscomplexobj(self.table) else np.float32
+        )
         if not np.isfinite(table).all():
             raise ValueError("the bank's table holds NaN or infinite values: drop those PSFs")
         table.setflags(write=False)
@@ -81,7 +83,9 @@ def fine_grid(half_px: int, oversample: int) -> NDArray[np.float64]:
     """
     check_positive(half_px=half_px, oversample=oversample)
     if oversample % 2 or int(half_px) != half_px:
-        raise ValueError(f"half_px must be whole and oversample even, not {half_px} and {oversample}")
+        raise ValueError(
+            f"half_px must be whole and oversample even, not {half_px} and {oversample}"
+        )
     return np.arange(-half_px * oversample, half_px * oversample + 1) / oversample
 
 
@@ -147,8 +151,14 @@ def read_bank(path: str | os.PathLike = SHIPPED_BANK, *, oversample: int = 8) ->
     values = content["values"].astype(np.float32)
     if values.ndim == 4:
         values = values[..., 0] + 1j * values[..., 1]
-    samples, half_px, pitch = int(content["samples_per_px"]), int(content["half_px"]), float(content["px_wavelengths"])
-    return resample(PsfBank(values, samples, half_px, pitch, str(content["source"])), oversample=oversample)
+    samples, half_px, pitch = (
+        int(content["samples_per_px"]),
+        int(content["half_px"]),
+        float(content["px_wavelengths"]),
+    )
+    return resample(
+        PsfBank(values, samples, half_px, pitch, str(content["source"])), oversample=oversample
+    )
 
 
 def resample(bank: PsfBank, *, px_wavelengths: float | None = None, oversample: int = 8) -> PsfBank:
@@ -255,6 +265,8 @@ def linear_array_psf(
     """
     check_positive(sigma_z_wavelengths=sigma_z_wavelengths, sigma_x_wavelengths=sigma_x_wavelengths)
     along = fine_grid(half_px, oversample) * px_wavelengths
-    by_z, by_x = (np.exp(-((along / sigma) ** 2) / 2) for sigma in (sigma_z_wavelengths, sigma_x_wavelengths))
+    by_z, by_x = (
+        np.exp(-((along / sigma) ** 2) / 2) for sigma in (sigma_z_wavelengths, sigma_x_wavelengths)
+    )
     table = (by_z[:, None] * by_x)[None]
     return PsfBank(table, oversample, half_px, px_wavelengths, "Gaussian model of a linear array")

@@ -61,7 +61,9 @@ def isolated_bubbles(
     [[10.2, 9.7]]
     """
     frames = check_frames(frames, allow_complex=True)
-    check_positive(half_px=half_px, min_contrast=min_contrast, clear_px=clear_px, max_border=max_border)
+    check_positive(
+        half_px=half_px, min_contrast=min_contrast, clear_px=clear_px, max_border=max_border
+    )
     around = np.arange(-half_px, half_px + 1)
     rim = np.maximum(abs(around[:, None]), abs(around)) == half_px
     rows = [np.empty((0, 4))]
@@ -140,7 +142,11 @@ def extract_psfs(
     n_found = 0
     for t in rng.permutation(len(frames)):
         found = isolated_bubbles(
-            frames[t : t + 1], half_px=half_px, min_contrast=min_contrast, clear_px=clear_px, max_border=max_border
+            frames[t : t + 1],
+            half_px=half_px,
+            min_contrast=min_contrast,
+            clear_px=clear_px,
+            max_border=max_border,
         )
         at = found[["z", "x"]].to_numpy()
         if true_z_x is not None:
@@ -151,7 +157,9 @@ def extract_psfs(
         if len(at):
             patches.append(_sample(frames[t], at, grid))
         if n_found == n_psf:
-            return PsfBank(_shaped(np.concatenate(patches), grid), oversample, half_px, px_wavelengths, source)
+            return PsfBank(
+                _shaped(np.concatenate(patches), grid), oversample, half_px, px_wavelengths, source
+            )
     raise ValueError(
         f"only {n_found} of {n_psf} PSFs found in {len(frames)} frames of {frames.shape[1]} x {frames.shape[2]} px: "
         "give more frames, ask for fewer, or relax min_contrast, clear_px or max_border; "
@@ -236,7 +244,10 @@ def psf_width(table: ArrayLike, oversample: float) -> NDArray[np.float64]:
     n, n_z, n_x = amplitude.shape
     z, x = np.unravel_index(amplitude.reshape(n, -1).argmax(axis=1), (n_z, n_x))
     lines = (amplitude[np.arange(n), :, x], z), (amplitude[np.arange(n), z], x)
-    sides = [_half_width(line, at) + _half_width(line[:, ::-1], line.shape[1] - 1 - at) for line, at in lines]
+    sides = [
+        _half_width(line, at) + _half_width(line[:, ::-1], line.shape[1] - 1 - at)
+        for line, at in lines
+    ]
     return np.stack(sides, axis=1) / oversample
 
 

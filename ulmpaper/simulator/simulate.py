@@ -28,16 +28,98 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from skimage.transform import resize_local_mean
 
-from ulmpaper.config import Config
+from ulmpaper.config import Config, Settings, as_config
 from ulmpaper.core.records import Block, check_choice, check_positive
+from ulmpaper.core.testcard import simulate_testcard
 from ulmpaper.io.fetch import REGISTRY, fetch, registry_table
 from ulmpaper.simulator import imaging
 from ulmpaper.simulator.array import WAVELENGTH_MM
 from ulmpaper.simulator.flow import MEAN_AMPLITUDE, advect, cross_plane, displacement_maps
 from ulmpaper.simulator.imaging import cut_speckle, speckle, synthesize, tissue_clutter
+from ulmpaper.simulator.phantom import SPLITS as PHANTOM_SPLITS
 from ulmpaper.simulator.phantom import phantom_block
 from ulmpaper.simulator.psf import SHIPPED_BANK, PsfBank, linear_array_psf, read_bank, resample
-from ulmpaper.simulator.vessels import grow_network, lumen_mask, photograph, segment_vessels, vessels_from_density_map
+from ulmpaper.simulator.vessels import (
+    grow_network,
+    lumen_mask,
+    photograph,
+    segment_vessels,
+    vessels_from_density_map,
+)
+
+
+def simulate(
+    kind: str,
+    cfg: Settings = None,
+    *,
+    split: str = "test",
+    number: int = 0,
+    n_frames: int | None = None,
+) -> Block:
+    """Simulate one block of frames with its true bubbles.
+
+    Parameters
+    ----------
+    kind : {"cam", "phantom", "invivo", "testcard"}
+        The paper's simulator; tubes imaged by other physics; a brain under moving tissue; Gaussian spots.
+    cfg : Config, mapping or str, optional
+        Settings, as in `ulmpaper.ulm`, sections ``cam``, ``phantom``, ``invivo`` or ``example``.
+    split : {"test", "train", "validation"}
+        Of ``cam`` and ``phantom``: blocks of different splits share no picture and no random number. The phantom has no
+        ``train``.
+    number : int
+        Which block, from 0. The same number gives the same block.
+    n_frames : int, optional
+        Frames of the block; by default as the settings say.
+
+    Returns
+    -------
+    Block
+        Amplitude (T, Z, X) float32, or complex64 IQ of ``phantom``; bubbles and scale.
+
+    Raises
+    ------
+    ValueError
+        Unknown kind or split, or a number that the split has not.
+
+    Examples
+    --------
+    >>> simulate("testcard", "smoke", n_frames=5).frames.shape
+    (5, 40, 48)
+    """
+    cfg = as_config(cfg)
+    check_choice(kind, ("cam", "phantom", "invivo", "testcard"), "kind of data")
+    check_choice(split, SPLITS, "split")
+    if number < 0:
+        raise ValueError(f"number must be 0 or more, not {number}")
+    if kind == "testcard":
+        e = cfg.example
+        return simulate_testcard(
+            n_frames=n_frames or e.n_frames,
+            n_bubbles=e.n_bubbles,
+            shape_px=e.shape_px,
+            noise=e.noise,
+            rng=_rng(cfg, f"testcard {split}", number),
+        )
+    if kind == "cam":
+        if n_frames is not None:
+            cfg = dataclasses.replace(
+                cfg, cam=dataclasses.replace(cfg.cam, sequence_frames=n_frames)
+            )
+        return cam_block(cfg, split, number)
+    if kind == "phantom":
+        sequences = PHANTOM_SPLITS[check_choice(split, PHANTOM_SPLITS, "split of the phantom")]
+        if number >= len(sequences):
+            raise ValueError(
+                f"the phantom's {split} split has sequences 0 to {len(sequences) - 1}, not {number}"
+            )
+        p = cfg.phantom
+        return phantom_block(
+            sequences[number], n_frames=n_frames or p.n_frames, n_bubbles=p.n_bubbles, seed=cfg.seed
+        )
+    if n_frames is not None:
+        cfg = dataclasses.replace(cfg, invivo=dataclasses.replace(cfg.invivo, n_frames=n_frames))
+    return invivo_block(cfg, number, invivo_scene(cfg))
 
 
 def simulate_block(
@@ -117,13 +199,26 @@ def simulate_block(
         ratio = rng.uniform(*np.broadcast_to(ratio_db, 2))
         if speckle is None:
             probe = resample(linear_array_psf(), px_wavelengths=bank.px_wavelengths)
-            speckle = imaging.speckle((n_z, n_x) if memory == 1 else (2 * n_z, 2 * n_x), rng=rng, bank=probe)
-        behind = cut_speckle(speckle, (n_z, n_x), 1 if memory == 1 else n_frames, memory=memory, rng=rng)
+            speckle = imaging.speckle(
+                (n_z, n_x) if memory == 1 else (2 * n_z, 2 * n_x), rng=rng, bank=probe
+            )
+        behind = cut_speckle(
+            speckle, (n_z, n_x), 1 if memory == 1 else n_frames, memory=memory, rng=rng
+        )
         behind *= MEAN_AMPLITUDE * 10 ** (-ratio / 20)
     frames = synthesize(
-        bubbles, bank, (n_z, n_x), n_frames=n_frames, background=behind, iq=iq, device=device, batch_frames=batch_frames
+        bubbles,
+        bank,
+        (n_z, n_x),
+        n_frames=n_frames,
+        background=behind,
+        iq=iq,
+        device=device,
+        batch_frames=batch_frames,
     )
-    return Block(frames.cpu().numpy(), bubbles, px_mm, frame_rate_hz, f"simulated flow, {bank.source}")
+    return Block(
+        frames.cpu().numpy(), bubbles, px_mm, frame_rate_hz, f"simulated flow, {bank.source}"
+    )
 
 
 # Number of the first picture of each split; the settings allow at most a thousand pictures in each.
@@ -195,7 +290,9 @@ def cam_pictures(cfg: Config, split: str) -> range:
     [range(0, 4), range(1000, 1001), range(2000, 2001)]
     """
     first = SPLITS[check_choice(split, SPLITS, "split")]
-    return range(first, first + (cfg.cam.n_pictures if split == "train" else cfg.cam.n_test_pictures))
+    return range(
+        first, first + (cfg.cam.n_pictures if split == "train" else cfg.cam.n_test_pictures)
+    )
 
 
 @functools.lru_cache(maxsize=16)
@@ -221,7 +318,11 @@ def cam_scene(cfg: Config, number: int) -> Scene:
             "raise cam.picture_px or lower cam.shape_px"
         )
     network = grow_network((side, side), rng=rng)
-    part = tuple(slice(start, start + n) for n in cfg.cam.shape_px for start in [int(rng.integers(side - n + 1))])
+    part = tuple(
+        slice(start, start + n)
+        for n in cfg.cam.shape_px
+        for start in [int(rng.integers(side - n + 1))]
+    )
     picture, lumen = photograph(network, rng=rng)[part], lumen_mask(network)[part]
     mask = segment_vessels(picture)
     maps = displacement_maps(mask, **_scale(cfg), max_speed_mm_s=cfg.cam.max_speed_mm_s, rng=rng)
@@ -267,12 +368,18 @@ def cam_blocks(cfg: Config, split: str = "test", *, first: int = 0) -> Iterator[
     """Yield the sequences of a split from number `first` on, ``cfg.cam.n_frames`` in all; the last is cut to fit."""
     size, total = cfg.cam.sequence_frames, cfg.cam.n_frames
     for number in range(first, -(-total // size)):
-        yield _cut(cam_block(cfg, split, number), total - number * size)
+        yield cam_block(cfg, split, number).first(total - number * size)
 
 
-def phantom_blocks(cfg: Config, numbers: Iterable[int] | None = None, **options: Any) -> Iterator[Block]:
+def phantom_blocks(
+    cfg: Config, numbers: Iterable[int] | None = None, **options: Any
+) -> Iterator[Block]:
     """Yield sequences of the phantom by their numbers, by default all; `options` as in `phantom.phantom_block`."""
-    what: dict[str, Any] = {"n_frames": cfg.phantom.n_frames, "n_bubbles": cfg.phantom.n_bubbles, "seed": cfg.seed}
+    what: dict[str, Any] = {
+        "n_frames": cfg.phantom.n_frames,
+        "n_bubbles": cfg.phantom.n_bubbles,
+        "seed": cfg.seed,
+    }
     for number in range(1, cfg.phantom.n_sequences + 1) if numbers is None else numbers:
         yield phantom_block(number, **what, **options)
 
@@ -288,10 +395,16 @@ def invivo_scene(cfg: Config, data_dir: str | Path | None = None) -> Scene:
     flow = {**_scale(cfg), "max_speed_mm_s": cfg.invivo.max_speed_mm_s}
     if _at_hand("rat-brain-map", data_dir):
         folder = fetch("rat-brain-map", data_dir)
-        names = [folder / f"PALA_InVivoRatBrain_example_{kind}.tif" for kind in ("MatOut", "MatOut_zdir", "VelMorm")]
+        names = [
+            folder / f"PALA_InVivoRatBrain_example_{kind}.tif"
+            for kind in ("MatOut", "MatOut_zdir", "VelMorm")
+        ]
         density, direction, speed = (np.asarray(Image.open(name)) for name in names)
         mask, maps = vessels_from_density_map(density, direction, speed, shape_px=shape, **flow)
-        picture = resize_local_mean(density.max(axis=2), shape, preserve_range=True).astype(np.float32) / 255
+        picture = (
+            resize_local_mean(density.max(axis=2), shape, preserve_range=True).astype(np.float32)
+            / 255
+        )
         return Scene(picture, None, mask, maps, px, "PALA's map of a rat's brain")
     network = grow_network(shape, rng=rng)
     picture = photograph(network, rng=rng)
@@ -324,11 +437,15 @@ def invivo_block(cfg: Config, number: int, scene: Scene) -> Block:
     invivo, rng, bank = cfg.invivo, _rng(cfg, "invivo block", number), psf_bank(cfg, "iq")
     n_frames, (n_z, n_x), px = invivo.n_frames, invivo.shape_px, scene.upsample
     life: dict[str, Any] = {"n_bubbles": invivo.n_bubbles, "n_psf": len(bank)}
-    with warnings.catch_warnings(action="ignore"):  # of steps over a pixel, which `invivo_scene` has judged
+    with warnings.catch_warnings(
+        action="ignore"
+    ):  # of steps over a pixel, which `invivo_scene` has judged
         bubbles = advect(scene.mask, px * scene.maps, n_frames=n_frames, rng=rng, **life)
     bubbles = bubbles.assign(**{axis: (bubbles[axis] + 0.5) / px - 0.5 for axis in ("z", "x")})
     probe = resample(linear_array_psf(), px_wavelengths=bank.px_wavelengths)
-    noise = cut_speckle(speckle((2 * n_z, 2 * n_x), rng=rng, bank=probe), (n_z, n_x), n_frames, memory=0, rng=rng)
+    noise = cut_speckle(
+        speckle((2 * n_z, 2 * n_x), rng=rng, bank=probe), (n_z, n_x), n_frames, memory=0, rng=rng
+    )
     bubbles_db = 20 * math.log10(MEAN_AMPLITUDE)
     noise *= 10 ** ((bubbles_db - invivo.noise_db) / 20)
     frames = tissue_clutter(
@@ -340,7 +457,9 @@ def invivo_block(cfg: Config, number: int, scene: Scene) -> Block:
         motion_px=invivo.motion_px,
         px_wavelengths=bank.px_wavelengths,
     )
-    frames += synthesize(bubbles, bank, (n_z, n_x), n_frames=n_frames, background=noise, iq=True).numpy()
+    frames += synthesize(
+        bubbles, bank, (n_z, n_x), n_frames=n_frames, background=noise, iq=True
+    ).numpy()
     return Block(frames, bubbles, **_scale(cfg), source=f"in vivo simulation, {scene.source}")
 
 
@@ -350,7 +469,9 @@ def invivo_blocks(cfg: Config, scene: Scene, *, first: int = 0, n_jobs: int = 1)
     Each of `n_jobs` processes makes a block at a time; the blocks do not depend on it.
     """
     n_jobs = joblib.effective_n_jobs(n_jobs)
-    for start in range(first, cfg.invivo.n_blocks, n_jobs):  # so that no more blocks than these are in memory
+    for start in range(
+        first, cfg.invivo.n_blocks, n_jobs
+    ):  # so that no more blocks than these are in memory
         numbers = range(start, min(start + n_jobs, cfg.invivo.n_blocks))
         tasks = (joblib.delayed(invivo_block)(cfg, number, scene) for number in numbers)
         yield from joblib.Parallel(n_jobs=n_jobs, max_nbytes=None)(tasks)
@@ -366,17 +487,16 @@ def _scale(cfg: Config) -> dict[str, Any]:
 
 
 def _rng(cfg: Config, what: str, number: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence([cfg.seed, zlib.crc32(what.encode()), number]))
+    return np.random.default_rng(
+        np.random.SeedSequence([cfg.seed, zlib.crc32(what.encode()), number])
+    )
 
 
 def _at_hand(name: str, data_dir: str | Path | None) -> bool:
     """Whether a data set can be fetched without the network."""
-    table, mirror = registry_table(data_dir), Path(os.environ.get("ULMPAPER_DATA_MIRROR") or os.devnull)
+    table, mirror = (
+        registry_table(data_dir),
+        Path(os.environ.get("ULMPAPER_DATA_MIRROR") or os.devnull),
+    )
     fetched = bool((table["fetched"][table["name"] == name] == "yes").all())
     return fetched or all((mirror / file.name).is_file() for file in REGISTRY[name].files)
-
-
-def _cut(block: Block, n_frames: int) -> Block:
-    """A block of `n_frames` at most."""
-    bubbles = None if block.bubbles is None else block.bubbles[block.bubbles["frame"] < n_frames]
-    return dataclasses.replace(block, frames=block.frames[:n_frames], bubbles=bubbles)

@@ -117,8 +117,12 @@ def grow_network(
     True
     """
     _check_rng(rng)
-    if len(shape_px) != 2 or not all(isinstance(side, int | np.integer) and side >= 64 for side in shape_px):
-        raise ValueError(f"shape_px must be two whole numbers (z, x) of 64 or more, not {shape_px!r}")
+    if len(shape_px) != 2 or not all(
+        isinstance(side, int | np.integer) and side >= 64 for side in shape_px
+    ):
+        raise ValueError(
+            f"shape_px must be two whole numbers (z, x) of 64 or more, not {shape_px!r}"
+        )
     check_positive(leaf_radius_px=leaf_radius_px, murray_exponent=murray_exponent)
     shape = np.array(shape_px, dtype=float)
     nodes, heading = _roots(shape, rng)
@@ -172,7 +176,9 @@ def photograph(network: VesselNetwork, *, rng: np.random.Generator) -> NDArray[n
     centre_z, centre_x = rng.uniform(-0.3, 0.3, 2)
     light = 0.92 - 0.12 * ((z - centre_z) ** 2 + (x - centre_x) ** 2)
     tissue = 1 + 0.03 * _noise(shape, 20, rng) + 0.02 * _noise(shape, 5, rng)
-    capillaries = np.exp(-((_noise(shape, 2, rng) / 0.25) ** 2)) * (0.5 + 0.5 * np.tanh(_noise(shape, 12, rng)))
+    capillaries = np.exp(-((_noise(shape, 2, rng) / 0.25) ** 2)) * (
+        0.5 + 0.5 * np.tanh(_noise(shape, 12, rng))
+    )
     blood = np.exp(-0.17 * thickness - 0.012 * ndi.gaussian_filter(thickness, 6))
     sharp = light * tissue * blood * (1 - 0.1 * capillaries)
     picture = ndi.gaussian_filter(sharp, 0.9) + 0.01 * rng.standard_normal(shape)
@@ -181,7 +187,9 @@ def photograph(network: VesselNetwork, *, rng: np.random.Generator) -> NDArray[n
 
 def _check_rng(rng: np.random.Generator) -> None:
     if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng must be a numpy.random.Generator, not {rng!r}: write np.random.default_rng(seed)")
+        raise TypeError(
+            f"rng must be a numpy.random.Generator, not {rng!r}: write np.random.default_rng(seed)"
+        )
 
 
 def _roots(shape: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
@@ -197,7 +205,12 @@ def _roots(shape: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
 
 
 def _colonize(
-    nodes: NDArray, parent: NDArray, heading: NDArray, attractors: NDArray, stage: _Pass, rng: np.random.Generator
+    nodes: NDArray,
+    parent: NDArray,
+    heading: NDArray,
+    attractors: NDArray,
+    stage: _Pass,
+    rng: np.random.Generator,
 ) -> tuple[NDArray, NDArray, NDArray]:
     """Grow until every attractor is sated, out of reach or next to a node that has two children already."""
     children = np.bincount(parent[parent >= 0], minlength=len(nodes))
@@ -211,7 +224,9 @@ def _colonize(
         tips, tip_of = np.unique(nearest[pulling], return_inverse=True)
         pull = _unit(attractors[pulling] - nodes[nearest[pulling]])
         pull = _unit(np.stack([np.bincount(tip_of, pull[:, axis]) for axis in (0, 1)], axis=1))
-        ahead = _unit(pull + stage.inertia * heading[tips] + stage.jitter * rng.standard_normal(pull.shape))
+        ahead = _unit(
+            pull + stage.inertia * heading[tips] + stage.jitter * rng.standard_normal(pull.shape)
+        )
         new = nodes[tips] + stage.step_px * ahead
         # Only the new nodes can be nearer than what was nearest before.
         to_new, which_new = cKDTree(new).query(attractors)
@@ -237,7 +252,9 @@ def _smooth(nodes: NDArray, parent: NDArray) -> NDArray:
         total = np.zeros_like(nodes)
         np.add.at(total, above, nodes[child])
         total[child] += nodes[above]
-        nodes = np.where(inner[:, None], 0.5 * (nodes + total / np.maximum(degree, 1)[:, None]), nodes)
+        nodes = np.where(
+            inner[:, None], 0.5 * (nodes + total / np.maximum(degree, 1)[:, None]), nodes
+        )
     return nodes
 
 
@@ -347,7 +364,10 @@ def segment_vessels(
     >>> segment_vessels(picture)[:, 30].nonzero()[0]
     array([28, 29, 30, 31, 32])
     """
-    from skimage.filters import apply_hysteresis_threshold, frangi  # half a second: it loads scipy.stats
+    from skimage.filters import (
+        apply_hysteresis_threshold,
+        frangi,
+    )  # half a second: it loads scipy.stats
 
     check_choice(method, ("frangi", "contrast"), "method")
     check_positive(min_area_px=min_area_px)
@@ -444,11 +464,15 @@ def vessels_from_density_map(
         display = display[tuple(near)]
     density = display**3
     compressed = np.cbrt(resize_local_mean(density, shape))
-    mask = segment_vessels(compressed, bright=True, percentiles=percentiles, min_area_px=min_area_px)
+    mask = segment_vessels(
+        compressed, bright=True, percentiles=percentiles, min_area_px=min_area_px
+    )
     down = share = None
     if direction_rgb is not None:
         colour = _rgb(direction_rgb, "direction_rgb", display.shape)
-        down = _weighted_mean(np.sign(colour[..., 0] - colour[..., 2]), np.where(bar, 0, density), shape)
+        down = _weighted_mean(
+            np.sign(colour[..., 0] - colour[..., 2]), np.where(bar, 0, density), shape
+        )
     if speed_rgb is not None:
         colour = _rgb(speed_rgb, "speed_rgb", display.shape)
         hidden = bar | _colour_bar(colour.max(axis=2), density)
@@ -474,9 +498,13 @@ def _rgb(picture: ArrayLike, what: str, shape: tuple[int, ...] | None = None) ->
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
     if array.ndim != 3 or array.shape[2] not in (3, 4) or min(array.shape[:2]) < 8:
-        raise ValueError(f"{what} must be a picture (Z, X) or (Z, X, 3) of 8 px or more, not shape {np.shape(picture)}")
+        raise ValueError(
+            f"{what} must be a picture (Z, X) or (Z, X, 3) of 8 px or more, not shape {np.shape(picture)}"
+        )
     if shape is not None and array.shape[:2] != shape:
-        raise ValueError(f"{what} must have the size of density_rgb, {shape}, not {array.shape[:2]}")
+        raise ValueError(
+            f"{what} must have the size of density_rgb, {shape}, not {array.shape[:2]}"
+        )
     array = array[..., :3].astype(float)
     if not np.isfinite(array).all() or array.min() < 0 or array.max() == 0:
         raise ValueError(f"{what} must hold finite brightnesses from 0 and not be black all over")
@@ -493,8 +521,12 @@ def _check_areas(name: str, limits: tuple[float, float], top: float) -> None:
 
 
 def _check_shape(shape_px: tuple[int, ...]) -> tuple[int, int]:
-    if len(shape_px) != 2 or not all(isinstance(side, int | np.integer) and side >= 8 for side in shape_px):
-        raise ValueError(f"shape_px must be two whole numbers (z, x) of 8 or more, not {shape_px!r}")
+    if len(shape_px) != 2 or not all(
+        isinstance(side, int | np.integer) and side >= 8 for side in shape_px
+    ):
+        raise ValueError(
+            f"shape_px must be two whole numbers (z, x) of 8 or more, not {shape_px!r}"
+        )
     return int(shape_px[0]), int(shape_px[1])
 
 
@@ -528,5 +560,7 @@ def _speed_share(colour: NDArray) -> NDArray:
 
 def _weighted_mean(values: NDArray, weight: NDArray, shape: tuple[int, int]) -> NDArray:
     """Mean over each pixel of the new grid and its near neighbours."""
-    total, norm = (ndi.gaussian_filter(resize_local_mean(a, shape), 1) for a in (values * weight, weight))
+    total, norm = (
+        ndi.gaussian_filter(resize_local_mean(a, shape), 1) for a in (values * weight, weight)
+    )
     return total / np.maximum(norm, 1e-12)

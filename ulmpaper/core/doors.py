@@ -1,0 +1,78 @@
+"""Doors of the package: names that load on first use, and the extra to install where a package is missing.
+
+>>> import ulmpaper
+>>> ulmpaper.jaccard
+Traceback (most recent call last):
+...
+AttributeError: ulmpaper has no 'jaccard': score_bubbles(found, truth) gives jaccard_near and jaccard_far
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+
+def offer(
+    room: str, files: Mapping[str, str], hints: Mapping[str, str] | None = None
+) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """Make ``__all__``, ``__getattr__`` and ``__dir__`` of a room whose names load on first use.
+
+    Parameters
+    ----------
+    room : str
+        The room's ``__name__``.
+    files : mapping of str to str
+        The names that each file of the room promises, separated by blanks.
+    hints : mapping of str to str, optional
+        For names that people guess, the right call in a few words.
+    """
+    home = {name: file for file, names in files.items() for name in names.split()}
+
+    def load(name: str) -> Any:
+        if name in home:
+            return getattr(importlib.import_module(f"{room}.{home[name]}"), name)
+        try:  # a file of the room
+            if not name.startswith("_"):
+                return importlib.import_module(f"{room}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{room}.{name}":
+                raise
+        raise AttributeError(
+            f"{room} has no {name!r}: {(hints or {}).get(name) or _nearest(name, home)}"
+        )
+
+    return list(home), load, lambda: list(home)
+
+
+@contextlib.contextmanager
+def optional(extra: str) -> Iterator[None]:
+    """Name the extra to install where an import inside fails because a package is missing.
+
+    Raises
+    ------
+    ImportError
+        A package is missing.
+
+    Examples
+    --------
+    >>> with optional("simulate"):
+    ...     import no_such_package
+    Traceback (most recent call last):
+    ...
+    ImportError: no_such_package is not installed: pip install 'ulmpaper[simulate]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{error.name} is not installed: pip install 'ulmpaper[{extra}]'", name=error.name
+        ) from None
+
+
+def _nearest(name: str, names: Mapping[str, str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"it offers {', '.join(names)}"
