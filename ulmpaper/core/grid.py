@@ -35,3 +35,30 @@ def map_index(
         position = np.asarray(position_px, dtype=np.float32)
         return np.floor((position + 1) * np.float32(upsample) + np.float32(0.5)).astype(np.intp) - 1
     return np.floor((np.asarray(position_px, dtype=float) + 0.5) * upsample).astype(np.intp)
+
+
+def frame_position(
+    index: ArrayLike, *, upsample: int = 10, pala: bool = False
+) -> NDArray[np.float64]:
+    """Frame coordinate of the centres of map pixels along one axis [px]; `map_index` undone.
+
+    Parameters
+    ----------
+    index : array_like
+        Indices of map pixels, fractional ones too.
+    upsample : int
+        Map pixels in one pixel of the frames, along each axis.
+    pala : bool
+        On PALA's grid.
+
+    Examples
+    --------
+    >>> frame_position([0, 5, 9]).round(2).tolist()
+    [-0.45, 0.05, 0.45]
+    >>> map_index(frame_position([4, 9, 10], pala=True), pala=True).tolist()
+    [4, 9, 10]
+    """
+    index = np.asarray(index, dtype=float)
+    if pala:  # both grids count from 1, and map pixel n lies at n / upsample frame pixels
+        return (index + 1) / upsample - 1
+    return (index + 0.5) / upsample - 0.5
