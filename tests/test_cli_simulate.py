@@ -430,11 +430,11 @@ def test_a_network_goes_on_with_palas_last_sequences(run: Run, tmp_path: Path) -
     about = read_network(tmp_path / "pala" / "best.safetensors", recipe="ml3d").about
     assert about["settings"]["data"] == "last.h5"
     cfg = load_config("smoke", {"phantom.n_frames": 10})
-    way = Method("ml3d", "true", weights=str(tmp_path / "pala" / "best.safetensors"))
+    ours = Method("ml3d", "true", weights=str(tmp_path / "pala" / "best.safetensors"))
     made = compare(
         insilico_blocks(cfg, "test", source="pala", data_dir=tmp_path),
+        {"ours": ours},
         cfg,
-        {"ours": way},
         draw=False,
     )
     assert made.sums["truth"].n_true.sum() > 100

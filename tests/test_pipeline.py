@@ -17,11 +17,19 @@ import pandas as pd
 import pytest
 
 from ulmpaper.config import load_config
-from ulmpaper.core.records import Block
+from ulmpaper.core.records import Block, UlmWarning
 from ulmpaper.core.render import density
 from ulmpaper.core.testcard import simulate_testcard
 from ulmpaper.core.track import interpolate
-from ulmpaper.pipeline import MapTotals, min_block_frames, ordered_map, ulm, ulm_blocks, ulm_many
+from ulmpaper.pipeline import (
+    MapTotals,
+    locate,
+    min_frames_per_block,
+    ordered_map,
+    ulm,
+    ulm_blocks,
+    ulm_many,
+)
 
 CFG = load_config(
     "smoke", {"locate.method": "parabola", "locate.min_score": 0.25, "locate.n_bubbles": 12}
@@ -165,14 +173,14 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_networks_take_the_place_of_classical_methods(
     flow: Block, networks: dict[str, str], method: str
 ) -> None:
-    from ulmpaper.networks.localize import locate
-
     frames = flow.frames[:20]
     cfg = load_config("smoke", {**networks, "locate.method": method, "locate.min_score": 0.01})
     with pytest.warns(UserWarning, match=r"bubbles per pixel \(5 to 9\)") as caught:
         result = ulm(frames, cfg)
     assert [warning.filename for warning in caught] == [__file__]
-    pd.testing.assert_frame_equal(result.bubbles, locate(frames, cfg, method=method, warn=len))
+    with pytest.warns(UlmWarning, match="unlike") as caught:
+        pd.testing.assert_frame_equal(result.bubbles, locate(frames, method, cfg=cfg))
+    assert [warning.filename for warning in caught] == [__file__]
     assert result.bubbles["frame"].nunique() > 1
     assert result.bubbles["score"].min() > 0.01
     with pytest.warns(UserWarning, match="unlike"):
@@ -186,7 +194,9 @@ def test_networks_work_in_processes_of_one_thread_and_warn_once(networks: dict[s
     with pytest.warns(UserWarning, match="unlike those of the training") as caught:
         parallel = ulm_many(short, cfg, method="ml3d", n_jobs=2)
     assert len(caught) == 1
-    assert [len(result.notes) for result in ulm_blocks(short, cfg, method="ml3d")] == [1, 1]
+    with pytest.warns(UlmWarning, match="unlike") as caught:
+        assert [len(result.notes) for result in ulm_blocks(short, cfg, method="ml3d")] == [1, 1]
+    assert [warning.filename for warning in caught] == [__file__]
     with pytest.warns(UserWarning, match="unlike"):
         same(parallel, ulm_many(short, cfg, method="ml3d"))
     assert list(ordered_map(iter([joblib.delayed(_threads)()]), n_jobs=2)) == [1]
@@ -224,11 +234,11 @@ def test_blocks_must_hold_what_the_filters_need() -> None:
         {**iq, "filter.svd_low": 40},
     ):
         cfg = load_config("smoke", settings)
-        least = min_block_frames(cfg)
+        least = min_frames_per_block(cfg)
         ulm(rng.random((least, 20, 24)), cfg)
         with pytest.raises(ValueError, match="frames"):
             ulm(rng.random((least - 1, 20, 24)), cfg)
-    assert min_block_frames(load_config("smoke", {**iq, "pala": True})) == 1
+    assert min_frames_per_block(load_config("smoke", {**iq, "pala": True})) == 1
 
 
 def test_scale_of_the_block_wins_over_the_settings(flow: Block) -> None:

@@ -16,7 +16,7 @@ from ulmpaper.config import load_config
 from ulmpaper.core.records import Block
 from ulmpaper.io.results import ResultWriter, read_table
 from ulmpaper.paper.films import Player, save_film
-from ulmpaper.pipeline import ulm, ulm_blocks, ulm_many
+from ulmpaper.pipeline import MapTotals, finish_results, ulm, ulm_blocks, ulm_many
 from ulmpaper.plots import MAP_KINDS, plot_frame, plot_map, plot_tracks, save_figure
 
 CFG = load_config("smoke", {"locate.method": "parabola", "locate.min_score": 0.25})
@@ -115,11 +115,12 @@ def test_results_read_back(flow: Block, tmp_path: Path) -> None:
     halves = [
         dataclasses.replace(flow, frames=flow.frames[s]) for s in (slice(0, 40), slice(40, 80))
     ]
-    with ResultWriter(
-        tmp_path / "new" / "out", CFG, px_mm=flow.px_mm, about={"input": "flow"}
-    ) as writer:
+    totals = MapTotals(CFG)
+    with ResultWriter(tmp_path / "new" / "out") as writer:
         for part in ulm_blocks(halves, CFG):
-            writer.add(part)
+            writer.add(part.bubbles, part.tracks)
+            totals.add(part)
+        finish_results(writer, totals.as_dict(), CFG, {"input": "flow"}, 80)
     whole = ulm_many(halves, CFG)
     for name in ("bubbles", "tracks"):
         expected = getattr(whole, name)
@@ -138,9 +139,9 @@ def test_failed_run_leaves_earlier_results(flow: Block, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("earlier")
 
     def fail_in_the_middle() -> None:
-        with ResultWriter(tmp_path, CFG, px_mm=None) as writer:
+        with ResultWriter(tmp_path) as writer:
             for part in ulm_blocks([flow], CFG):
-                writer.add(part)
+                writer.add(part.bubbles, part.tracks)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

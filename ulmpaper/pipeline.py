@@ -27,7 +27,14 @@ from ulmpaper.config import METHODS, NETWORKS, Config, Settings, as_config
 from ulmpaper.core.doors import optional
 from ulmpaper.core.filters import butter_bandpass, min_frames_zero_phase, svd_filter
 from ulmpaper.core.localize import locate_peaks
-from ulmpaper.core.records import Block, UlmWarning, check_amplitude, check_choice, check_frames
+from ulmpaper.core.records import (
+    Block,
+    UlmWarning,
+    check_amplitude,
+    check_choice,
+    check_frames,
+    warn_user,
+)
 from ulmpaper.core.render import Maps, MapSums, map_sums, power_doppler
 from ulmpaper.core.track import add_velocity, drop_short, interpolate, link
 from ulmpaper.io.files import fingerprint
@@ -272,7 +279,7 @@ def ulm_blocks(
     tasks = (joblib.delayed(_run_block)(block, cfg, method) for block in _same_shape(blocks))
     for result in ordered_map(tasks, n_jobs=n_jobs, scheduler=scheduler):
         if result.notes and not warned:  # the other blocks say the same with slightly other figures
-            warnings.warn(result.notes[0], UlmWarning, stacklevel=_outside())
+            warn_user(result.notes[0])
             warned = True
         numbers, track_of_row = np.unique(result.tracks["track"], return_inverse=True)
         frame = result.tracks["frame"] + first_frame
@@ -519,17 +526,6 @@ def _with(cfg: Config, section: str, **values: Any) -> Config:
     return dataclasses.replace(
         cfg, **{section: dataclasses.replace(getattr(cfg, section), **values)}
     )
-
-
-def _outside() -> int:
-    """Stack level of the caller outside this file, so that a warning names the user's line."""
-    import inspect
-
-    frame = inspect.currentframe()
-    level = 0
-    while frame is not None and frame.f_code.co_filename == __file__:
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 # --- many blocks -------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from ulmpaper.core.localize import detect_maxima, locate
+from ulmpaper.core.localize import detect_maxima, locate_peaks
 from ulmpaper.core.records import Block
 from ulmpaper.core.subpixel import METHODS
 
@@ -56,7 +56,7 @@ def oracle_frames(file: np.lib.npyio.NpzFile) -> np.ndarray:
 @settings(max_examples=30, deadline=None)
 @given(dz=st.floats(-0.49, 0.49), dx=st.floats(-0.49, 0.49))
 def test_a_lone_bubble_is_found_where_it_is(method: str, dz: float, dx: float) -> None:
-    found = locate(gaussian(7 + dz, 8 + dx)[None], method=method, n_bubbles=1)
+    found = locate_peaks(gaussian(7 + dz, 8 + dx)[None], method=method, n_bubbles=1)
     assert len(found) == 1
     assert abs(found.z[0] - 7 - dz) <= TOLERANCE[method]
     assert abs(found.x[0] - 8 - dx) <= TOLERANCE[method]
@@ -66,8 +66,8 @@ def test_a_lone_bubble_is_found_where_it_is(method: str, dz: float, dx: float) -
 def test_localization_shifts_with_the_image(method: str, flow: Block) -> None:
     frames = flow.frames[:5]
     moved = np.pad(frames, ((0, 0), (6, 0), (0, 9)))[:, : frames.shape[1]][..., -frames.shape[2] :]
-    here = locate(frames, method=method, n_bubbles=100, min_score=0.3)
-    there = locate(moved, method=method, n_bubbles=100, min_score=0.3)
+    here = locate_peaks(frames, method=method, n_bubbles=100, min_score=0.3)
+    there = locate_peaks(moved, method=method, n_bubbles=100, min_score=0.3)
     n_z, n_x = frames.shape[1:]
     # Only what lies well inside both pictures can be compared.
     here = here[(here.z > 4) & (here.z < n_z - 12) & (here.x > 14) & (here.x < n_x - 6)]
@@ -81,8 +81,8 @@ def test_localization_shifts_with_the_image(method: str, flow: Block) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_numbers_may_be_of_any_class_and_scale(method: str, flow: Block) -> None:
     frames = np.rint(flow.frames[:3] * 10_000).astype(np.uint16)
-    whole = locate(frames, method=method, n_bubbles=10)
-    floats = locate(frames.astype(float) / 8, method=method, n_bubbles=10)
+    whole = locate_peaks(frames, method=method, n_bubbles=10)
+    floats = locate_peaks(frames.astype(float) / 8, method=method, n_bubbles=10)
     np.testing.assert_allclose(whole[["frame", "z", "x"]], floats[["frame", "z", "x"]], atol=1e-6)
 
 
@@ -129,35 +129,35 @@ def test_the_strongest_are_kept_and_ties_are_not_lost() -> None:
 
 def test_a_bubble_between_two_pixels_is_one_bubble() -> None:
     frame = gaussian(7, 8.5)[None]
-    assert len(locate(frame, method="none", n_bubbles=5)) == 1
-    assert len(locate(frame, method="none", n_bubbles=5, pala=True)) == 2
+    assert len(locate_peaks(frame, method="none", n_bubbles=5)) == 1
+    assert len(locate_peaks(frame, method="none", n_bubbles=5, pala=True)) == 2
 
 
 def test_a_bubble_beside_the_border_is_not_moved_inwards() -> None:
     frame = gaussian(2.1, 8)[None]
-    found = locate(frame, method="parabola", n_bubbles=1)
+    found = locate_peaks(frame, method="parabola", n_bubbles=1)
     assert found.z[0] == pytest.approx(2.1, abs=1e-6)
-    assert len(locate(gaussian(1.2, 8)[None], n_bubbles=1)) == 0
+    assert len(locate_peaks(gaussian(1.2, 8)[None], n_bubbles=1)) == 0
 
 
 def test_spline_of_pala_is_stretched() -> None:
     frame = gaussian(7.3, 8)[None]
-    ours = locate(frame, method="spline", n_bubbles=1).z[0] - 7
-    theirs = locate(frame, method="spline", n_bubbles=1, pala=True).z[0] - 7
+    ours = locate_peaks(frame, method="spline", n_bubbles=1).z[0] - 7
+    theirs = locate_peaks(frame, method="spline", n_bubbles=1, pala=True).z[0] - 7
     assert theirs / ours == pytest.approx(1.225, abs=0.25)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_to_find(method: str) -> None:
-    found = locate(np.zeros((3, 9, 9)), method=method)
+    found = locate_peaks(np.zeros((3, 9, 9)), method=method)
     assert found.columns.tolist() == ["frame", "z", "x", "score"]
     assert len(found) == 0
-    assert len(locate(np.ones((2, 9, 9)), method=method, n_bubbles=3)) <= 2
+    assert len(locate_peaks(np.ones((2, 9, 9)), method=method, n_bubbles=3)) <= 2
 
 
 def test_frames_in_pieces_equal_the_whole(flow: Block) -> None:
-    whole = locate(flow.frames)
-    parts = [locate(flow.frames[[t]]).assign(frame=t) for t in range(len(flow.frames))]
+    whole = locate_peaks(flow.frames)
+    parts = [locate_peaks(flow.frames[[t]]).assign(frame=t) for t in range(len(flow.frames))]
     assert whole.equals(
         type(whole)(np.concatenate(parts), columns=whole.columns).astype(whole.dtypes)
     )
@@ -167,19 +167,27 @@ def test_frames_in_pieces_equal_the_whole(flow: Block) -> None:
     ("call", "error", "message"),
     [
         (
-            lambda f: locate(f, method="radail"),
+            lambda f: locate_peaks(f, method="radail"),
             ValueError,
             "unknown method 'radail': did you mean 'radial'",
         ),
-        (lambda f: locate(f, n_bubbles=0), ValueError, "n_bubbles must be 1 or more, not 0"),
-        (lambda f: locate(f, roi_px=4), ValueError, "roi_px must be odd and 3 or more, not 4"),
+        (lambda f: locate_peaks(f, n_bubbles=0), ValueError, "n_bubbles must be 1 or more, not 0"),
         (
-            lambda f: locate(f, roi_px=11),
+            lambda f: locate_peaks(f, roi_px=4),
+            ValueError,
+            "roi_px must be odd and 3 or more, not 4",
+        ),
+        (
+            lambda f: locate_peaks(f, roi_px=11),
             ValueError,
             "9 x 9 px are smaller than the window of 11 x 11",
         ),
-        (lambda f: locate(-f), ValueError, r"negative values \(down to -1\).*filters.envelope"),
-        (lambda f: locate(f * 1j), TypeError, "amplitude is needed"),
+        (
+            lambda f: locate_peaks(-f),
+            ValueError,
+            r"negative values \(down to -1\).*filters.envelope",
+        ),
+        (lambda f: locate_peaks(f * 1j), TypeError, "amplitude is needed"),
         (lambda f: detect_maxima(f[0], 3), ValueError, "three axes"),
     ],
 )
@@ -194,7 +202,7 @@ def against_pala(
     """Our rows, PALA's rows in our coordinates, and how many more rows we have; rows paired by frame and peak."""
     with np.load(oracle_dir / f"{name}.npz") as file:
         theirs, frames = file[f"loc_{key}"], oracle_frames(file)
-    ours = locate(frames, pala=True, **settings_)
+    ours = locate_peaks(frames, pala=True, **settings_)
     ours = ours[["score", "z", "x", "frame"]].to_numpy()
     theirs = theirs - [0, 1, 1, 1]
     if len(ours) == len(theirs):
@@ -269,7 +277,7 @@ def test_gaussian_fit_against_pala(
 def test_isolated_bubbles_of_the_flow_are_all_found(oracle_dir: Path) -> None:
     with np.load(oracle_dir / "flow.npz") as file:
         frames, truth = oracle_frames(file), file["ground_truth"]
-    found = locate(frames, method="radial", n_bubbles=40)
+    found = locate_peaks(frames, method="radial", n_bubbles=40)
     truth = truth[
         (truth[:, 4] > 0)
         & (truth[:, 2] > 4)

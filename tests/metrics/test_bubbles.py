@@ -272,7 +272,10 @@ def test_subpixel_histogram_keeps_gridded_positions_together() -> None:
             lambda a: match_bubbles(a, a, max_distance_px=0),
             "max_distance_px must be a number above 0",
         ),
-        (lambda a: detection_scores(match_bubbles(a, a)), "9 pairs need tables at least as long"),
+        (
+            lambda a: detection_scores(pd.DataFrame(match_bubbles(a, a).to_dict())),
+            "does not say how many bubbles there were: give it as match_bubbles returned it",
+        ),
         (lambda a: detection_counts(match_bubbles(a, a), a, a, span=0), "span must be"),
         (lambda a: bootstrap_interval([], rng=np.random.default_rng(0)), r"shape \(0,\)"),
         (lambda a: bootstrap_interval([1], rng=np.random.default_rng(0), level=95), "level 95"),

@@ -1,4 +1,4 @@
-"""Blocks with truth through the chain in several ways: against the chain itself, by hand, and as a stream."""
+"""Blocks with truth through the chain in several methods: against the chain itself, by hand, and as a stream."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from ulmpaper.config import Config, load_config
-from ulmpaper.core.localize import locate
 from ulmpaper.core.records import Block, bubble_table
 from ulmpaper.core.render import density
 from ulmpaper.core.testcard import simulate_testcard
@@ -34,10 +33,10 @@ from ulmpaper.paper.experiment import (
     number_grid,
     threshold_grid,
 )
-from ulmpaper.pipeline import draw_lines, link_tracks, ulm, ulm_many
+from ulmpaper.pipeline import draw_lines, link_tracks, locate, ulm, ulm_many
 
 CFG = load_config("smoke", {"locate.n_bubbles": 8})
-WAYS = {"RS": Method("radial", 8), "parabola": Method("parabola", 6)}
+METHODS = {"RS": Method("radial", 8), "parabola": Method("parabola", 6)}
 
 
 def blocks(n: int = 2) -> list[Block]:
@@ -51,7 +50,7 @@ def blocks(n: int = 2) -> list[Block]:
 
 @pytest.fixture(scope="module")
 def made() -> Comparison:
-    return compare(blocks(), CFG, WAYS, span=20)
+    return compare(blocks(), METHODS, CFG, span=20)
 
 
 def same(a: Comparison, b: Comparison) -> None:
@@ -87,11 +86,11 @@ def test_true_map_is_what_the_chain_makes_of_true_bubbles(made: Comparison) -> N
 
 
 def test_sums_are_those_of_the_metrics(made: Comparison) -> None:
-    for way, total in ((way, made.sums[way].sum()) for way in made.ways):
+    for name, total in ((name, made.sums[name].sum()) for name in made.methods):
         n = dict.fromkeys(("found", "near", "far", "error", "square"), 0.0)
         for block in blocks():
-            settings = {"locate.n_bubbles": WAYS[way].n_bubbles}
-            found = ulm(block, load_config("smoke", settings), method=WAYS[way].method).bubbles
+            settings = {"locate.n_bubbles": METHODS[name].n_bubbles}
+            found = ulm(block, load_config("smoke", settings), method=METHODS[name].method).bubbles
             pairs = match_bubbles(found, block.truth, max_distance_px=0.5)
             per_frame = np.bincount(found.frame, minlength=50) - np.bincount(
                 block.truth.frame, minlength=50
@@ -114,7 +113,7 @@ def test_sums_are_those_of_the_metrics(made: Comparison) -> None:
 def test_groups_add_up_whatever_their_length(made: Comparison) -> None:
     assert made.groups.values.tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
     assert made.sums["RS"].n_frames.tolist() == [20, 20, 10] * 2
-    other = compare(blocks(), CFG, WAYS, span=50)
+    other = compare(blocks(), METHODS, CFG, span=50)
     for way in made.sums:
         pd.testing.assert_series_equal(
             made.sums[way].sum(), other.sums[way].sum(), check_dtype=False
@@ -126,12 +125,12 @@ def test_groups_add_up_whatever_their_length(made: Comparison) -> None:
 
 
 def test_same_again_and_in_other_processes(made: Comparison) -> None:
-    same(made, compare(iter(blocks()), CFG, WAYS, span=20))
-    same(made, compare(iter(blocks()), CFG, WAYS, span=20, n_jobs=2))
+    same(made, compare(iter(blocks()), METHODS, CFG, span=20))
+    same(made, compare(iter(blocks()), METHODS, CFG, span=20, n_jobs=2))
 
 
 def test_bubbles_alone_need_no_maps(made: Comparison) -> None:
-    bare = compare(blocks(), CFG, WAYS, span=20, draw=False)
+    bare = compare(blocks(), METHODS, CFG, span=20, draw=False)
     assert not bare.density("RS").any()
     tracked = ["n_tracks", "n_false_tracks"]
     pd.testing.assert_frame_equal(
@@ -154,7 +153,7 @@ def test_blocks_stream() -> None:
             gc.collect()
             most = max(most, sum(ref() is not None for ref in alive))
 
-    compare(stream(), CFG, {"RS": WAYS["RS"]})
+    compare(stream(), {"RS": METHODS["RS"]}, CFG)
     assert len(alive) == 5
     assert most <= 2
 
@@ -167,7 +166,7 @@ def test_false_tracks_and_counts_by_hand(monkeypatch: pytest.MonkeyPatch) -> Non
     found = {"both": pd.concat([truth, ghost], ignore_index=True), "half": half, "none": truth[:0]}
     monkeypatch.setattr(experiment, "locate_all", lambda *_, **__: (found, ()))
     block = Block(np.ones((40, 40, 48), np.float32), truth, 0.1, 1000.0)
-    made = compare([block], CFG, dict.fromkeys(found, Method("radial")), span=40)
+    made = compare([block], dict.fromkeys(found, Method("radial")), CFG, span=40)
     columns = ["n_found", "hits_near", "count_error", "count_bias", "n_tracks", "n_false_tracks"]
     assert made.sums["both"][columns].values.tolist() == [[80, 40, 40, 40, 2, 1]]
     assert made.sums["half"][columns].values.tolist() == [[40, 19, 0, 0, 1, 1]]
@@ -177,11 +176,11 @@ def test_false_tracks_and_counts_by_hand(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("given", "ways", "message"),
+    ("given", "methods", "message"),
     [
-        ([], WAYS, "no block"),
-        (blocks(1), {"truth": WAYS["RS"]}, "no way may be called 'truth'"),
-        ([dataclasses.replace(blocks(1)[0], bubbles=None)], WAYS, "without true bubbles"),
+        ([], METHODS, "no block"),
+        (blocks(1), {"truth": METHODS["RS"]}, "no method may be called 'truth'"),
+        ([dataclasses.replace(blocks(1)[0], bubbles=None)], METHODS, "without true bubbles"),
         (
             [
                 *blocks(1),
@@ -189,14 +188,14 @@ def test_false_tracks_and_counts_by_hand(monkeypatch: pytest.MonkeyPatch) -> Non
                     n_frames=9, n_bubbles=2, shape_px=(40, 50), rng=np.random.default_rng(0)
                 ),
             ],
-            WAYS,
-            "evaluate them apart",
+            METHODS,
+            "compare them apart",
         ),
     ],
 )
-def test_bad_input_is_named(given: list[Block], ways: dict[str, Method], message: str) -> None:
+def test_bad_input_is_named(given: list[Block], methods: dict[str, Method], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        compare(given, CFG, ways)
+        compare(given, methods, CFG)
 
 
 @pytest.fixture(scope="module")
@@ -231,12 +230,12 @@ def short(flow: Block) -> Block:
 
 
 def test_classical_ways_are_their_methods(short: Block, cfg: Config) -> None:
-    ways = {
+    methods = {
         "n": Method("radial", 5),
         "true": Method("weighted", "true"),
         "share": Method("parabola", threshold=0.3),
     }
-    found, notes = locate_all(short.frames, cfg, ways, n_true=n_true(short))
+    found, notes = locate_all(short.frames, methods, cfg, n_true=n_true(short))
     mean = round(n_true(short).mean())
     expected = {
         "n": locate(short.frames, method="radial", n_bubbles=5),
@@ -248,7 +247,7 @@ def test_classical_ways_are_their_methods(short: Block, cfg: Config) -> None:
             min_score=0.3 * float(short.frames.max()),
         ),
     }
-    assert list(found) == list(ways)
+    assert list(found) == list(methods)
     assert notes == ()
     for name, table in expected.items():
         pd.testing.assert_frame_equal(found[name], table)
@@ -266,7 +265,7 @@ def test_one_look_of_a_network_serves_all_its_ways(
         "stride": cfg.ml3d.stride,
         "count_margin": 1.5,
     }
-    numbers = {"told": None, "true": n_true(short), "seven": 7}
+    numbers = {"predicted": None, "true": n_true(short), "seven": 7}
     expected = {name: locate_ml3d(short.frames, n_bubbles=n, **use) for name, n in numbers.items()}
     likely = float(expected["seven"].score.median())
     expected["likely"] = locate_ml3d(short.frames, n_bubbles=7, threshold=likely, **use)
@@ -285,10 +284,14 @@ def test_one_look_of_a_network_serves_all_its_ways(
             name,
             lambda *a, _real=real, **k: (looks.append(_real.__name__), _real(*a, **k))[1],
         )
-    ways = {"told": Method("ml3d"), "true": Method("ml3d", "true"), "seven": Method("ml3d", 7)}
-    ways["likely"] = Method("ml3d", 7, threshold=likely)
-    ways |= {f"heat {least}": Method("mspcn", threshold=least * 1e-3) for least in (0.2, 0.4)}
-    found, _ = locate_all(short.frames, cfg, ways, n_true=n_true(short))
+    methods = {
+        "predicted": Method("ml3d"),
+        "true": Method("ml3d", "true"),
+        "seven": Method("ml3d", 7),
+    }
+    methods["likely"] = Method("ml3d", 7, threshold=likely)
+    methods |= {f"heat {least}": Method("mspcn", threshold=least * 1e-3) for least in (0.2, 0.4)}
+    found, _ = locate_all(short.frames, methods, cfg, n_true=n_true(short))
     assert sorted(looks) == ["locate_ml3d", "locate_mspcn"]
     for name, table in expected.items():
         pd.testing.assert_frame_equal(found[name], table, check_dtype=False)
@@ -305,8 +308,8 @@ def test_weights_of_a_way_come_before_those_of_the_settings(
     write_network(other, ML3DResNet(**network), recipe="ml3d", network=network, about={"window": 5})
     found, _ = locate_all(
         short.frames,
-        cfg,
         {"usual": Method("ml3d", 5), "other": Method("ml3d", 5, weights=str(other))},
+        cfg,
     )
     expected = locate_ml3d(short.frames, net=other, n_bubbles=5, stride=cfg.ml3d.stride)
     pd.testing.assert_frame_equal(found["other"], expected)
@@ -316,7 +319,7 @@ def test_weights_of_a_way_come_before_those_of_the_settings(
 def test_iq_gives_what_its_amplitude_gives(short: Block, cfg: Config) -> None:
     iq = (short.frames * np.exp(0.7j)).astype(np.complex64)
     one, two = (
-        locate_all(f, cfg, {"RS": Method("radial", 5)})[0]["RS"] for f in (short.frames, iq)
+        locate_all(f, {"RS": Method("radial", 5)}, cfg)[0]["RS"] for f in (short.frames, iq)
     )
     pd.testing.assert_frame_equal(one, two, atol=1e-4)
 
@@ -338,7 +341,7 @@ def test_best_way_of_each_method_is_chosen() -> None:
         ({"method": "radail"}, "did you mean 'radial'"),
         ({"method": "radial", "n_bubbles": 0}, "1 or more"),
         ({"method": "ml3d", "n_bubbles": "tru"}, "did you mean 'true'"),
-        ({"method": "radial", "n_bubbles": "told"}, "only ml3d has a network that counts"),
+        ({"method": "radial", "n_bubbles": "predicted"}, "only ml3d has a network that counts"),
         ({"method": "mspcn", "n_bubbles": 5}, "give it no n_bubbles"),
         ({"method": "radial", "weights": "a"}, "has no weights"),
         ({"method": "ml3d", "centre_side": 5}, "only mspcn has a heat map"),
@@ -352,4 +355,4 @@ def test_slips_are_named(settings: dict, message: str) -> None:
 
 def test_true_number_must_be_given(short: Block, cfg: Config) -> None:
     with pytest.raises(ValueError, match="give n_true"):
-        locate_all(short.frames, cfg, {"RS": Method("radial", "true")})
+        locate_all(short.frames, {"RS": Method("radial", "true")}, cfg)

@@ -12,13 +12,13 @@ from ulmpaper.config import load_config
 from ulmpaper.core.testcard import simulate_testcard
 from ulmpaper.metrics.coverage import score_lines
 from ulmpaper.metrics.maps import score_image
-from ulmpaper.paper.experiment import TRUTH, Comparison, Method, compare
-from ulmpaper.paper.scores import BLACK, Scores, bubble_scores, draw_groups, map_scores
+from ulmpaper.paper.experiment import Comparison, Method, compare
+from ulmpaper.paper.scores import BLACK, TRUTH, Scores, draw_groups
 from ulmpaper.paper.tables import MAP_SCORES, ranking, sentences, table2
 from ulmpaper.simulator.phantom import phantom_centreline
 
 CFG = load_config("smoke")
-WAYS = {"RS": Method("radial", 8), "again": Method("radial", 8), "few": Method("radial", 3)}
+METHODS = {"RS": Method("radial", 8), "again": Method("radial", 8), "few": Method("radial", 3)}
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +26,18 @@ def made() -> Comparison:
     block = simulate_testcard(
         n_frames=80, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(3)
     )
-    return compare([block], CFG, WAYS, span=20)
+    return compare([block], METHODS, CFG, span=20)
 
 
 @pytest.fixture(scope="module")
 def maps(made: Comparison) -> Scores:
-    return map_scores(made, rng=np.random.default_rng(1), n_draws=4, course=phantom_centreline())
+    return made.map_scores(rng=np.random.default_rng(1), n_draws=4, centreline=phantom_centreline())
 
 
 def test_draws_are_those_done_by_hand(made: Comparison) -> None:
-    scores = bubble_scores(made, rng=np.random.default_rng(5), n_draws=7)
+    scores = made.bubble_scores(rng=np.random.default_rng(5), n_draws=7)
     picks = np.random.default_rng(5).integers(4, size=(7, 4))
-    for i, way in enumerate(made.ways):
+    for i, way in enumerate(made.methods):
         table = made.sums[way]
         for k, pick in enumerate(picks):
             s = table.iloc[pick].sum()
@@ -55,7 +55,7 @@ def test_draws_are_those_done_by_hand(made: Comparison) -> None:
 
 
 def test_fewer_peaks_find_less(made: Comparison) -> None:
-    values = bubble_scores(made, rng=np.random.default_rng(0), n_draws=0).values
+    values = made.bubble_scores(rng=np.random.default_rng(0), n_draws=0).values
     assert values.recall_far["few"] < values.recall_far["RS"]
     assert values.count_bias["few"] == pytest.approx(-5 / 8, abs=0.05)
 
@@ -101,7 +101,7 @@ def test_single_group_has_no_interval(made: Comparison) -> None:
     block = simulate_testcard(
         n_frames=20, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(3)
     )
-    one = bubble_scores(compare([block], CFG, WAYS), rng=np.random.default_rng(0))
+    one = compare([block], METHODS, CFG).bubble_scores(rng=np.random.default_rng(0))
     assert one.half_widths().isna().all(axis=None)
     assert "±" not in one.text().loc["RS", "recall_far"]
     assert one.difference("RS", "few")["low"].isna().all()

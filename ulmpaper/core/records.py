@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -25,6 +26,15 @@ BUBBLE_COLUMNS = ("frame", "z", "x", "score")
 
 class UlmWarning(UserWarning):
     """Results may be worse than they look: frames unlike a training's, a scale that nobody stated."""
+
+
+def warn_user(text: str) -> None:
+    """Give a `UlmWarning` that names the line of the user that led to it."""
+    frame = inspect.currentframe()
+    level = 1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("ulmpaper."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, UlmWarning, stacklevel=level)
 
 
 @dataclass(frozen=True)
@@ -219,7 +229,7 @@ def bubble_table(frame: ArrayLike, z: ArrayLike, x: ArrayLike, score: ArrayLike)
     )
 
 
-def check_amplitude(frames: ArrayLike) -> NDArray[np.floating]:
+def check_amplitude(frames: ArrayLike, *, what: str = "frames") -> NDArray[np.floating]:
     """Return frames (T, Z, X) as an array, or refuse what is no amplitude.
 
     Raises
@@ -227,10 +237,10 @@ def check_amplitude(frames: ArrayLike) -> NDArray[np.floating]:
     ValueError
         See `ulmpaper.core.records.check_frames`; negative values.
     """
-    array = check_frames(frames)
+    array = check_frames(frames, what=what)
     if array.min() < 0:
         raise ValueError(
-            f"frames hold negative values (down to {array.min():g}) but amplitude is needed: "
+            f"{what} hold negative values (down to {array.min():g}) but amplitude is needed: "
             "take filters.envelope of radio-frequency data, or undo the decibel scale"
         )
     return array

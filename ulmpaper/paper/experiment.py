@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import joblib
 import numpy as np
@@ -354,6 +354,9 @@ class Comparison:
         In what the frames are unlike those that networks were trained on.
     pala : bool
         The maps lie on PALA's grid.
+    bubbles, tracks : dict of str to DataFrame
+        Bubble and track tables of each method and of the truth, with the column ``block`` and frames numbered within
+        the block; empty unless `compare` was called with ``keep_tables=True``.
     """
 
     groups: pd.DataFrame
@@ -367,6 +370,8 @@ class Comparison:
     source: str
     notes: tuple[str, ...] = ()
     pala: bool = False
+    bubbles: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    tracks: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
 
     @property
     def methods(self) -> list[str]:
@@ -404,6 +409,7 @@ def compare(
     *,
     span: int = 100,
     draw: bool = True,
+    keep_tables: bool = False,
     n_jobs: int = 1,
 ) -> Comparison:
     """Find, track and draw the bubbles of each block by all methods, and compare them with the true ones.
@@ -420,6 +426,8 @@ def compare(
         Frames of a group.
     draw : bool
         Track and draw; without it the maps stay empty, and bubbles alone can be scored.
+    keep_tables : bool
+        Keep the bubbles and tracks of all blocks, see `Comparison`.
     n_jobs : int
         Processes, each of them working on a block. The outcome does not depend on it.
 
@@ -459,7 +467,7 @@ def compare(
     ):
         parts = list(
             runner(
-                joblib.delayed(_compare_block)(block, dict(methods), cfg, span, draw)
+                joblib.delayed(_compare_block)(block, dict(methods), cfg, span, draw, keep_tables)
                 for block in blocks
             )
         )
@@ -489,11 +497,28 @@ def compare(
             for name in names
         },
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        bubbles=_join_blocks([part.bubbles for part in parts]),
+        tracks=_join_blocks([part.tracks for part in parts]),
     )
 
 
+def _join_blocks(tables: Sequence[Mapping[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    """One table of each method, with the column ``block``."""
+    return {
+        name: pd.concat(
+            [part[name].assign(block=k) for k, part in enumerate(tables)], ignore_index=True
+        )
+        for name in tables[0]
+    }
+
+
 def _compare_block(
-    block: Block, methods: dict[str, Method], cfg: Config, span: int, draw: bool
+    block: Block,
+    methods: dict[str, Method],
+    cfg: Config,
+    span: int,
+    draw: bool,
+    keep_tables: bool,
 ) -> Comparison:
     """One block."""
     truth, n_frames = block.truth[list(BUBBLE_COLUMNS)], len(block.frames)
@@ -504,6 +529,8 @@ def _compare_block(
     n_groups = -(-n_frames // span)
     shape_px = (block.frames.shape[1], block.frames.shape[2])
     sums, lines, points = {}, {}, {}
+    kept_bubbles: dict[str, pd.DataFrame] = {}
+    kept_tracks: dict[str, pd.DataFrame] = {}
     for name, found in {TRUTH: truth, **tables}.items():
         pairs = match_bubbles(found, truth, max_distance_px=FAR_PX)
         paired = np.zeros(len(found), dtype=bool)
@@ -518,11 +545,26 @@ def _compare_block(
         paths = draw_lines(tracks, cfg, px_mm=px_mm, frame_rate_hz=rate_hz)
         lines[name] = _pixels(paths, group, n_groups, shape_px, cfg)
         points[name] = _pixels(tracks.assign(vz=0.0, vx=0.0), group, n_groups, shape_px, cfg)
+        if keep_tables:
+            kept_bubbles[name] = found
+            kept_tracks[name] = tracks.drop(columns="paired")
     shape = map_shape(shape_px, upsample=cfg.render.upsample, pala=cfg.pala)
     groups = pd.DataFrame({"block": 0, "group": np.arange(n_groups)})
     upsample, source = cfg.render.upsample, block.source
     return Comparison(
-        groups, sums, lines, points, shape, upsample, px_mm, rate_hz, source, notes, cfg.pala
+        groups,
+        sums,
+        lines,
+        points,
+        shape,
+        upsample,
+        px_mm,
+        rate_hz,
+        source,
+        notes,
+        cfg.pala,
+        kept_bubbles,
+        kept_tracks,
     )
 
 
