@@ -22,7 +22,7 @@ import ast
 
 if "google.colab" in str(get_ipython()):
     get_ipython().run_line_magic("pip", "install -q git+https://github.com/ulmpaper/ulmpaper")
-from ulmpaper.core.records import check_choice
+from ulmpaper.core import check_choice
 
 cells = get_ipython().user_ns["In"]
 if cells[-2].startswith("# Parameters"):
