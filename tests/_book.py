@@ -7,18 +7,34 @@ import subprocess
 import sys
 from pathlib import Path
 
+import build_book
+import claims
+import collect_figures
+import draw_background
+import publish
+import reach
+import run_notebooks
+import setup_cell
+import stage_book
+
+__all__ = [
+    "BUILD",
+    "ROOT",
+    "TOOLS",
+    "build_book",
+    "built_book",
+    "claims",
+    "collect_figures",
+    "draw_background",
+    "pages",
+    "publish",
+    "reach",
+    "run_notebooks",
+    "setup_cell",
+    "stage_book",
+]
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / "book" / "tools"
-sys.path.insert(0, str(TOOLS))
-
-import build_book  # noqa: E402, F401
-import claims  # noqa: E402, F401
-import collect_figures  # noqa: E402, F401
-import draw_background  # noqa: E402, F401
-import publish  # noqa: E402, F401
-import run_notebooks  # noqa: E402, F401
-import setup_cell  # noqa: E402, F401
-import stage_book  # noqa: E402, F401
 
 # Apart from the user's build/out and outputs, and kept, so that an unchanged book is not built again.
 BUILD = "build/test"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -34,19 +35,24 @@ def list_hash(parts: Iterable[object]) -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Python (minor) and the packages that ulmpaper stands on.
+    """Python (minor) and the packages that ulmpaper stands on, with its extras.
 
-    A build of the same version, 2.13.0+cpu, counts as that version: what a GPU has made can be published from a
-    machine without one.
+    A build of the same version, 2.13.0+cpu, counts as that version: what a GPU has made can be
+    published from a machine without one.
     """
-    required = (
-        line for line in importlib.metadata.requires("ulmpaper") or [] if "extra ==" not in line
-    )
-    names = sorted(re.split(r"[^\w.-]", line)[0] for line in required)
     python = ".".join(map(str, sys.version_info[:2]))
-    return {"python": python} | {
-        name: importlib.metadata.version(name).partition("+")[0] for name in names
-    }
+    made = {"python": python}
+    for name in sorted(_required()):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            made[name] = importlib.metadata.version(name).partition("+")[0]
+    return made
+
+
+def _required() -> set[str]:
+    """Names of the packages that results can depend on: not those that only build or test."""
+    lines = importlib.metadata.requires("ulmpaper") or []
+    used = [line for line in lines if not re.search(r"extra == .(book|cluster|dev).", line)]
+    return {re.split(r"[^\w.-]", line)[0] for line in used} - {"ulmpaper"}
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from build_book import build_book
-from provenance import tree_hash
+from reach import Package
 from run_notebooks import ROOT, content_key, is_current, read_plan, read_record
 
 from ulmpaper.config import PROFILES
@@ -59,7 +59,8 @@ def unpack(root: Path, archive: Path, *, build: str = "build") -> None:
 
 def is_complete(root: Path, profile: str, *, build: str = "build") -> bool:
     """Whether every notebook of a profile has been executed for the present content."""
-    package, keys = tree_hash(root / "ulmpaper"), dict[str, str]()
+    package = Package(root / "ulmpaper")
+    keys: dict[str, str] = {}
     for notebook in read_plan(root, profile, build=build):
         keys[notebook.name] = content_key(notebook, root, package, keys)
         made = read_record(root / build / "nb" / profile / f"{notebook.name}.ipynb")

@@ -2,13 +2,14 @@
 
     python book/tools/run_notebooks.py PROFILE [NAME ...]
 
-`notebooks/profiles.yml` gives the order, what each notebook needs and its parameters. The executed notebook,
-`build/nb/PROFILE/NAME.ipynb`, carries the key it was made with: a hash of its code, its parameters, the package's
-files, the versions of the packages it stands on, its input files and the keys of the notebooks it needs. Prose and
-captions are not in the key: staging takes them from the source, so a corrected sentence costs no execution.
+`notebooks/profiles.yml` gives the order, what each notebook needs and its parameters. The executed
+notebook, `build/nb/PROFILE/NAME.ipynb`, carries the key it was made with: a hash of its code, its
+parameters, what it can reach of this package (`reach.py`), the versions of other packages, its
+input files and the keys of the notebooks it needs. Prose, captions and docstrings are not in the
+key: staging takes them from the sources, so a corrected sentence costs no execution.
 
-Notebooks run in the root of the repository, so `data` and `outputs` mean the same folders here as in
-`papermill notebooks/NAME.ipynb out.ipynb -p profile smoke` called from there.
+Notebooks run in the root of the repository, so `data` and `outputs` mean the same folders here as
+in `papermill notebooks/NAME.ipynb out.ipynb -p profile smoke` called from there.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from typing import Any
 
 import nbformat
 import yaml
-from provenance import commit, device, file_hash, list_hash, tree_hash, versions
+from provenance import commit, device, file_hash, list_hash, versions
+from reach import Package
 
 from ulmpaper.config import PROFILES, load_config
-from ulmpaper.core.records import check_choice
+from ulmpaper.core import check_choice
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,7 +78,7 @@ class NotebookError(Exception):
     """A notebook did not run to its end; the message is fit for the terminal."""
 
 
-# --- the plan ----------------------------------------------------------------------------------------------------
+# --- the plan -------------------------------------------------------------------------------------
 
 
 def read_profiles(root: Path) -> dict[str, Any]:
@@ -138,20 +140,23 @@ def with_needs(plan: Sequence[Notebook], names: Sequence[str]) -> list[Notebook]
     return [notebook for notebook in plan if notebook.name in wanted]
 
 
-# --- the key -----------------------------------------------------------------------------------------------------
+# --- the key --------------------------------------------------------------------------------------
 
 
-def content_key(notebook: Notebook, root: Path, package: str, upstream: Mapping[str, str]) -> str:
-    """Hash of everything the outputs of `notebook` depend on; `package` is the hash of the package's files."""
+def content_key(
+    notebook: Notebook, root: Path, package: Package, upstream: Mapping[str, str]
+) -> str:
+    """Hash of everything the outputs of `notebook` depend on."""
     cells = [
         (cell.source, sorted(cell.metadata.get("tags", [])))
         for cell in nbformat.read(notebook.source, 4).cells
         if cell.cell_type == "code"
     ]
     parameters = sorted(notebook.parameters.items())
+    reached = package.key(source for source, _ in cells)
     needed = [upstream[name] for name in notebook.needs]
     return list_hash(
-        [*cells, *parameters, package, versions(), input_hashes(notebook, root), *needed]
+        [*cells, *parameters, reached, versions(), input_hashes(notebook, root), *needed]
     )
 
 
@@ -187,7 +192,7 @@ def is_current(record: Mapping[str, Any], key: str, root: Path) -> bool:
     )
 
 
-# --- execution ---------------------------------------------------------------------------------------------------
+# --- execution ------------------------------------------------------------------------------------
 
 
 def run_notebooks(
@@ -197,7 +202,7 @@ def run_notebooks(
     folder = root / build / "nb" / profile
     folder.mkdir(parents=True, exist_ok=True)
     plan = with_needs(read_plan(root, profile, build=build), names)
-    package = tree_hash(root / "ulmpaper")
+    package = Package(root / "ulmpaper")
     timeout_s = read_profiles(root).get("cell_timeout_s", {}).get(profile)
     width = max(len(notebook.name) for notebook in plan)
     keys: dict[str, str] = {}

@@ -14,18 +14,13 @@ import pytest
 import yaml
 from _book import ROOT, setup_cell
 from _book import run_notebooks as runner
+from _project import DIGEST, PARAMETERS, project, write_notebook, write_profiles
 from jupytext.compare import compare_notebooks
 
 from ulmpaper.config import PROFILES, load_config
 
+__all__ = ["project"]
 NAMES = list(runner.read_profiles(ROOT)["notebooks"])
-PARAMETERS = {
-    "profile": "quick",
-    "overrides": {},
-    "source": "simulated",
-    "data_dir": "data",
-    "out_dir": "outputs",
-}
 
 
 def read(name: str) -> nbformat.NotebookNode:
@@ -148,51 +143,6 @@ def test_notebook_begins_with_its_title(name: str) -> None:
 
 # --- the runner, on a project of two tiny notebooks ---------------------------------------------------------------
 
-DIGEST = load_config("smoke").digest()
-HEAD = "\n".join(f"{name} = {value!r}" for name, value in PARAMETERS.items())
-WRITE = """\
-import json, pathlib
-out = pathlib.Path(out_dir) / f"{{profile}}-{digest}" / "{name}"
-out.mkdir(parents=True, exist_ok=True)
-(out / "results.json").write_text(json.dumps({{"value": {value}}}))"""
-
-
-def write_notebook(root: Path, name: str, value: str, *, prose: str = "Text.") -> None:
-    body = WRITE.format(digest=DIGEST, name=name, value=value)
-    v4 = nbformat.v4
-    made = v4.new_notebook(
-        cells=[
-            v4.new_markdown_cell(f"# {name}\n\n{prose}", id="title"),
-            v4.new_code_cell(HEAD, metadata={"tags": ["parameters"]}, id="head"),
-            v4.new_code_cell(body, id="body"),
-        ],
-        metadata={
-            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
-        },
-    )
-    nbformat.write(made, root / "notebooks" / f"{name}.ipynb")
-
-
-def write_profiles(root: Path, **of_second: object) -> None:
-    second = {"needs": ["01_first"], "inputs": ["numbers.txt"], **of_second}
-    notebooks = {"01_first": {}, "02_second": second}
-    text = yaml.safe_dump(
-        {"cell_timeout_s": {"smoke": 60}, "notebooks": notebooks}, sort_keys=False
-    )
-    (root / "notebooks" / "profiles.yml").write_text(text)
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    for folder in ("notebooks", "data", "ulmpaper"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "data" / "numbers.txt").write_text("1 2 3")
-    (tmp_path / "ulmpaper" / "module.py").write_text("answer = 42\n")
-    write_notebook(tmp_path, "01_first", "1")
-    write_notebook(tmp_path, "02_second", "2")
-    write_profiles(tmp_path)
-    return tmp_path
-
 
 def statuses(root: Path, *names: str) -> list[str]:
     return [run.status for run in runner.run_notebooks(root, "smoke", names)]
@@ -203,7 +153,7 @@ def keys(root: Path) -> list[str]:
     made: dict[str, str] = {}
     for notebook in runner.read_plan(root, "smoke"):
         made[notebook.name] = runner.content_key(
-            notebook, root, runner.tree_hash(root / "ulmpaper"), made
+            notebook, root, runner.Package(root / "ulmpaper"), made
         )
     return list(made.values())
 
@@ -229,6 +179,10 @@ def test_key_changes_with_what_outputs_depend_on(
     assert changed() == [False, True]
     write_profiles(project, parameters={"smoke": {"source": "pala"}})
     assert changed() == [False, True]
+    (project / "ulmpaper" / "module.py").write_text('"""Words."""\nanswer = 42  # why\n')
+    assert changed() == [False, False], "so are words in the package"
+    (project / "ulmpaper" / "other.py").write_text("answer = 43\n")
+    assert changed() == [False, False], "neither notebook reaches it"
     (project / "ulmpaper" / "module.py").write_text("answer = 43\n")
     assert changed() == [True, True]
     monkeypatch.setattr(runner, "versions", lambda: {"numpy": "0.1"})

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from _book import publish, stage_book
 from _book import run_notebooks as runner
-from test_notebooks import project, write_notebook
+from _project import project, write_notebook
 
 __all__ = ["project"]
 
@@ -18,7 +18,7 @@ __all__ = ["project"]
 def executed(root: Path, profile: str) -> None:
     """What executing all notebooks of a profile leaves, without the wait."""
     keys: dict[str, str] = {}
-    package = runner.tree_hash(root / "ulmpaper")
+    package = runner.Package(root / "ulmpaper")
     for notebook in runner.read_plan(root, profile):
         results = root / notebook.results / "results.json"
         results.parent.mkdir(parents=True, exist_ok=True)

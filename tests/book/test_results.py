@@ -13,7 +13,7 @@ import pytest
 from _book import BUILD, ROOT, collect_figures
 
 _spec = importlib.util.spec_from_file_location(
-    "make_golden", Path(__file__).parent / "golden" / "make_golden.py"
+    "make_golden", Path(__file__).parents[1] / "golden" / "make_golden.py"
 )
 assert _spec is not None
 assert _spec.loader is not None

@@ -1,4 +1,4 @@
-"""Store the numbers of notebooks in the profile smoke, to which `tests/test_results.py` compares.
+"""Store the numbers of notebooks in the profile smoke, to which `tests/book/test_results.py` compares.
 
     python tests/golden/make_golden.py
 
@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+# As a script; under pytest its settings name these folders.
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "book" / "tools")]
 
 from _book import BUILD, ROOT, run_notebooks
 
