@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulmpaper.config import PROFILES, Config, config_table, load_config
+import ulmpaper
+from ulmpaper.config import PROFILES, Config, Locate, config_table, load_config
+from ulmpaper.networks import read_network
+
+TRAINED = Path(ulmpaper.__file__).parent / "networks" / "trained"
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -45,8 +51,19 @@ def test_paper_profile_is_the_default_values() -> None:
         (
             "quick",
             {"filter.band_hz": "50"},
-            r"band_hz takes 2 values \(a number, a number\) or none, not '50'",
+            "'filter.band_hz': band_hz takes two numbers or none, not 50",
         ),
+        ("quick", {"filter.band_hz": (-1, 50)}, "band_hz must be above 0, not -1"),
+        ("quick", {"filter.svd_high": "all"}, "svd_high takes a whole number or none, not 'all'"),
+        (
+            "quick",
+            {"cam.shape_px": (80, 80, 80)},
+            r"shape_px takes two numbers, not \(80, 80, 80\)",
+        ),
+        ("quick", {"cam.n_bubbles": (9, 8)}, r"the lower one first, not \(9, 8\)"),
+        ("quick", {"train.still": 1.1}, "still must be 1 or less, not 1.1"),
+        ("quick", {"compute.device": 0}, "device takes text, not 0"),
+        ("quick", {"px_mm": 0.1}, r"unknown setting 'px_mm': did you mean 'acquisition.px_mm'\?"),
         ("quick", {"filter.zero_phase": "maybe"}, "zero_phase takes true or false, not 'maybe'"),
         ("quick", {"seed": -1}, "seed must be 0 or more"),
     ],
@@ -56,6 +73,15 @@ def test_bad_settings(profile: str, overrides: dict, message: str) -> None:
         load_config(profile, overrides)
 
 
+def test_a_section_made_alone_says_one_plain_thing_too() -> None:
+    with pytest.raises(ValueError, match=r"^n_bubbles must be 1 or more, not 0$"):
+        dataclasses.replace(load_config().locate, n_bubbles=0)
+    with pytest.raises(
+        ValueError, match="unknown setting of Locate 'metod': did you mean 'method'"
+    ):
+        Locate(metod="radial")  # type: ignore[call-arg]
+
+
 def test_text_from_the_command_line_is_read_as_values() -> None:
     cfg = load_config(
         "quick", {"filter.band_hz": "(50, 249)", "filter.svd_high": "none", "pala": "true"}
@@ -63,6 +89,29 @@ def test_text_from_the_command_line_is_read_as_values() -> None:
     assert cfg.filter.band_hz == (50.0, 249.0)
     assert cfg.filter.svd_high is None
     assert cfg.pala is True
+
+
+@pytest.mark.parametrize(
+    ("profile", "digest"),
+    [("smoke", "f1a4ec7911"), ("quick", "2b6537abfb"), ("paper", "0966cba297")],
+)
+def test_keys_and_values_of_the_profiles_stay(profile: str, digest: str) -> None:
+    assert load_config(profile).digest() == digest, "stores, runs and results carry this digest"
+
+
+@pytest.mark.parametrize("path", sorted(TRAINED.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_shipped_weights_state_settings_that_still_are(path: Path) -> None:
+    about = read_network(path).about
+    settings = about["settings"]
+    own = {key: value for key, value in settings.items() if key not in ("data", "start", "content")}
+    cfg = load_config("paper", own)
+    # The same keys and the same values of the same types: the digest is made of this text.
+    for key, value in own.items():
+        section, _, name = key.rpartition(".")
+        read = getattr(getattr(cfg, section) if section else cfg, name)
+        assert json.dumps(read) == json.dumps(value), key
+    text = json.dumps(settings, sort_keys=True)
+    assert hashlib.sha256(text.encode()).hexdigest()[:10] == about["digest"]
 
 
 def test_digest_does_not_depend_on_how_a_value_was_written() -> None:
@@ -96,7 +145,16 @@ def test_every_setting_states_unit_source_and_meaning() -> None:
 
 def test_numbers_of_numpy_are_numbers() -> None:
     cfg = load_config(
-        "quick", {"track.max_distance_px": np.float64(1.5), "track.max_gap": np.int64(2)}
+        "quick",
+        {
+            "track.max_distance_px": np.float64(1.5),
+            "track.max_gap": np.int64(2),
+            "cam.ratio_db": [np.float32(3), 4],
+            "pala": np.bool_(True),
+        },
     )
     assert (cfg.track.max_distance_px, cfg.track.max_gap) == (1.5, 2)
     assert type(cfg.track.max_gap) is int
+    assert cfg.cam.ratio_db == (3.0, 4.0)
+    assert cfg.pala is True
+    assert json.loads(json.dumps(dataclasses.asdict(cfg)))["cam"]["ratio_db"] == [3.0, 4.0]

@@ -1,13 +1,8 @@
 """Every setting with unit, source and meaning, and the profiles.
 
-The sections of the configuration: frozen dataclasses whose every field knows its unit and its source.
-
-`config.load_config` puts them together; values are checked when a section is made.
-
-Settings of a run: a profile is a small dict of dotted overrides on the paper's values.
-
-``smoke`` takes seconds (tests), ``quick`` minutes on two CPU cores (the default), ``paper`` is the paper's own setting.
-The settings themselves, with unit, source and meaning, are the fields of `ulmpaper.config`.
+A profile is a small dict of dotted overrides on the paper's values: ``smoke`` takes seconds
+(tests), ``quick`` minutes on two CPU cores (the default), ``paper`` is the paper's own setting.
+pydantic checks each value when a section is made, so a wrong one is an error before work starts.
 """
 
 from __future__ import annotations
@@ -15,543 +10,580 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
-import math
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_args
 
 import numpy as np
 import pandas as pd
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 
 from ulmpaper.core.records import check_choice
 from ulmpaper.core.subpixel import METHODS as _SUBPIXEL
 
-
-def setting(default: Any, meaning: str, *, unit: str = "-", source: str, **check: Any) -> Any:
-    """Field of a section; `check` may hold ``low``, ``high``, ``above``, ``odd``, ``ascending`` and ``choices``."""
-    return field(
-        default=default, metadata={"meaning": meaning, "unit": unit, "source": source, **check}
-    )
-
-
-class Checked:
-    """Section that checks each of its fields against its type and the limits in its metadata."""
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            if not f.metadata:  # a section, checked by itself
-                continue
-            value = _coerce(getattr(self, f.name), hints[f.name], f.name)
-            object.__setattr__(self, f.name, value)
-            _check_limits(value, f.name, f.metadata)
-
-
-def _coerce(value: Any, hint: Any, name: str) -> Any:
-    """`value` as the type `hint` asks for; strings from the command line are read as Python literals."""
-    value = value.item() if isinstance(value, np.generic) else value
-    error = ValueError(f"{name} takes {_type_name(hint)}, not {value!r}")
-    if isinstance(value, str) and hint == str | None:
-        return None if value.lower() == "none" else value
-    if isinstance(value, str) and hint is not str:
-        try:
-            value = ast.literal_eval(
-                value.capitalize() if value.lower() in ("true", "false", "none") else value
-            )
-        except (ValueError, SyntaxError):
-            raise error from None
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        hint = next(a for a in typing.get_args(hint) if a is not type(None))
-    if typing.get_origin(hint) is tuple:
-        args = typing.get_args(hint)
-        if isinstance(value, tuple | list) and len(value) == len(args):
-            return tuple(_coerce(v, a, name) for v, a in zip(value, args, strict=True))
-    elif hint is float and type(value) is int:
-        return float(value)
-    elif type(value) is hint:
-        return value
-    raise error
-
-
-def _type_name(hint: Any) -> str:
-    if isinstance(hint, types.UnionType):
-        return " or ".join(_type_name(a) for a in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        return f"{len(typing.get_args(hint))} values ({', '.join(_type_name(a) for a in typing.get_args(hint))})"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return names.get(hint, "none")
-
-
-def _check_limits(value: Any, name: str, limits: Mapping[str, Any]) -> None:
-    if limits.get("ascending") and value[0] > value[1]:
-        raise ValueError(f"{name} must be two numbers, the lower one first, not {value}")
-    for v in value if isinstance(value, tuple) else (value,):
-        if v is None:
-            continue
-        if isinstance(v, float) and not math.isfinite(v):
-            raise ValueError(f"{name} must be finite, not {v}")
-        if "choices" in limits:
-            check_choice(v, limits["choices"], name)
-        if "above" in limits and not v > limits["above"]:
-            raise ValueError(f"{name} must be above {limits['above']}, not {v}")
-        if "low" in limits and not v >= limits["low"]:
-            raise ValueError(f"{name} must be {limits['low']} or more, not {v}")
-        if "high" in limits and not v <= limits["high"]:
-            raise ValueError(f"{name} must be {limits['high']} or less, not {v}")
-        if limits.get("odd") and v % 2 == 0:
-            raise ValueError(f"{name} must be odd, not {v}")
-
-
 METHODS = tuple(_SUBPIXEL)
 NETWORKS = ("ml3d", "mspcn")
-DECAYS = ("none", "cosine", "halfway")
-PRECISIONS = ("auto", "float32", "bfloat16")
+
+_T = TypeVar("_T")
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_PLAIN = {  # pydantic's types of error in the words of this project
+    "bool_type": "takes true or false",
+    "float_type": "takes a number",
+    "int_type": "takes a whole number",
+    "string_type": "takes text",
+    "finite_number": "must be finite",
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be {ge:g} or more",
+    "less_than_equal": "must be {le:g} or less",
+}
 
 
-@dataclass(frozen=True)
-class Scale(Checked):
+def _setting(default: Any, meaning: str, *, unit: str = "-", source: str, **limits: Any) -> Any:
+    """Field of a section; `limits` are pydantic's: ``gt``, ``ge`` and ``le``."""
+    return Field(
+        default,
+        description=meaning,
+        json_schema_extra={"unit": unit, "source": source},
+        **limits,
+    )
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
+def _section(cls: type[_T]) -> type[_T]:
+    """Make a frozen dataclass whose first wrong value is one plain ValueError."""
+    made = dataclass(frozen=True, config=_STRICT)(cls)
+    check = made.__init__
+
+    @functools.wraps(check)
+    def init(self: _T, *args: Any, **values: Any) -> None:
+        try:
+            check(self, *args, **values)
+        except ValidationError as error:
+            raise ValueError(_in_plain_words(made, error)) from None
+
+    made.__init__ = init  # type: ignore[method-assign, assignment]
+    return made  # type: ignore[return-value]
+
+
+def _in_plain_words(section: Any, error: ValidationError) -> str:
+    """The first of pydantic's complaints as "NAME takes WHAT, not VALUE"."""
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    fields = section.__pydantic_fields__
+    if name not in fields:
+        check_choice(name, fields, f"setting of {section.__name__}")
+    message = _PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
+    if message.startswith("unknown "):  # `check_choice` states the value itself
+        return message
+    message = message.format(**first.get("ctx", {}))
+    if message.startswith("takes ") and type(None) in get_args(fields[name].annotation):
+        message += " or none"
+    return f"{name} {message}, not {first['input']!r}"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class _Section:
+    """What all sections share: how values from the command line and of NumPy are read."""
+
+    __pydantic_fields__: ClassVar[dict[str, FieldInfo]]
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read(cls, value: Any, info: ValidationInfo) -> Any:
+        """`value` without NumPy's types; text as a Python literal where the field takes no text."""
+        annotation = cls.__pydantic_fields__[str(info.field_name)].annotation
+        types = {annotation, *get_args(annotation)}
+        is_none = type(None) in types and str(value).lower() == "none"
+        if isinstance(value, str) and (str not in types or is_none):
+            value = _literal(value)
+        if isinstance(value, list | tuple):
+            return tuple(v.item() if isinstance(v, np.generic) else v for v in value)
+        return value.item() if isinstance(value, np.generic) else value
+
+
+def _literal(text: str) -> Any:
+    """`text` as a Python literal, or as it is where it is none."""
+    try:
+        return ast.literal_eval(
+            text.capitalize() if text.lower() in ("true", "false", "none") else text
+        )
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _check_pair(value: Any) -> Any:
+    """Refuse what is not two values."""
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise ValueError("takes two numbers")
+    return value
+
+
+def _check_ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    """Refuse two numbers of which the first is the higher one."""
+    if pair[0] > pair[1]:
+        raise ValueError("must be two numbers, the lower one first")
+    return pair
+
+
+def _check_odd(number: int) -> int:
+    """Refuse an even number."""
+    if number % 2 == 0:
+        raise ValueError("must be odd")
+    return number
+
+
+def _one_of(*allowed: str) -> AfterValidator:
+    """Check of a text field that takes one of a few words."""
+
+    def check(value: str, info: ValidationInfo) -> str:
+        return check_choice(value, allowed, str(info.field_name))
+
+    return AfterValidator(check)
+
+
+_PAIR = BeforeValidator(_check_pair)
+_ASCENDING = AfterValidator(_check_ascending)
+_Positive = Annotated[float, Field(gt=0)]
+_Range = Annotated[tuple[float, float], _PAIR, _ASCENDING]
+_PositiveRange = Annotated[tuple[_Positive, _Positive], _PAIR, _ASCENDING]
+_Counts = Annotated[
+    tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], _PAIR, _ASCENDING
+]
+_Size = Annotated[tuple[Annotated[int, Field(ge=8)], Annotated[int, Field(ge=8)]], _PAIR]
+_LargeSize = Annotated[tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]], _PAIR]
+_Odd = Annotated[int, AfterValidator(_check_odd)]
+_Method = Annotated[str, _one_of(*METHODS, *NETWORKS)]
+_Decay = Annotated[str, _one_of("none", "cosine", "halfway")]
+_Precision = Annotated[str, _one_of("auto", "float32", "bfloat16")]
+
+
+@_section
+class Scale(_Section):
     """Scale of the frames, for sources that do not state their own."""
 
-    px_mm: float = setting(
-        0.09856, "pixel pitch, one wavelength", unit="mm", source="PALA", above=0
-    )
-    frame_rate_hz: float = setting(1000.0, "frames per second", unit="Hz", source="PALA", above=0)
+    px_mm: float = _setting(0.09856, "pixel pitch, one wavelength", unit="mm", source="PALA", gt=0)
+    frame_rate_hz: float = _setting(1000.0, "frame rate", unit="Hz", source="PALA", gt=0)
 
 
-@dataclass(frozen=True)
-class Filter(Checked):
+@_section
+class Filter(_Section):
     """Clutter filter. Off by default: only the paper's in vivo data is filtered."""
 
-    svd_low: int = setting(
-        1, "first singular component kept; 1 keeps all", source="paper §III", low=1
+    svd_low: int = _setting(
+        1, "first singular component kept; 1 keeps all", source="paper §III", ge=1
     )
-    svd_high: int | None = setting(
-        None, "last singular component kept; None keeps the rest", source="PALA", low=1
+    svd_high: int | None = _setting(
+        None, "last singular component kept; None keeps the rest", source="PALA", ge=1
     )
-    band_hz: tuple[float, float] | None = setting(
-        None, "band kept along time; None is no band-pass", unit="Hz", source="PALA", above=0
+    band_hz: Annotated[tuple[_Positive, _Positive], _PAIR] | None = _setting(
+        None, "pass band along time; None: no band-pass filter", unit="Hz", source="PALA"
     )
-    order: int = setting(2, "order of the Butterworth design", source="PALA", low=1)
-    zero_phase: bool = setting(
+    order: int = _setting(2, "order of the Butterworth filter", source="PALA", ge=1)
+    zero_phase: bool = _setting(
         True, "filter forwards and backwards, so that bubbles do not lag", source="ours"
     )
 
 
-@dataclass(frozen=True)
-class Locate(Checked):
+@_section
+class Locate(_Section):
     """Detection and sub-pixel localization."""
 
-    method: str = setting(
-        "radial", "sub-pixel method, or network", source="paper §III", choices=METHODS + NETWORKS
+    method: _Method = _setting("radial", "sub-pixel method or network", source="paper §III")
+    n_bubbles: int = _setting(40, "highest peaks kept in each frame", source="PALA", ge=1)
+    min_score: float = _setting(0.0, "a peak must exceed this pixel value", source="ours", ge=0)
+    roi_px: _Odd = _setting(
+        5, "side of the square window around a peak, odd", unit="px", source="PALA", ge=3
     )
-    n_bubbles: int = setting(40, "strongest peaks kept in a frame", source="PALA", low=1)
-    min_score: float = setting(
-        0.0, "peaks must be above this value of the frame", source="ours", low=0
+    max_peaks_in_roi: int = _setting(
+        3, "a window with more local maxima is discarded", source="PALA", ge=1
     )
-    roi_px: int = setting(
-        5, "side of the square window, odd", unit="px", source="PALA", low=3, odd=True
-    )
-    max_peaks_in_roi: int = setting(3, "windows with more maxima are skipped", source="PALA", low=1)
 
 
-@dataclass(frozen=True)
-class Track(Checked):
+@_section
+class Track(_Section):
     """Linking, smoothing and interpolation."""
 
-    max_distance_px: float = setting(
-        2.0, "longest step from frame to frame", unit="px", source="PALA", above=0
+    max_distance_px: float = _setting(
+        2.0, "largest distance between linked bubbles", unit="px", source="PALA", gt=0
     )
-    max_gap: int = setting(
-        0, "missing frames that a track may bridge", unit="frames", source="PALA", low=0
+    max_gap: int = _setting(
+        0, "missing frames that a track may bridge", unit="frames", source="PALA", ge=0
     )
-    min_length: int = setting(
-        15, "tracks need more points than this", unit="frames", source="PALA", low=1
+    min_length: int = _setting(
+        15, "tracks with more points than this are kept", unit="frames", source="PALA", ge=1
     )
-    smooth_points: int = setting(
-        20, "span of the moving average", unit="points", source="PALA", low=1
+    smooth_points: int = _setting(
+        20, "span of the moving average over a track", unit="points", source="PALA", ge=1
     )
 
 
-@dataclass(frozen=True)
-class Render(Checked):
+@_section
+class Render(_Section):
     """Super-resolved maps."""
 
-    upsample: int = setting(10, "map pixels per frame pixel", source="paper §III-A", low=1)
+    upsample: int = _setting(
+        10, "map pixels per frame pixel along each axis", source="paper §III-A", ge=1
+    )
 
 
-@dataclass(frozen=True)
-class Blocks(Checked):
+@_section
+class Blocks(_Section):
     """How long sequences are cut and spread over processes."""
 
-    n_frames: int = setting(
-        800, "frames filtered and tracked together", unit="frames", source="PALA", low=1
+    n_frames: int = _setting(
+        800, "frames that are filtered and tracked together", unit="frames", source="PALA", ge=1
     )
-    n_jobs: int = setting(1, "processes working on blocks at the same time", source="ours", low=1)
+    n_jobs: int = _setting(1, "processes that work on blocks in parallel", source="ours", ge=1)
 
 
-@dataclass(frozen=True)
-class Example(Checked):
+@_section
+class Example(_Section):
     """The generated flow that examples and tests use where no simulator is needed."""
 
-    n_frames: int = setting(2000, "length of the sequence", unit="frames", source="ours", low=1)
-    n_bubbles: int = setting(30, "bubbles alive in a frame", source="ours", low=0)
-    shape_px: tuple[int, int] = setting(
-        (84, 143), "size of a frame (z, x)", unit="px", source="PALA", low=8
-    )
-    noise: float = setting(
-        0.02, "standard deviation of the noise, brightest bubble = 1", source="ours", low=0
+    n_frames: int = _setting(2000, "length of the sequence", unit="frames", source="ours", ge=1)
+    n_bubbles: int = _setting(30, "bubbles alive in a frame", source="ours", ge=0)
+    shape_px: _Size = _setting((84, 143), "size of a frame (z, x)", unit="px", source="PALA")
+    noise: float = _setting(
+        0.02, "standard deviation of the noise, brightest bubble = 1", source="ours", ge=0
     )
 
 
-@dataclass(frozen=True)
-class Cam(Checked):
-    """The paper's simulator: bubbles in the vessels of CAM-like pictures, drawn with extracted PSFs."""
+@_section
+class Cam(_Section):
+    """The paper's simulator: bubbles in vessels of CAM-like pictures, with extracted PSFs."""
 
-    shape_px: tuple[int, int] = setting(
-        (250, 250), "size of a frame (z, x)", unit="px", source="paper §II-E", low=64
+    shape_px: _LargeSize = _setting(
+        (250, 250), "size of a frame (z, x)", unit="px", source="paper §II-E"
     )
-    n_frames: int = setting(
+    n_frames: int = _setting(
         20_000,
         "frames of the training set, and of the test set",
         unit="frames",
         source="paper §II-E",
-        low=1,
+        ge=1,
     )
-    sequence_frames: int = setting(
+    sequence_frames: int = _setting(
         800,
-        "frames simulated in one go, as many as ULM takes for a block",
+        "frames of one simulated sequence, as many as a block of ULM",
         unit="frames",
         source="ours",
-        low=1,
+        ge=1,
     )
-    picture_px: int = setting(
-        512, "side of a picture, of which frames show a part", unit="px", source="ours", low=64
+    picture_px: int = _setting(
+        512, "side of a picture; a frame shows a part of it", unit="px", source="ours", ge=64
     )
-    n_pictures: int = setting(
-        4, "pictures that training sequences take in turn", source="paper §II-E", low=1, high=1000
+    n_pictures: int = _setting(
+        4, "pictures that the training sequences use in turn", source="paper §II-E", ge=1, le=1000
     )
-    n_test_pictures: int = setting(
+    n_test_pictures: int = _setting(
         1,
-        "other pictures for the test set, and others again for validation",
+        "further pictures for the test set, and others for validation",
         source="ours",
-        low=1,
-        high=1000,
+        ge=1,
+        le=1000,
     )
-    max_speed_mm_s: float = setting(
-        5.0, "speed in the middle of the widest vessel", unit="mm/s", source="paper §II-D", above=0
+    max_speed_mm_s: float = _setting(
+        5.0, "speed in the middle of the widest vessel", unit="mm/s", source="paper §II-D", gt=0
     )
-    n_bubbles: tuple[int, int] = setting(
-        (20, 200),
-        "bubbles alive in a frame, drawn for each sequence",
-        source="ours",
-        low=0,
-        ascending=True,
+    n_bubbles: _Counts = _setting(
+        (20, 200), "bubbles alive in a frame, drawn per sequence", source="ours"
     )
-    ratio_db: tuple[float, float] = setting(
+    ratio_db: _Range = _setting(
         (20.0, 30.0),
-        "bubbles over background, drawn likewise",
+        "bubble amplitude over background, drawn per sequence",
         unit="dB",
         source="ours",
-        ascending=True,
     )
-    mean_life: float = setting(
-        400.0, "frames until a bubble is replaced", unit="frames", source="ours", above=0
+    mean_life: float = _setting(
+        400.0, "mean lifetime of a bubble", unit="frames", source="ours", gt=0
     )
-    psf: str = setting(
-        "bmode",
-        "PSFs from B-mode, or from IQ with their phase",
-        source="paper §II-D",
-        choices=("bmode", "iq"),
+    psf: Annotated[str, _one_of("bmode", "iq")] = _setting(
+        "bmode", "PSFs from B-mode, or from IQ with their phase", source="paper §II-D"
     )
-    cross_speed: float = setting(
-        0.0, "motion across the image plane; 0 is none", unit="1/frame", source="paper §II-D", low=0
+    cross_speed: float = _setting(
+        0.0, "motion across the image plane; 0: none", unit="1/frame", source="paper §II-D", ge=0
     )
-    memory: float = setting(
+    memory: float = _setting(
         1.0,
-        "correlation of the background over a frame; 1 is constant",
+        "correlation of the background from frame to frame; 1: constant",
         source="paper §II-D",
-        low=0,
-        high=1,
+        ge=0,
+        le=1,
     )
 
 
-@dataclass(frozen=True)
-class Phantom(Checked):
+@_section
+class Phantom(_Section):
     """The in-silico flow phantom, simulated by PyMUST in the likeness of PALA's."""
 
-    n_sequences: int = setting(20, "sequences", source="PALA", low=1)
-    n_frames: int = setting(1000, "frames of a sequence", unit="frames", source="PALA", low=1)
-    n_bubbles: int = setting(45, "bubbles alive in a frame", source="ours", low=1)
+    n_sequences: int = _setting(20, "number of sequences", source="PALA", ge=1)
+    n_frames: int = _setting(1000, "length of a sequence", unit="frames", source="PALA", ge=1)
+    n_bubbles: int = _setting(45, "bubbles alive in a frame", source="ours", ge=1)
 
 
-@dataclass(frozen=True)
-class Invivo(Checked):
+@_section
+class Invivo(_Section):
     """The in vivo stand-in: bubbles in a brain-like vasculature under moving tissue."""
 
-    n_blocks: int = setting(250, "blocks", source="paper §III-B", low=1)
-    n_frames: int = setting(800, "frames of a block", unit="frames", source="PALA", low=16)
-    shape_px: tuple[int, int] = setting(
-        (78, 118), "size of a frame (z, x)", unit="px", source="PALA", low=64
+    n_blocks: int = _setting(250, "number of blocks", source="paper §III-B", ge=1)
+    n_frames: int = _setting(800, "length of a block", unit="frames", source="PALA", ge=16)
+    shape_px: _LargeSize = _setting((78, 118), "size of a frame (z, x)", unit="px", source="PALA")
+    upsample: int = _setting(
+        5, "pixels of the vessel mask per frame pixel along each axis", source="ours", ge=1
     )
-    upsample: int = setting(
-        5, "pixels of the vessels' mask per frame pixel and side", source="ours", low=1
+    n_bubbles: int = _setting(60, "bubbles alive in a frame", source="ours", ge=0)
+    max_speed_mm_s: float = _setting(
+        30.0, "speed in the middle of the widest vessel", unit="mm/s", source="ours", gt=0
     )
-    n_bubbles: int = setting(60, "bubbles alive in a frame", source="ours", low=0)
-    max_speed_mm_s: float = setting(
-        30.0, "speed in the middle of the widest vessel", unit="mm/s", source="ours", above=0
+    tissue_db: float = _setting(
+        30.0, "tissue amplitude over bubble amplitude", unit="dB", source="ours"
     )
-    tissue_db: float = setting(30.0, "tissue over bubbles", unit="dB", source="ours")
-    noise_db: float = setting(
-        25.0, "bubbles over noise, new in each frame", unit="dB", source="ours"
+    noise_db: float = _setting(
+        25.0, "bubble amplitude over noise, which is new in each frame", unit="dB", source="ours"
     )
-    motion_px: float = setting(
-        0.3, "breathing of the tissue, up and down", unit="px", source="ours", above=0
+    motion_px: float = _setting(
+        0.3, "amplitude of the tissue's axial breathing motion", unit="px", source="ours", gt=0
     )
 
 
-@dataclass(frozen=True)
-class Fitted(Checked):
-    """What each network has in its training, with the paper's values."""
+@_section
+class Fitted(_Section):
+    """What the training of each network has, with the paper's values."""
 
-    epochs: int = setting(200, "epochs", source="paper §II-E", low=1)
-    steps: int = setting(
-        200, "steps of an epoch; here all 20,000 frames once", source="paper §II-E", low=1
+    epochs: int = _setting(200, "number of epochs", source="paper §II-E", ge=1)
+    steps: int = _setting(
+        200, "steps per epoch; here all 20,000 frames once", source="paper §II-E", ge=1
     )
-    batch: int = setting(10, "windows, or single frames, of a step", source="paper §II-E", low=1)
-    accumulate: int = setting(
-        1, "parts in which a batch goes through the network", source="ours", low=1
+    batch: int = _setting(10, "windows or single frames per step", source="paper §II-E", ge=1)
+    accumulate: int = _setting(
+        1, "parts of a batch that pass the network one after another", source="ours", ge=1
     )
-    crop_px: int | None = setting(
+    crop_px: int | None = _setting(
         None,
-        "side of the part cut out of a frame; None takes all of it",
+        "side of the square crop of a frame; None: the whole frame",
         unit="px",
         source="paper §II-E",
-        low=16,
+        ge=16,
     )
-    learning_rate: float = setting(1e-3, "step size of Adam", source="paper §II-E", above=0)
-    warmup: float = setting(
-        0.0, "share of the steps in which the step size grows", source="ours", low=0, high=1
+    learning_rate: float = _setting(1e-3, "learning rate of Adam", source="paper §II-E", gt=0)
+    warmup: float = _setting(
+        0.0, "share of the steps in which the learning rate grows", source="ours", ge=0, le=1
     )
-    decay: str = setting(
-        "none",
-        "how it falls then: not, as a cosine to 0, or times 0.1 halfway",
-        source="ours",
-        choices=DECAYS,
+    decay: _Decay = _setting(
+        "none", "decay of the learning rate: none, cosine to 0, or times 0.1 halfway", source="ours"
     )
-    clip: float = setting(1.0, "largest norm of the gradient", source="ours", above=0)
-    weights: str | None = setting(
+    clip: float = _setting(1.0, "largest norm of the gradient", source="ours", gt=0)
+    weights: str | None = _setting(
         None,
-        "file of weights, or paper or (not for count) phantom: others that are shipped",
+        "file of weights, or the name of shipped ones: paper or (not for count) phantom; "
+        "None: the default ones",
         source="ours",
     )
 
 
-@dataclass(frozen=True)
+@_section
 class Ml3d(Fitted):
     """3DML-ResNet: its size, training and use."""
 
-    features: int = setting(96, "channels of the hidden layers", source="paper §II-A", low=1)
-    blocks: int = setting(10, "residual blocks", source="paper §II-A", low=1)
-    temporal_kernel: int = setting(
-        3, "frames under a convolution, odd", source="paper §II-A", low=1, odd=True
+    features: int = _setting(96, "channels of the hidden layers", source="paper §II-A", ge=1)
+    blocks: int = _setting(10, "residual blocks", source="paper §II-A", ge=1)
+    temporal_kernel: _Odd = _setting(
+        3, "frames that a convolution spans, odd", source="paper §II-A", ge=1
     )
-    output: str = setting("sigmoid", "last layer", source="ours", choices=("sigmoid", "linear"))
-    window: int = setting(
+    output: Annotated[str, _one_of("sigmoid", "linear")] = _setting(
+        "sigmoid", "activation of the last layer", source="ours"
+    )
+    window: int = _setting(
         10,
         "frames of a training window; trained weights bring their own",
         source="paper §II-E",
-        low=1,
+        ge=1,
     )
-    stride: int = setting(
-        1, "frames from one window to the next", unit="frames", source="paper §II-A", low=1
+    stride: int = _setting(
+        1, "frames from one window to the next", unit="frames", source="paper §II-A", ge=1
     )
-    mirrored: bool = setting(
-        False, "look at the frames mirrored left to right as well, and average", source="ours"
+    mirrored: bool = _setting(
+        False,
+        "average the predictions of a frame and of its left-right mirror image",
+        source="ours",
     )
-    sigma_px: float = setting(1.0, "blur of the detection loss", unit="px", source="ours", low=0)
-    masked: bool = setting(True, "offset loss at true bubbles only", source="ours")
-    threshold: float | None = setting(
+    sigma_px: float = _setting(
+        1.0, "standard deviation of the detection loss's blur", unit="px", source="ours", ge=0
+    )
+    masked: bool = _setting(True, "offset loss at true bubbles only", source="ours")
+    threshold: float | None = _setting(
         0.0,
-        "least probability of a bubble; None takes the best on validation data",
+        "smallest probability of a bubble; None: the best on validation data",
         source="paper §II-B",
-        low=0,
-        high=1,
+        ge=0,
+        le=1,
     )
-    min_distance_px: float = setting(
+    min_distance_px: float = _setting(
         0.7,
-        "neighbouring pixels that tell places nearer than this mean the same bubble",
+        "merge candidates of neighbouring pixels whose predicted positions are closer than this",
         unit="px",
         source="ours",
-        low=0,
+        ge=0,
     )
 
 
-@dataclass(frozen=True)
+@_section
 class Count(Fitted):
     """The network that counts bubbles: its size, training and use."""
 
-    features: int = setting(16, "channels of the first layer", source="ours", low=1)
-    n_max: int | None = setting(
-        100, "largest number told of a tile; None is a regression", source="ours", low=1
+    features: int = _setting(16, "channels of the first layer", source="ours", ge=1)
+    n_max: int | None = _setting(
+        100,
+        "largest count that the network can predict for a tile; "
+        "None: regression instead of classes",
+        source="ours",
+        ge=1,
     )
-    tile_px: int = setting(
+    tile_px: int = _setting(
         64,
-        "largest side of a counted tile; weights bring their own",
+        "largest side of a counted tile; trained weights bring their own",
         unit="px",
         source="ours",
-        low=16,
+        ge=16,
     )
-    margin: float = setting(
+    margin: float = _setting(
         1.0,
-        "times as many bubbles as were told may be found where they are probable enough",
+        "at most this multiple of the predicted count is kept, if above the threshold",
         source="ours",
-        low=1,
+        ge=1,
     )
 
 
-@dataclass(frozen=True)
+@_section
 class Mspcn(Fitted):
     """mSPCN, to which the paper compares: its size, training and use."""
 
-    epochs: int = setting(60, "epochs", source="mSPCN", low=1)
-    batch: int = setting(4, "single frames of a step", source="mSPCN", low=1)
-    decay: str = setting("halfway", "how the step size falls", source="mSPCN", choices=DECAYS)
-    upsample: int = setting(4, "fine pixels per pixel and side", source="mSPCN", low=1)
-    sparsity: float = setting(1.0, "weight of the sparsity loss", source="mSPCN", low=0)
-    threshold: float | None = setting(
-        None,
-        "smallest peak that is a bubble; None takes the best on validation data",
-        source="ours",
-        above=0,
+    epochs: int = _setting(60, "number of epochs", source="mSPCN", ge=1)
+    batch: int = _setting(4, "single frames per step", source="mSPCN", ge=1)
+    decay: _Decay = _setting(
+        "halfway",
+        "decay of the learning rate: none, cosine to 0, or times 0.1 halfway",
+        source="mSPCN",
     )
-    centre_side: int = setting(
+    upsample: int = _setting(4, "fine pixels per frame pixel along each axis", source="mSPCN", ge=1)
+    sparsity: float = _setting(1.0, "weight of the sparsity loss", source="mSPCN", ge=0)
+    threshold: float | None = _setting(
+        None,
+        "smallest peak that counts as a bubble; None: the best on validation data",
+        source="ours",
+        gt=0,
+    )
+    centre_side: _Odd = _setting(
         1,
-        "side of the square whose centre of mass is the bubble; 1 is the peak itself",
+        "side of the square whose centre of mass is the bubble, odd; 1: the peak itself",
         unit="fine px",
         source="ours",
-        low=1,
-        odd=True,
+        ge=1,
     )
 
 
-@dataclass(frozen=True)
-class Train(Checked):
+@_section
+class Train(_Section):
     """What the trainings of all networks share. The paper's simulator is in section ``cam``."""
 
-    psf: str = setting(
-        "bmode",
-        "PSFs from B-mode, IQ, or a sequence from either",
-        source="paper §II-D",
-        choices=("bmode", "iq", "both"),
+    psf: Annotated[str, _one_of("bmode", "iq", "both")] = _setting(
+        "bmode", "PSFs from B-mode, from IQ, or from either, per sequence", source="paper §II-D"
     )
-    stretch: tuple[float, float] = setting(
-        (1.0, 1.0),
-        "factor that widens the PSFs, drawn for each sequence",
-        source="ours",
-        above=0,
-        ascending=True,
+    stretch: _PositiveRange = _setting(
+        (1.0, 1.0), "factor on the width of the PSFs, drawn per sequence", source="ours"
     )
-    gain: tuple[float, float] = setting(
-        (1.0, 1.0),
-        "factor on each normalized window, drawn",
-        source="ours",
-        above=0,
-        ascending=True,
+    gain: _PositiveRange = _setting(
+        (1.0, 1.0), "factor on a normalized window, drawn per window", source="ours"
     )
-    still: float = setting(
+    still: float = _setting(
         1.0,
-        "share of sequences with a constant background; in others it changes",
+        "share of sequences with a constant background; in the others it changes",
         source="paper §II-D",
-        low=0,
-        high=1,
+        ge=0,
+        le=1,
     )
-    speed: tuple[float, float] = setting(
-        (1.0, 1.0),
-        "factor on the speed of the flow, drawn for each sequence",
-        source="ours",
-        above=0,
-        ascending=True,
+    speed: _PositiveRange = _setting(
+        (1.0, 1.0), "factor on the speed of the flow, drawn per sequence", source="ours"
     )
-    quieter_db: tuple[float, float] = setting(
-        (0.0, 0.0),
-        "by how much the background is weakened, drawn likewise",
-        unit="dB",
-        source="ours",
-        ascending=True,
+    quieter_db: _Range = _setting(
+        (0.0, 0.0), "background attenuation, drawn per sequence", unit="dB", source="ours"
     )
-    quieter_share: float = setting(
-        1.0, "share of sequences with a weakened background", source="ours", above=0, high=1
+    quieter_share: float = _setting(
+        1.0, "share of sequences with an attenuated background", source="ours", gt=0, le=1
     )
-    crops: int = setting(1, "parts cut out of each simulated sequence", source="ours", low=1)
-    precision: str = setting(
+    crops: int = _setting(1, "crops from each simulated sequence", source="ours", ge=1)
+    precision: _Precision = _setting(
         "auto",
-        "of the network; auto is bfloat16 where the processor has it",
+        "number type of the network; auto: bfloat16 where the processor has it",
         source="ours",
-        choices=PRECISIONS,
     )
-    validation_frames: int = setting(
-        200, "frames scored after each epoch", unit="frames", source="ours", low=1
+    validation_frames: int = _setting(
+        200, "frames scored after each epoch", unit="frames", source="ours", ge=1
     )
 
 
-@dataclass(frozen=True)
-class Compute(Checked):
+@_section
+class Compute(_Section):
     """Where and how networks run."""
 
-    device: str = setting("auto", "processor; auto is CUDA where there is one", source="ours")
-    precision: str = setting(
-        "float32", "of a trained network in use", source="ours", choices=PRECISIONS
+    device: str = _setting("auto", "processor; auto: CUDA where there is one", source="ours")
+    precision: _Precision = _setting(
+        "float32", "number type of a trained network in use", source="ours"
     )
-    compile: bool = setting(
-        False, "let torch compile networks, in training and in use", source="ours"
+    compile: bool = _setting(
+        False, "compile networks with torch, in training and in use", source="ours"
     )
-    batch: int = setting(
-        4, "windows or frames that go through a network together", source="ours", low=1
-    )
-    tile_px: int | None = setting(
+    batch: int = _setting(4, "windows or frames that pass a network together", source="ours", ge=1)
+    tile_px: int | None = _setting(
         None,
-        "side of the parts in which large frames are looked at; None takes all",
+        "side of the tiles into which large frames are cut; None: no tiles",
         unit="px",
         source="ours",
-        low=32,
+        ge=32,
     )
-    workers: int = setting(1, "processes that simulate ahead of a training", source="ours", low=0)
+    workers: int = _setting(1, "processes that simulate ahead of a training", source="ours", ge=0)
 
 
-@dataclass(frozen=True)
-class Config(Checked):
+@_section
+class Config(_Section):
     """All settings of one run; make it with `load_config`."""
 
-    acquisition: Scale = field(default_factory=Scale)
-    filter: Filter = field(default_factory=Filter)
-    locate: Locate = field(default_factory=Locate)
-    track: Track = field(default_factory=Track)
-    render: Render = field(default_factory=Render)
-    blocks: Blocks = field(default_factory=Blocks)
-    example: Example = field(default_factory=Example)
-    cam: Cam = field(default_factory=Cam)
-    phantom: Phantom = field(default_factory=Phantom)
-    invivo: Invivo = field(default_factory=Invivo)
-    ml3d: Ml3d = field(default_factory=Ml3d)
-    count: Count = field(default_factory=Count)
-    mspcn: Mspcn = field(default_factory=Mspcn)
-    train: Train = field(default_factory=Train)
-    compute: Compute = field(default_factory=Compute)
-    seed: int = setting(2024, "root of every random number", source="ours", low=0)
-    pala: bool = setting(
+    acquisition: Scale = Scale()
+    filter: Filter = Filter()
+    locate: Locate = Locate()
+    track: Track = Track()
+    render: Render = Render()
+    blocks: Blocks = Blocks()
+    example: Example = Example()
+    cam: Cam = Cam()
+    phantom: Phantom = Phantom()
+    invivo: Invivo = Invivo()
+    ml3d: Ml3d = Ml3d()
+    count: Count = Count()
+    mspcn: Mspcn = Mspcn()
+    train: Train = Train()
+    compute: Compute = Compute()
+    seed: int = _setting(2024, "root of every random number", source="ours", ge=0)
+    pala: bool = _setting(
         False,
         "repeat PALA's own rules, defects included, instead of the corrected ones",
         source="ours",
     )
 
     def digest(self) -> str:
-        """Ten hexadecimal digits that change with any value, to name output folders.
+        """Return ten hexadecimal digits that change with any value, to name output folders.
 
         Examples
         --------
@@ -649,7 +681,7 @@ PROFILES: dict[str, dict[str, Any]] = {
 def load_config(
     profile: str = "quick", overrides: Mapping[str, Any] | None = None, **guessed: Any
 ) -> Config:
-    """Configuration of a profile with dotted overrides.
+    """Make the configuration of a profile, with dotted overrides.
 
     Parameters
     ----------
@@ -660,8 +692,10 @@ def load_config(
 
     Raises
     ------
+    TypeError
+        Overrides that are no mapping, or settings as keywords.
     ValueError
-        Unknown profile or key (with the nearest one), or a value outside its limits.
+        Unknown profile or setting (with the nearest ones), or a value outside its limits.
 
     Examples
     --------
@@ -681,12 +715,18 @@ def load_config(
     keys = [key for key, *_ in _flatten(cfg)]
     if guessed:
         name, value = next(iter(guessed.items()))
+        near = next(iter(_near_keys(name, keys)), keys[0])
         raise TypeError(
-            f"settings are given as a mapping: load_config({profile!r}, {{{_near_key(name, keys)!r}: {value!r}}})"
+            f"settings are given as a mapping: load_config({profile!r}, {{{near!r}: {value!r}}})"
         )
     for key, value in {**PROFILES[profile], **(overrides or {})}.items():
         if key not in keys:
-            raise ValueError(f"unknown setting {key!r}: {_near_text(key, keys)}")
+            near = " or ".join(map(repr, _near_keys(key, keys)))
+            hint = f"did you mean {near}? " if near else ""
+            raise ValueError(
+                f"unknown setting {key!r}: {hint}"
+                f"config_table() and `ulmpaper config` list all {len(keys)}"
+            )
         section, _, name = key.rpartition(".")
         try:
             if section:
@@ -703,7 +743,12 @@ Settings = Config | Mapping[str, Any] | str | None
 
 
 def as_config(settings: Settings) -> Config:
-    """Configuration from what a call was given: a `Config`, overrides of ``quick``, a profile's name, or None.
+    """Return the configuration that a call was given in one of four forms.
+
+    Parameters
+    ----------
+    settings : Config, mapping, str or None
+        A configuration, overrides of ``quick``, the name of a profile, or None for ``quick``.
 
     Raises
     ------
@@ -724,60 +769,42 @@ def as_config(settings: Settings) -> Config:
     if isinstance(settings, str):
         return load_config(settings)
     raise TypeError(
-        f"settings are a Config, a mapping such as {{'track.max_gap': 1}}, or a profile, not {settings!r}"
+        "settings are a Config, a mapping such as {'track.max_gap': 1}, or a profile, "
+        f"not {settings!r}"
     )
 
 
 def config_table(cfg: Config) -> pd.DataFrame:
-    """Every setting with its value, unit, source and meaning, one row each.
+    """List every setting with its value, unit, source and meaning, one row each.
 
     Examples
     --------
     >>> config_table(load_config()).columns.tolist()
     ['setting', 'value', 'unit', 'source', 'meaning']
     """
-    rows = [
-        (
-            key,
-            "none" if value is None else str(value),
-            meta["unit"],
-            meta["source"],
-            meta["meaning"],
-        )
-        for key, value, meta in _flatten(cfg)
-    ]
+    rows = []
+    for key, value, field in _flatten(cfg):
+        text = "none" if value is None else str(value)
+        extra: Any = field.json_schema_extra
+        rows.append((key, text, extra["unit"], extra["source"], field.description))
     return pd.DataFrame(rows, columns=["setting", "value", "unit", "source", "meaning"])
 
 
 def _near_keys(key: str, keys: list[str]) -> list[str]:
-    """The settings most like `key`, by their last part first: ``px_mm`` is ``acquisition.px_mm``."""
+    """The settings most like `key`; ``px_mm`` alone is ``acquisition.px_mm``."""
     last = key.rpartition(".")[2]
     same = [k for k in keys if k.rpartition(".")[2] == last]
-    close = difflib.get_close_matches(key, keys, n=3)
+    close = difflib.get_close_matches(key, keys, n=1)
     ends = difflib.get_close_matches(last, [k.rpartition(".")[2] for k in keys], n=2, cutoff=0.75)
     alike = [k for k in keys if k.rpartition(".")[2] in ends]
     return list(dict.fromkeys([*same, *close, *alike]))[:5]
 
 
-def _near_key(key: str, keys: list[str]) -> str:
-    return next(iter(_near_keys(key, keys)), keys[0])
-
-
-def _near_text(key: str, keys: list[str]) -> str:
-    near = _near_keys(key, keys)
-    asked = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"{asked}config_table() and `ulmpaper config` list all {len(keys)}"
-
-
-def _flatten(cfg: Config) -> list[tuple[str, Any, Mapping[str, Any]]]:
-    rows: list[tuple[str, Any, Mapping[str, Any]]] = []
-    for f in dataclasses.fields(cfg):
-        value = getattr(cfg, f.name)
-        if f.metadata:
-            rows.append((f.name, value, f.metadata))
+def _flatten(section: _Section, prefix: str = "") -> Iterator[tuple[str, Any, FieldInfo]]:
+    """Dotted key, value and field of every setting."""
+    for name, field in section.__pydantic_fields__.items():
+        value = getattr(section, name)
+        if isinstance(value, _Section):
+            yield from _flatten(value, f"{name}.")
         else:
-            rows += [
-                (f"{f.name}.{g.name}", getattr(value, g.name), g.metadata)
-                for g in dataclasses.fields(value)
-            ]
-    return rows
+            yield prefix + name, value, field
