@@ -19,7 +19,7 @@ setup: .venv/.ready ## make .venv and install the package with everything it nee
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d: make setup PYTHON=python3.12" % v[:2])'
 	@echo "Setting up .venv (a few minutes the first time)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,cluster,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,book,cluster,dev]'
 	@touch $@
 
 book: setup ## execute the notebooks (PROFILE=smoke|quick|paper) and build the book: build/out/_build/html/index.html
@@ -99,7 +99,7 @@ tune-%:
 lock: ## after changing dependencies: write the installed versions to constraints.txt and environment.yml
 	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
 	@{ printf 'name: ulmpaper\nchannels: [conda-forge]\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \
-	   sed 's/^/      - /' constraints.txt; echo '      - -e .[book,cluster,dev]'; } > environment.yml
+	   sed 's/^/      - /' constraints.txt; echo '      - -e .[all,book,cluster,dev]'; } > environment.yml
 
 clean: ## remove what was built (not .venv, not data)
 	rm -rf build outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis
