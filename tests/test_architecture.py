@@ -3,146 +3,148 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "ulmpaper"
-ROOT = PACKAGE.parent
 
-# A module imports only from layers below its own, never sideways.
-LAYERS = [
-    {"records"},
-    {
-        "array",
-        "bank",
-        "checked",
-        "clutter",
-        "diskfile",
-        "example",
-        "filters",
-        "flow",
-        "model",
-        "parallel",
-        "registry",
-        "subpixel",
-        "tubes",
-    },
-    {
-        "crb",
-        "decode",
-        "kernels",
-        "localize",
-        "loss",
-        "metrics",
-        "psf",
-        "quality",
-        "render",
-        "segment",
-        "settings",
-        "storage",
-        "synthesis",
-        "targets",
-        "track",
-        "vessels",
-        "weights",
-    },
-    {
-        "config",
-        "datasets",
-        "domain",
-        "phantom",
-        "predict",
-        "processes",
-        "runs",
-        "scoring",
-        "simulate",
-    },
-    {"chain", "coverage", "infer"},
-    {"costs", "figures", "pipeline", "player", "scenes", "ways"},
-    {
-        "evaluate",
-        "export",
-        "figure1",
-        "figure2",
-        "figure3",
-        "figure5",
-        "generate",
-        "insilico",
-        "results",
-        "windows",
-    },
-    {"judge", "recipes"},
-    {"tables", "train"},
-    {"cli"},
-    {"__main__"},
-]
-MAY_IMPORT_TORCH = {
-    "costs",
-    "decode",
-    "infer",
-    "kernels",
-    "loss",
-    "model",
-    "predict",
-    "processes",
-    "recipes",
-    "runs",
-    "simulate",
-    "synthesis",
-    "targets",
-    "train",
-    "weights",
-    "windows",
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "ulmpaper"
+
+# Room or door: the rooms and doors that it may import.
+MAY_IMPORT = {
+    "core": set(),
+    "io": {"core"},
+    "config": {"core"},
+    "metrics": {"core"},
+    "simulator": {"core", "io", "config"},
+    "networks": {"core", "io", "config", "metrics", "simulator"},
+    "plots": {"core"},
+    "pipeline": {"core", "io", "config", "networks", "plots"},
+    "paper": {"core", "io", "config", "metrics", "simulator", "networks", "plots", "pipeline"},
+    "cli": {"core", "io", "config", "networks", "simulator", "plots", "pipeline"},
+    "__main__": {"cli"},
 }
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+MAY_IMPORT_TORCH = {"simulator.imaging", "simulator.simulate", "paper.costs"}  # and all networks
+FILES = sorted(
+    path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".")
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__init__"
+)
+ROOMS = [name for name in MAY_IMPORT if (PACKAGE / name).is_dir()]
 
 
-def imports(module: str) -> tuple[set[str], set[str]]:
-    """Modules of the package and packages from outside that `module` imports at its top level or anywhere."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+def room_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def tree_of(name: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
+
+
+def imports(name: str) -> tuple[set[str], set[str]]:
+    """Files of the package, and packages from outside, that a file imports anywhere.
+
+    What is imported for type checkers alone does not count.
+    """
     inside, outside = set(), set()
-    for node in ast.walk(tree):
+    todo: list[ast.AST] = [tree_of(name)]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
         if isinstance(node, ast.ImportFrom) and node.module:
             head, _, rest = node.module.partition(".")
-            if head == "ulmpaper":
-                inside |= {rest} if rest else {alias.name for alias in node.names}
-            else:
+            if head != "ulmpaper":
                 outside.add(head)
+            elif rest in FILES:
+                inside.add(rest)
+            else:  # files of a room, or of the package
+                names = {alias.name for alias in node.names}
+                inside |= {f"{rest}.{n}".strip(".") for n in names} & set(FILES)
         elif isinstance(node, ast.Import):
-            for alias in node.names:
-                head, _, rest = alias.name.partition(".")
-                (inside if head == "ulmpaper" else outside).add(
-                    rest if head == "ulmpaper" else head
-                )
-    return inside - {"", "__version__"}, outside
+            outside |= {alias.name.partition(".")[0] for alias in node.names}
+        todo += ast.iter_child_nodes(node)
+    return inside, outside
 
 
-def layer_of(module: str) -> int:
-    found = [number for number, names in enumerate(LAYERS) if module in names]
-    assert len(found) == 1, f"{module} must stand in one layer of LAYERS"
-    return found[0]
+IMPORTS = {name: imports(name) for name in FILES}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_only_from_lower_layers(module: str) -> None:
-    inside, outside = imports(module)
-    too_high = {name for name in inside if layer_of(name) >= layer_of(module)}
-    assert not too_high, f"{module} imports {too_high} from its own layer or above"
-    if module not in MAY_IMPORT_TORCH | {"cli"}:
-        assert "torch" not in outside, f"{module} must not import torch"
+def test_the_top_of_the_package_is_seen_at_one_glance() -> None:
+    entries = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 12
+    assert {room_of(name) for name in FILES} == set(MAY_IMPORT)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_modules_stay_short(module: str) -> None:
-    lines = (PACKAGE / f"{module}.py").read_text(encoding="utf-8").count("\n")
-    assert lines <= 300, f"{module}.py has {lines} lines: does it hold two things?"
+@pytest.mark.parametrize("name", FILES)
+def test_a_room_imports_only_rooms_named_in_its_row(name: str) -> None:
+    inside, outside = IMPORTS[name]
+    room = room_of(name)
+    too_much = {other for other in inside if room_of(other) not in MAY_IMPORT[room] | {room}}
+    assert not too_much, f"{name} must not import {too_much}"
+    if room != "networks" and name not in MAY_IMPORT_TORCH:
+        assert "torch" not in outside, f"{name} must not import torch"
 
 
-def test_no_module_for_everything() -> None:
-    assert not {"utils", "common", "helpers", "misc"} & set(MODULES)
+def test_no_circle() -> None:
+    """Neither between rooms nor between the files of one."""
+    left = {name: inside for name, (inside, _) in IMPORTS.items()}
+    while free := [name for name, inside in left.items() if not inside & set(left)]:
+        for name in free:
+            del left[name]
+    assert not left, f"these files import each other: {left}"
+    arrows = {(room_of(a), room_of(b)) for a, (inside, _) in IMPORTS.items() for b in inside}
+    assert len([1 for a, b in arrows if a != b]) <= 36
+
+
+def test_no_file_for_everything() -> None:
+    assert not {"utils", "common", "helpers", "misc"} & {name.rpartition(".")[2] for name in FILES}
+
+
+@pytest.mark.parametrize("room", ["", *ROOMS])
+def test_a_room_keeps_what_it_promises(room: str) -> None:
+    door = importlib.import_module(f"ulmpaper.{room}".rstrip("."))
+    assert door.__doc__
+    assert "::" in door.__doc__, "a room opens with its equation or chain"
+    for name in door.__all__:
+        assert getattr(door, name).__doc__, f"{name} needs a docstring"
+    assert set(door.__all__) <= set(dir(door))
+    # A function that bears the name of its file would be hidden by it.
+    files = {name.partition(".")[2] for name in FILES if room_of(name) == room}
+    assert not files & set(door.__all__)
+    with pytest.raises(AttributeError, match="has no 'nonsense'"):
+        door.nonsense  # noqa: B018
+
+
+def public_names() -> dict[str, str]:
+    """Names that files of rooms define without an underscore, each with its file."""
+    names = {}
+    for file in FILES:
+        for node in tree_of(file).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [node]
+            for target in targets:
+                name = getattr(target, "name", None) or getattr(target, "id", "_")
+                if not name.startswith("_"):
+                    names[f"{file}.{name}"] = file
+    return names
+
+
+def test_every_public_name_has_a_user_outside_its_file() -> None:
+    places = ("ulmpaper/**/*.py", "notebooks/*.md", "benchmarks/*.py", "data/*.py", "book/*.md")
+    texts = {path: path.read_text(encoding="utf-8") for p in places for path in ROOT.glob(p)}
+    words = {path: set(re.findall(r"\w+", text)) for path, text in texts.items()}
+    unused = []
+    for full, file in public_names().items():
+        own = PACKAGE / f"{file.replace('.', '/')}.py"
+        name = full.rpartition(".")[2]
+        if room_of(file) not in {"cli", "__main__"}:
+            unused += [full] if not any(name in w for p, w in words.items() if p != own) else []
+    assert not unused, "make these private, or show them"
 
 
 def test_import_is_light() -> None:
@@ -159,14 +161,6 @@ def test_chain_needs_neither_torch_nor_matplotlib() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
-
-
-def test_every_module_is_reachable_from_the_package() -> None:
-    import ulmpaper
-
-    assert set(ulmpaper.__all__) == set(MODULES) - {"cli", "__main__"}
-    with pytest.raises(AttributeError, match="has no attribute 'localise'"):
-        ulmpaper.localise  # noqa: B018
 
 
 def test_environment_and_constraints_hold_the_same_versions() -> None:
@@ -194,5 +188,8 @@ def test_every_dependency_is_pinned() -> None:
         line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()
     }
     assert not [
-        name for name in asked if re.split(r"[<>=~]", name)[0].strip().lower() not in pinned
+        name
+        for name in asked
+        if re.split(r"[<>=~]", name)[0].strip().lower() not in pinned
+        and not name.startswith("ulmpaper[")  # the extra "all", made of other extras
     ]

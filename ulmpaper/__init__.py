@@ -6,21 +6,22 @@ The chain::
 
 Twelve calls, `import ulmpaper` first:
 
-1.  read            ``frames = ulmpaper.read_frames("frames.mat")``; ``open_frames`` streams
-2.  the whole chain ``result = ulmpaper.ulm(frames, {"locate.n_bubbles": 60}, method="parabola")``
-3.  settings        ``cfg = ulmpaper.load_config("quick", {"track.max_gap": 1})``
-4.  find bubbles    ``bubbles = ulmpaper.locate(frames, "radial", n_bubbles=40)``; also ``"ml3d"``, ``"mspcn"``
-5.  link            ``tracks = ulmpaper.drop_short(ulmpaper.link(bubbles), 15)``
-6.  maps            ``maps = ulmpaper.render_maps(tracks, (84, 143), px_mm=0.1, frame_rate_hz=1000)``; ``maps.density``
-7.  score bubbles   ``ulmpaper.score_bubbles(found, truth)``; ``match_bubbles`` gives the pairs
-8.  score maps      ``ulmpaper.score_maps(estimate, truth, upsample=10)``
-9.  simulate        ``block = ulmpaper.simulate("cam", split="test", number=0)``; also phantom, invivo, testcard
-10. train           ``ulmpaper.train("ml3d", "run", cfg)``
-11. a network       ``net = ulmpaper.load_network("ml3d")``; ``net.about``
-12. compare         ``c = ulmpaper.paper.compare(blocks, methods, cfg)``; ``c.bubble_scores(rng=rng)``
+1.  read            ``frames = ulmpaper.read_frames("frames.mat")``; ``open_frames`` streams 2.  the
+whole chain ``result = ulmpaper.ulm(frames, {"locate.n_bubbles": 60}, method="parabola")`` 3.
+settings        ``cfg = ulmpaper.load_config("quick", {"track.max_gap": 1})`` 4.  find bubbles
+``bubbles = ulmpaper.locate(frames, "radial", n_bubbles=40)``; also ``"ml3d"``, ``"mspcn"`` 5.  link
+``tracks = ulmpaper.drop_short(ulmpaper.link(bubbles), 15)`` 6.  maps
+``maps = ulmpaper.render_maps(tracks, (84, 143), px_mm=0.1, frame_rate_hz=1000)``; ``maps.density``
+7.  score bubbles   ``ulmpaper.score_bubbles(found, truth)``; ``match_bubbles`` gives the pairs 8.
+score maps      ``ulmpaper.score_maps(estimate, truth, upsample=10)`` 9.  simulate
+``block = ulmpaper.simulate("cam", split="test", number=0)``; also phantom, invivo, testcard 10.
+train           ``ulmpaper.train("ml3d", "run", cfg)`` 11. a network
+``net = ulmpaper.load_network("ml3d")``; ``net.about`` 12. compare
+``c = ulmpaper.paper.compare(blocks, methods, cfg)``; ``c.bubble_scores(rng=rng)``
 
-Results: ``result.bubbles``, ``result.tracks``, ``result.maps["density"]``, ``result.save("out")``; pictures:
-``plot_frame``, ``plot_tracks``, ``plot_map``. The rooms behind the door: ``core io simulator networks metrics paper``.
+Results: ``result.bubbles``, ``result.tracks``, ``result.maps["density"]``, ``result.save("out")``;
+pictures: ``plot_frame``, ``plot_tracks``, ``plot_map``. The rooms behind the door:
+``core io simulator networks metrics paper``.
 
 >>> import ulmpaper
 >>> block = ulmpaper.simulate("testcard", n_frames=60)

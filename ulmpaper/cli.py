@@ -64,8 +64,8 @@ def ulm(
 ) -> None:
     """Find, track and map the bubbles of FILES, one after another, as one recording.
 
-    No track goes on from one file to the next. OUT then holds bubbles and tracks (tables.h5, .csv), the maps (maps.npz,
-    .png) and the settings (run.json).
+    No track goes on from one file to the next. OUT then holds bubbles and tracks (tables.h5, .csv),
+    the maps (maps.npz, .png) and the settings (run.json).
     """
     from tqdm import tqdm
 
@@ -97,8 +97,8 @@ def ulm(
     for source in sources:
         if min(size, source.n_frames) < least:
             raise ValueError(
-                f"{source.path.name} comes in blocks of {min(size, source.n_frames)} frames, filters or network need "
-                f"{least}: give more frames, or set blocks.n_frames to {least} or more"
+                f"{source.path.name} comes in blocks of {min(size, source.n_frames)} frames, "
+                f"filters or network need {least}: give more frames, or set blocks.n_frames to {least} or more"
             )
     blocks = (
         dataclasses.replace(block, px_mm=px_mm, frame_rate_hz=frame_rate_hz)
@@ -124,7 +124,8 @@ def ulm(
         numbers = {"ml3d": "ml3d.threshold, count.margin", "mspcn": "mspcn.threshold"}
         number = numbers.get(cfg.locate.method, "locate.n_bubbles")
         _say(
-            f"no track was long enough: see {number}, track.max_distance_px and track.min_length (--set)"
+            f"no track was long enough: see {number}, track.max_distance_px "
+            "and track.min_length (--set)"
         )
 
 
@@ -155,8 +156,8 @@ def simulate(
 ) -> None:
     """Simulate frames with their true bubbles, to train and to test on.
 
-    cam: the paper's simulator. phantom: tubes imaged by other physics, in PALA's files. invivo: a brain under moving
-    tissue. A run that was interrupted goes on where it stopped.
+    cam: the paper's simulator. phantom: tubes imaged by other physics, in PALA's files. invivo: a
+    brain under moving tissue. A run that was interrupted goes on where it stopped.
     """
     from ulmpaper.config import load_config
     from ulmpaper.simulator.datasets import simulate_dataset
@@ -192,8 +193,8 @@ def train(
 ) -> None:
     """Train a network, or go on with the run in OUT.
 
-    OUT then holds the best network (best.safetensors), what is needed to go on (last.safetensors) and the scores of
-    each epoch (metrics.csv). Ctrl-C saves and stops.
+    OUT then holds the best network (best.safetensors), what is needed to go on (last.safetensors)
+    and the scores of each epoch (metrics.csv). Ctrl-C saves and stops.
     """
     from ulmpaper.config import load_config
     from ulmpaper.networks.train import train as train_network
@@ -235,13 +236,14 @@ def info(
     from ulmpaper.io.readers import open_frames
 
     source = open_frames(file, variable)
+    n_z, n_x = source.shape_px
     pitch = "unknown" if source.px_mm is None else f"{source.px_mm:g} mm"
     rate = "unknown" if source.frame_rate_hz is None else f"{source.frame_rate_hz:g} Hz"
     rows = {
         "file": str(source.path),
         "what": source.source,
         "variable": source.variable,
-        "frames": f"{source.n_frames} of {source.shape_px[0]} x {source.shape_px[1]} px (z, x), {source.dtype}",
+        "frames": f"{source.n_frames} of {n_z} x {n_x} px (z, x), {source.dtype}",
         "pixel pitch": pitch,
         "frame rate": rate,
         "truth": "yes" if source.has_truth else "no",
@@ -269,7 +271,8 @@ def fetch(
 ) -> None:
     """Fetch real data by name, checked and kept for the next time.
 
-    ULMPAPER_DATA_DIR changes the folder; a folder in ULMPAPER_DATA_MIRROR is looked in before the network.
+    ULMPAPER_DATA_DIR changes the folder; a folder in ULMPAPER_DATA_MIRROR is looked in before the
+    network.
     """
     from ulmpaper.core.records import check_choice
     from ulmpaper.io.fetch import REGISTRY, registry_table
@@ -281,7 +284,9 @@ def fetch(
                 str(row.fetched), f"{row.fetched} fetched"
             )
             typer.echo(
-                f"{row.name:14} {row.what}\n{'':14} {row.size}; licence: {row.licence}; {here}\n{'':14} {row.address}"
+                f"{row.name:14} {row.what}\n"
+                f"{'':14} {row.size}; licence: {row.licence}; {here}\n"
+                f"{'':14} {row.address}"
             )
         return
     wanted = [name for name, entry in REGISTRY.items() if entry.small] if small else names
@@ -333,7 +338,7 @@ def main() -> None:
 
 
 def _with_scale(cfg: Config, sources: list[FrameFile], settings: Mapping[str, object]) -> Config:
-    """Settings with the pitch and the frame rate of the files: what the user says counts before what they say."""
+    """Settings with pitch and frame rate: the user's where given, else those of the files."""
     sizes = {source.shape_px: source.path.name for source in sources}
     if len(sizes) > 1:
         raise ValueError(f"the files differ in the size of their frames, {sizes}: run them apart")
@@ -344,7 +349,8 @@ def _with_scale(cfg: Config, sources: list[FrameFile], settings: Mapping[str, ob
         stated = {getattr(source, name): source.path.name for source in sources}
         if key not in settings and len(stated) > 1:
             raise ValueError(
-                f"the files differ in their {what}, {stated}: run them apart, or set one (--set {key}=...)"
+                f"the files differ in their {what}, {stated}: "
+                f"run them apart, or set one (--set {key}=...)"
             )
         in_files, example = next(iter(stated.items()))
         if key not in settings and in_files is None:

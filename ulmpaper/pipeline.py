@@ -1,7 +1,7 @@
 """Frames in; bubbles, tracks and maps out; many blocks in parallel.
 
-Filter, detect and localize, link, drop short tracks, interpolate, render. Settings come from a `Config`, frames from an
-array, a `Block` or a file.
+Filter, detect and localize, link, drop short tracks, interpolate, render. Settings come from a
+`Config`, frames from an array, a `Block` or a file.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class UlmResult:
     bubbles : DataFrame
         All localized bubbles: ``frame, z, x, score``.
     tracks : DataFrame
-        Bubbles in tracks that are long enough: ``frame, z, x, score, track, vz, vx`` (velocities in mm/s). Positions
-        are those of the bubbles, velocities those of the smoothed track.
+        Bubbles in tracks that are long enough: ``frame, z, x, score, track, vz, vx`` (velocities in
+        mm/s). Positions are those of the bubbles, velocities those of the smoothed track.
     maps : dict of str to ndarray
-        ``density`` (tracks per map pixel), ``velocity``, ``mean_velocity``, ``direction`` [mm/s] and, at the
-        resolution of the frames, ``power_doppler``.
+        ``density`` (tracks per map pixel), ``velocity``, ``mean_velocity``, ``direction`` [mm/s]
+        and, at the resolution of the frames, ``power_doppler``.
     config : Config
         Settings of the run, with the pixel pitch and the frame rate that were used.
     n_frames : int
@@ -136,9 +136,9 @@ def ulm(
     Parameters
     ----------
     frames : array_like (T, Z, X), Block, path or FrameFile
-        B-mode amplitude or IQ. An array or a `Block` is one block; a file is read in blocks of ``blocks.n_frames``. A
-        block or file brings its own pixel pitch and frame rate where it knows them; else those of ``cfg.acquisition``
-        hold.
+        B-mode amplitude or IQ. An array or a `Block` is one block; a file is read in blocks of
+        ``blocks.n_frames``. A block or file brings its own pixel pitch and frame rate where it
+        knows them; else those of ``cfg.acquisition`` hold.
     cfg : Config, mapping or str, optional
         Settings: a `Config`, dotted overrides of the profile ``quick``, or the name of a profile.
     method : str or callable, optional
@@ -152,8 +152,8 @@ def ulm(
     Raises
     ------
     TypeError, ValueError, OSError
-        What the steps raise: see `ulmpaper.core.check_frames`, `ulmpaper.core.svd_filter`, `locate`,
-        `ulmpaper.io.open_frames`.
+        What the steps raise: see `ulmpaper.core.check_frames`, `ulmpaper.core.svd_filter`,
+        `locate`, `ulmpaper.io.open_frames`.
 
     Warns
     -----
@@ -163,7 +163,8 @@ def ulm(
     Examples
     --------
     >>> from ulmpaper.core.testcard import simulate_testcard
-    >>> block = simulate_testcard(n_frames=60, n_bubbles=8, shape_px=(40, 48), rng=np.random.default_rng(0))
+    >>> rng = np.random.default_rng(0)
+    >>> block = simulate_testcard(n_frames=60, n_bubbles=8, shape_px=(40, 48), rng=rng)
     >>> result = ulm(block, {"locate.min_score": 0.2}, method="parabola")
     >>> result.maps["density"].shape
     (400, 480)
@@ -188,13 +189,15 @@ def ulm_many(
 ) -> UlmResult:
     """Run the chain on many blocks and gather tables and maps; parameters as in `ulm_blocks`.
 
-    The tables of all blocks are held in memory; where that is too much, use `ulm_blocks` with `MapTotals`.
+    The tables of all blocks are held in memory; where that is too much, use `ulm_blocks` with
+    `MapTotals`.
 
     Examples
     --------
     >>> from ulmpaper.core.testcard import simulate_testcard
     >>> rng = np.random.default_rng(0)
-    >>> blocks = (simulate_testcard(n_frames=30, n_bubbles=8, shape_px=(40, 48), rng=rng) for _ in range(2))
+    >>> card = {"n_frames": 30, "n_bubbles": 8, "shape_px": (40, 48)}
+    >>> blocks = (simulate_testcard(**card, rng=rng) for _ in range(2))
     >>> int(ulm_many(blocks, "smoke").bubbles.frame.max())
     59
     """
@@ -250,8 +253,8 @@ def ulm_blocks(
 ) -> Iterator[BlockResult]:
     """Run the chain on each block, in parallel, and yield results in the order of the blocks.
 
-    Blocks are filtered and tracked apart, as in PALA. Frames and tracks are numbered on through the blocks. Only
-    a few blocks are in memory at a time. Of the warnings, the first is given.
+    Blocks are filtered and tracked apart, as in PALA. Frames and tracks are numbered on through the
+    blocks. Only a few blocks are in memory at a time. Of the warnings, the first is given.
 
     Parameters
     ----------
@@ -262,8 +265,8 @@ def ulm_blocks(
     n_jobs : int, optional
         Processes instead of ``cfg.blocks.n_jobs``; on a cluster, tasks sent ahead.
     scheduler : str, optional
-        Address of a Dask scheduler (``"tcp://host:8786"``) that takes the work instead of local processes. Needs the
-        extra ``cluster``.
+        Address of a Dask scheduler (``"tcp://host:8786"``) that takes the work instead of local
+        processes. Needs the extra ``cluster``.
 
     Raises
     ------
@@ -340,12 +343,13 @@ def locate(
     frames : array_like (T, Z, X)
         B-mode amplitude, 0 or more.
     method : str or callable
-        Classical: ``none, weighted, radial, gaussian, parabola, cubic, lanczos, spline``, or a function that takes
-        windows (n, k, k) round peaks and returns the shifts (dz, dx) of the bubbles from their centres [px]. Networks:
-        ``ml3d`` (3DML-ResNet) or ``mspcn``.
+        Classical: ``none, weighted, radial, gaussian, parabola, cubic, lanczos, spline``, or a
+        function that takes windows (n, k, k) round peaks and returns the shifts (dz, dx) of the
+        bubbles from their centres [px]. Networks: ``ml3d`` (3DML-ResNet) or ``mspcn``.
     n_bubbles : int, optional
-        At most this many bubbles in a frame; networks also take one number for each frame. By default
-        ``locate.n_bubbles``; for ``ml3d`` the predicted count; for ``mspcn`` all above its threshold.
+        At most this many bubbles in a frame; networks also take one number for each frame. By
+        default ``locate.n_bubbles``; for ``ml3d`` the predicted count; for ``mspcn`` all above its
+        threshold.
     cfg : Config, mapping or str, optional
         Settings, as in `ulm`; what is given here directly counts before them.
     min_score : float, optional
@@ -404,7 +408,8 @@ def locate(
 def network_options(cfg: Config, method: str) -> dict[str, Any]:
     """Keywords of ``locate_ml3d`` or ``locate_mspcn`` from the settings of their use.
 
-    How a network was made and trained is in its weights, so ``ml3d.window`` and ``count.tile_px`` play no part.
+    How a network was made and trained is in its weights, so ``ml3d.window`` and ``count.tile_px``
+    play no part.
     """
     options: dict[str, Any] = {
         "batch": cfg.compute.batch,
@@ -465,8 +470,10 @@ def min_frames_per_block(cfg: Config) -> int:
     Examples
     --------
     >>> from ulmpaper.config import load_config
-    >>> min_frames_per_block(load_config()), min_frames_per_block(load_config("quick", {"filter.svd_low": 10}))
-    (1, 10)
+    >>> min_frames_per_block(load_config())
+    1
+    >>> min_frames_per_block(load_config("quick", {"filter.svd_low": 10}))
+    10
     """
     f = cfg.filter
     zero_phase = f.band_hz is not None and f.zero_phase and not cfg.pala
@@ -494,7 +501,7 @@ def _filter(frames: NDArray, cfg: Config, frame_rate_hz: float) -> NDArray:
 
 
 def _scale(frames: ArrayLike | Block, cfg: Config) -> tuple[float, float]:
-    """Pixel pitch [mm] and frame rate [Hz]: of the block where it knows them, else of the settings."""
+    """Pixel pitch [mm] and frame rate [Hz]: the block's where known, else the settings'."""
     px_mm = frame_rate_hz = None
     if isinstance(frames, Block):
         px_mm, frame_rate_hz = frames.px_mm, frames.frame_rate_hz
@@ -534,7 +541,7 @@ def _with(cfg: Config, section: str, **values: Any) -> Config:
 def ordered_map(
     tasks: Iterator[Any], *, n_jobs: int, scheduler: str | None = None
 ) -> Iterator[Any]:
-    """Results of tasks in their order; four for each process are begun before the first of them is asked for.
+    """Run tasks in parallel and yield their results in order, four tasks ahead per process.
 
     Parameters
     ----------
@@ -552,7 +559,8 @@ def ordered_map(
 
     Notes
     -----
-    joblib's own generator begins a task whenever one is done, asked for or not, so results would pile up.
+    joblib's own generator begins a task whenever one is done, asked for or not, so results would
+    pile up.
 
     Examples
     --------
@@ -572,7 +580,8 @@ def _runner(scheduler: str | None, n_jobs: int) -> Iterator[joblib.Parallel]:
         joblib.Parallel, n_jobs=n_jobs, return_as="generator", max_nbytes=None, batch_size=1
     )
     if scheduler is None:
-        # Tasks keep every core busy; threads of the linear algebra on top would only get in their way.
+        # Tasks keep every core busy; threads of the linear algebra on top would only get in their
+        # way.
         yield parallel(backend="loky", inner_max_num_threads=1) if n_jobs != 1 else parallel()
         return
     with optional("cluster"):
@@ -600,7 +609,8 @@ def save_result(result: UlmResult, folder: str | os.PathLike, *, overwrite: bool
     result : UlmResult
         As from `ulm`.
     folder : path-like
-        Where the files go: ``tables.h5, bubbles.csv, tracks.csv, maps.npz``, a PNG for each map, ``run.json``.
+        Where the files go: ``tables.h5, bubbles.csv, tracks.csv, maps.npz``, a PNG for each map,
+        ``run.json``.
     overwrite : bool
         Replace the results of another run.
 

@@ -1,7 +1,8 @@
 """Frames, tracks and maps as figures.
 
-Colour maps are even in brightness and readable with any colour vision: grey for frames, ``hot`` for density (as in
-the field), ``viridis`` for speed, ``berlin`` (dark in the middle) for speed up and down.
+Colour maps are even in brightness and readable with any colour vision: grey for frames, ``hot`` for
+density (as in the field), ``viridis`` for speed, ``berlin`` (dark in the middle) for speed up and
+down.
 """
 
 from __future__ import annotations
@@ -66,11 +67,11 @@ def plot_map(
     values : ndarray (Z, X)
         One of the maps of `pipeline.UlmResult`.
     kind : str
-        Its name: one of `MAP_KINDS`. Density is shown by its square root, power Doppler in dB, speeds up to
-        their 98 % quantile (axial direction: by the signed square root).
+        Its name: one of `MAP_KINDS`. Density is shown by its square root, power Doppler in dB,
+        speeds up to their 98 % quantile (axial direction: by the signed square root).
     px_mm : float or None
-        Pixel pitch of the frames [mm]. None (unknown): the scale bar is in pixels of the frames, and speeds are taken
-        to be in pixels per frame.
+        Pixel pitch of the frames [mm]. None (unknown): the scale bar is in pixels of the frames,
+        and speeds are taken to be in pixels per frame.
     upsample : int
         Map pixels per pixel of the frames; power Doppler always has 1.
     title : str, optional
@@ -116,7 +117,7 @@ def plot_frame(
     title: str = "",
     ax: Axes | None = None,
 ) -> Figure:
-    """Show a B-mode frame on a linear grey scale, with the bubbles found and, where known, the true ones.
+    """Show a B-mode frame on a linear grey scale, with found and true bubbles.
 
     Parameters
     ----------
@@ -163,7 +164,8 @@ def plot_tracks(
     Parameters
     ----------
     tracks : DataFrame
-        Track table; without the columns ``vz, vx`` of `ulmpaper.core.add_velocity` all lines have one colour.
+        Track table; without the columns ``vz, vx`` of `ulmpaper.core.add_velocity` all lines have
+        one colour.
     shape_px : (int, int), optional
         Size of the frames (z, x) [px]; by default large enough for the tracks.
     px_mm : float or None
@@ -302,7 +304,7 @@ def plot_grey(
     unit: str = "",
     limits: tuple[float, float] | None = None,
 ) -> AxesImage:
-    """Show an image in grey, the greatest value white, with a scale bar that is legible on any ground.
+    """Show an image in grey, the greatest value white, with a scale bar.
 
     Parameters
     ----------

@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 
 from ulmpaper.core.records import bubble_table
 from ulmpaper.metrics.bubbles import (
-    bootstrap_interval,
-    detection_counts,
     detection_scores,
     join_sequences,
     localization_errors,
@@ -200,24 +198,6 @@ def test_jaccard_follows_from_precision_and_recall(pred: pd.DataFrame, truth: pd
         assert scores["jaccard"] == pytest.approx(1 / inverse)
 
 
-@settings(max_examples=60, deadline=None)
-@given(tables, tables, st.integers(1, 4))
-def test_counts_of_groups_add_up(pred: pd.DataFrame, truth: pd.DataFrame, span: int) -> None:
-    match = match_bubbles(pred, truth, max_distance_px=1.0)
-    scores = detection_scores(match, max_distance_px=0.6)
-    counts = detection_counts(match, pred, truth, max_distance_px=0.6, span=span)
-    assert counts.sum().to_dict() == {name: scores[name] for name in counts}
-    assert counts.index.tolist() == sorted({*(pred["frame"] // span), *(truth["frame"] // span)})
-    assert (counts >= 0).to_numpy().all()
-
-
-def test_detection_counts_are_ordered_by_group() -> None:
-    bubbles = places([(25, 1, 1), (25, 9, 9), (4, 1, 1), (17, 1, 1), (18, 1, 1), (19, 1, 1)])
-    counts = detection_counts(match_bubbles(bubbles, bubbles), bubbles, bubbles, span=10)
-    assert counts["n_true_positive"].to_dict() == {0: 1, 1: 3, 2: 2}
-    assert counts.index.is_monotonic_increasing
-
-
 def test_known_errors(rng: np.random.Generator) -> None:
     truth = places([(f, 3 * f, 5) for f in range(400)])
     noise = rng.normal((0.1, -0.05), (0.02, 0.04), (400, 2))
@@ -226,18 +206,6 @@ def test_known_errors(rng: np.random.Generator) -> None:
     assert (errors["bias_z"], errors["bias_x"]) == pytest.approx((0.1, -0.05), abs=0.01)
     assert (errors["std_z"], errors["std_x"]) == pytest.approx((0.02, 0.04), rel=0.15)
     assert errors["rms"] == pytest.approx(math.sqrt((noise**2).sum() / 400))
-
-
-def test_bootstrap_agrees_with_the_normal_interval(rng: np.random.Generator) -> None:
-    values = rng.normal(3, 2, 500)
-    low, high = bootstrap_interval(values, rng=np.random.default_rng(0), n_resamples=3000)
-    half = 1.96 * values.std() / math.sqrt(500)
-    assert (low, high) == pytest.approx(
-        (values.mean() - half, values.mean() + half), abs=0.1 * half
-    )
-    narrow = bootstrap_interval(values, rng=np.random.default_rng(0), level=0.5)
-    assert low < narrow[0] < narrow[1] < high
-    assert narrow == bootstrap_interval(values, rng=np.random.default_rng(0), level=0.5)
 
 
 # ------------------------------------------------------------------------------------------------ places in the pixel
@@ -276,9 +244,6 @@ def test_subpixel_histogram_keeps_gridded_positions_together() -> None:
             lambda a: detection_scores(pd.DataFrame(match_bubbles(a, a).to_dict())),
             "does not say how many bubbles there were: give it as match_bubbles returned it",
         ),
-        (lambda a: detection_counts(match_bubbles(a, a), a, a, span=0), "span must be"),
-        (lambda a: bootstrap_interval([], rng=np.random.default_rng(0)), r"shape \(0,\)"),
-        (lambda a: bootstrap_interval([1], rng=np.random.default_rng(0), level=95), "level 95"),
         (lambda a: subpixel_histogram(a, n_bins=0), "n_bins must be"),
     ],
 )

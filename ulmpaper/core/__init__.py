@@ -1,13 +1,14 @@
-"""The chain as pure functions of arrays and tables: numpy, scipy and pandas in, numpy and pandas out.
+"""The chain as pure functions: arrays and tables in, new arrays and tables out.
 
 ::
 
-    frames (t, z, x)  --filters-->  frames without tissue  --localize, subpixel-->  bubbles (frame, z, x, score)
-    bubbles  --track-->  tracks and paths (z, x, vz, vx)  --render-->  maps
+    frames (t, z, x)  --filters-->  frames without tissue  --localize, subpixel-->  bubbles (frame,
+    z, x, score) bubbles  --track-->  tracks and paths (z, x, vz, vx)  --render-->  maps
 
-With ``S`` the pixels-by-time matrix of a block and ``v_k`` its right singular vectors, the clutter filter keeps
-``S sum_k v_k v_k^H``; a bubble lies where a pixel is higher than its neighbours, moved by a sub-pixel shift; links have
-the least sum of squared distances; a map counts the tracks through each of its pixels, ten times finer than a frame's.
+With ``S`` the pixels-by-time matrix of a block and ``v_k`` its right singular vectors, the clutter
+filter keeps ``S sum_k v_k v_k^H``; a bubble lies where a pixel is higher than its neighbours, moved
+by a sub-pixel shift; links have the least sum of squared distances; a map counts the tracks through
+each of its pixels, ten times finer than a frame's.
 """
 
 from ulmpaper.core.doors import offer
@@ -15,7 +16,10 @@ from ulmpaper.core.doors import offer
 __all__, __getattr__, __dir__ = offer(
     __name__,
     {
-        "records": "Block bubble_table check_amplitude check_bubbles check_choice check_frames check_positive",
+        "records": (
+            "Block bubble_table UlmWarning "
+            "check_amplitude check_bubbles check_choice check_frames check_positive"
+        ),
         "grid": "map_shape map_index frame_position",
         "filters": "svd_filter butter_bandpass envelope to_db",
         "localize": "locate_peaks",

@@ -1,10 +1,10 @@
-"""Doors of the package: names that load on first use, and the extra to install where a package is missing.
+"""Doors: names that load on first use, and the extra to install where a package is missing.
 
 >>> import ulmpaper
 >>> ulmpaper.jaccard
 Traceback (most recent call last):
 ...
-AttributeError: ulmpaper has no 'jaccard': score_bubbles(found, truth) gives jaccard_near and jaccard_far
+AttributeError: ulmpaper has no 'jaccard': score_bubbles(found, truth) gives jaccard_near ...
 """
 
 from __future__ import annotations

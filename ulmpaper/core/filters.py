@@ -10,21 +10,24 @@ from scipy import linalg
 
 from ulmpaper.core.records import check_frames, check_positive
 
-# Rows of pixels worked on at a time: keeps the double-precision copies small whatever the block's size.
+# Rows of pixels worked on at a time: keeps the double-precision copies small whatever the block's
+# size.
 _CHUNK_ELEMENTS = 2_000_000
 
 
 def svd_filter(iq: ArrayLike, low: int, high: int | None = None) -> NDArray:
     """Keep the singular components `low` to `high` of the space-time matrix of a block.
 
-    Tissue moves slowly and coherently, so it fills the first components; bubbles fill the middle; noise the end.
+    Tissue moves slowly and coherently, so it fills the first components; bubbles fill the middle;
+    noise the end.
 
     Parameters
     ----------
     iq : array_like (T, Z, X)
         IQ or B-mode frames of one block.
     low, high : int
-        First and last component kept, counted from 1 and both included. ``high=None`` keeps all the rest.
+        First and last component kept, counted from 1 and both included. ``high=None`` keeps all the
+        rest.
 
     Returns
     -------
@@ -38,10 +41,11 @@ def svd_filter(iq: ArrayLike, low: int, high: int | None = None) -> NDArray:
 
     Notes
     -----
-    With the right singular vectors :math:`v_k` of the pixels-by-time matrix :math:`S`, the result is
-    :math:`S \\sum_{k=low}^{high} v_k v_k^H`. They are taken from the small matrix :math:`S^H S`, as PALA's
-    ``SVDfilter`` does. ``low=1`` keeps the strongest component; PALA then returns its input whatever the upper
-    end is. The filter is not idempotent: what was component 5 is component 1 of the result.
+    With the right singular vectors :math:`v_k` of the pixels-by-time matrix :math:`S`, the result
+    is :math:`S \\sum_{k=low}^{high} v_k v_k^H`. They are taken from the small matrix :math:`S^H S`,
+    as PALA's ``SVDfilter`` does. ``low=1`` keeps the strongest component; PALA then returns its
+    input whatever the upper end is. The filter is not idempotent: what was component 5 is component
+    1 of the result.
 
     References
     ----------
@@ -58,7 +62,8 @@ def svd_filter(iq: ArrayLike, low: int, high: int | None = None) -> NDArray:
     last = n_frames if high is None else min(high, n_frames)
     if not 1 <= low <= last:
         raise ValueError(
-            f"components {low} to {high if high is not None else n_frames} cannot be kept of {n_frames} frames: "
+            f"components {low} to {high if high is not None else n_frames} cannot be kept "
+            f"of {n_frames} frames: "
             f"low must lie between 1 and {last}"
         )
     if low == 1 and last == n_frames:
@@ -71,7 +76,8 @@ def svd_filter(iq: ArrayLike, low: int, high: int | None = None) -> NDArray:
     # eigh sorts upwards, singular components are counted from the strongest down.
     _, vectors = linalg.eigh(gram)
     kept = vectors[:, ::-1][:, low - 1 : last]
-    # Few components to drop are cheaper to subtract than many to rebuild; both give the same projection.
+    # Few components to drop are cheaper to subtract than many to rebuild; both give the same
+    # projection.
     if 2 * kept.shape[1] > n_frames:
         dropped = np.delete(vectors[:, ::-1], slice(low - 1, last), axis=1)
         projector = np.eye(n_frames) - dropped @ dropped.conj().T
@@ -84,7 +90,7 @@ def svd_filter(iq: ArrayLike, low: int, high: int | None = None) -> NDArray:
 
 
 def min_frames_zero_phase(order: int) -> int:
-    """Least number of frames that `butter_bandpass` can filter forwards and backwards.
+    """Count the frames that `butter_bandpass` needs to filter forwards and backwards.
 
     Examples
     --------
@@ -115,8 +121,9 @@ def butter_bandpass(
     order : int
         Order of the low-pass prototype (PALA: 2).
     zero_phase : bool
-        True filters forwards and backwards: no delay, and twice the attenuation in dB. False filters forwards from
-        rest, as PALA does, which moves every bubble some frames back along its path.
+        True filters forwards and backwards: no delay, and twice the attenuation in dB. False
+        filters forwards from rest, as PALA does, which moves every bubble some frames back along
+        its path.
 
     Returns
     -------
@@ -142,14 +149,16 @@ def butter_bandpass(
     edges_hz = np.asarray(band_hz, dtype=float)
     if edges_hz.shape != (2,) or not 0 < edges_hz[0] < edges_hz[1] < frame_rate_hz / 2:
         raise ValueError(
-            f"band_hz must be two rising edges between 0 and half the frame rate ({frame_rate_hz / 2:g} Hz), "
+            "band_hz must be two rising edges between 0 and half the frame rate "
+            f"({frame_rate_hz / 2:g} Hz), "
             f"not {band_hz!r}"
         )
     sos = signal.butter(order, edges_hz, btype="bandpass", fs=frame_rate_hz, output="sos")
     pad = min_frames_zero_phase(order) - 1
     if zero_phase and len(frames) <= pad:
         raise ValueError(
-            f"{len(frames)} frames are too few to filter forwards and backwards: more than {pad} are needed; "
+            f"{len(frames)} frames are too few to filter forwards and backwards: "
+            f"more than {pad} are needed; "
             "give longer blocks or set zero_phase=False"
         )
     series = frames.reshape(len(frames), -1)
@@ -165,7 +174,7 @@ def butter_bandpass(
 
 
 def envelope(rf: ArrayLike) -> NDArray[np.floating]:
-    """Amplitude of radio-frequency lines (real, Hilbert transform along z) or of IQ frames (complex, modulus).
+    """Take the amplitude: of radio-frequency lines by the Hilbert transform, of IQ the modulus.
 
     Parameters
     ----------
@@ -193,7 +202,7 @@ def envelope(rf: ArrayLike) -> NDArray[np.floating]:
 
 
 def to_db(amplitude: ArrayLike, *, floor_db: float = -60.0) -> NDArray[np.floating]:
-    """Amplitude in decibels below its maximum, cut at `floor_db`.
+    """Express amplitude in decibels below its maximum, cut at `floor_db`.
 
     Parameters
     ----------

@@ -22,12 +22,14 @@ def map_shape(
 def map_index(
     position_px: ArrayLike, *, upsample: int = 10, pala: bool = False
 ) -> NDArray[np.intp]:
-    """Index along one axis of the map pixel that holds each position; positions outside get indices outside.
+    """Index along one axis of the map pixel that holds each position.
 
     Examples
     --------
-    >>> map_index([-0.5, 0.0, 0.04, 0.1]).tolist(), map_index([-0.5, 0.0, 0.04, 0.1], pala=True).tolist()
-    ([0, 5, 5, 6], [4, 9, 9, 10])
+    >>> map_index([-0.5, 0.0, 0.04, 0.1]).tolist()
+    [0, 5, 5, 6]
+    >>> map_index([-0.5, 0.0, 0.04, 0.1], pala=True).tolist()
+    [4, 9, 9, 10]
     """
     if (
         pala

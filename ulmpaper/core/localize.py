@@ -1,7 +1,7 @@
 """Detect bubbles and place them below the pixel: frames (t, z, x) in, bubble table out.
 
-With ``pala=True`` the rules of PALA are repeated exactly, ties and defects included (Heiles et al. 2022); the
-default corrects those defects that are no matter of taste.
+With ``pala=True`` the rules of PALA are repeated exactly, ties and defects included (Heiles et al.
+2022); the default corrects those defects that are no matter of taste.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from scipy import sparse
 from ulmpaper.core.records import bubble_table, check_amplitude, check_choice
 from ulmpaper.core.subpixel import METHODS
 
-# Pixels looked at in one go: small enough for the processor's cache, large enough to hide numpy's overhead.
+# Pixels looked at in one go: small enough for the processor's cache, large enough to hide numpy's
+# overhead.
 _CHUNK_PIXELS = 400_000
 
 
@@ -36,15 +37,16 @@ def detect_maxima(
     frames : array_like (T, Z, X)
         B-mode amplitude, 0 or more.
     n_bubbles : int
-        At most this many maxima a frame, the strongest. A frame with fewer bubbles is filled up with the maxima
-        of noise, as in PALA: `min_score` keeps those out.
+        At most this many maxima a frame, the strongest. A frame with fewer bubbles is filled up
+        with the maxima of noise, as in PALA: `min_score` keeps those out.
     roi_px : int
         Side of the square window that must lie inside the frame, odd [px].
     min_score : float
         Maxima must be above this amplitude.
     pala : bool
-        Repeat PALA: the border is blanked before the search (a peak may be seen beside its true place), each pixel
-        of a plateau is a maximum, and maxima that tie at the cut are all dropped.
+        Repeat PALA: the border is blanked before the search (a peak may be seen beside its true
+        place), each pixel of a plateau is a maximum, and maxima that tie at the cut are all
+        dropped.
 
     Returns
     -------
@@ -54,11 +56,13 @@ def detect_maxima(
     Raises
     ------
     ValueError
-        Negative amplitudes (radio-frequency data?), window larger than the frame, `n_bubbles` below 1.
+        Negative amplitudes (radio-frequency data?), window larger than the frame, `n_bubbles` below
+        1.
 
     Notes
     -----
-    PALA ``ULM_localization2D``. A maximum is 8-connected: a pixel or plateau with no higher neighbour.
+    PALA ``ULM_localization2D``. A maximum is 8-connected: a pixel or plateau with no higher
+    neighbour.
 
     Examples
     --------
@@ -95,10 +99,11 @@ def locate_peaks(
     frames : array_like (T, Z, X)
         B-mode amplitude, 0 or more.
     method : str or callable
-        ``none`` (the pixel), ``weighted`` (centre of mass), ``radial`` (radial symmetry), ``gaussian`` (least
-        squares, width fixed at 1 px), ``parabola`` (of the logarithm, 3 x 3), ``cubic``, ``lanczos`` or ``spline``
-        (maximum of the tenfold enlarged window), see `ulmpaper.core.subpixel`; or a function that takes windows
-        (n, k, k) and returns shifts (dz, dx) from their centres [px].
+        ``none`` (the pixel), ``weighted`` (centre of mass), ``radial`` (radial symmetry),
+        ``gaussian`` (least squares, width fixed at 1 px), ``parabola`` (of the logarithm, 3 x 3),
+        ``cubic``, ``lanczos`` or ``spline`` (maximum of the tenfold enlarged window), see
+        `ulmpaper.core.subpixel`; or a function that takes windows (n, k, k) and returns shifts (dz,
+        dx) from their centres [px].
     n_bubbles, roi_px, min_score, pala
         As in `detect_maxima`.
     max_peaks_in_roi : int
@@ -107,8 +112,9 @@ def locate_peaks(
     Returns
     -------
     DataFrame
-        Bubble table in pixels, ordered by frame, then x, then z of the peak. Windows whose shift is not finite, or
-        ends in the outermost pixels of the window (more than 1.5 px for `roi_px` 5), are dropped.
+        Bubble table in pixels, ordered by frame, then x, then z of the peak. Windows whose shift is
+        not finite, or ends in the outermost pixels of the window (more than 1.5 px for `roi_px` 5),
+        are dropped.
 
     Raises
     ------
@@ -117,8 +123,9 @@ def locate_peaks(
 
     Notes
     -----
-    Maxima are counted inside the window alone, so a pixel of its rim counts if no pixel of the window next to it is
-    higher (PALA ``ULM_localization2D``). The book's page *Where we differ from PALA* lists the differences.
+    Maxima are counted inside the window alone, so a pixel of its rim counts if no pixel of the
+    window next to it is higher (PALA ``ULM_localization2D``). The book's page *Where we differ from
+    PALA* lists the differences.
 
     Examples
     --------
@@ -171,7 +178,8 @@ def _check_roi(shape: tuple[int, ...], n_bubbles: int, roi_px: int) -> None:
         raise ValueError(f"roi_px must be odd and 3 or more, not {roi_px}")
     if min(shape[1:]) < roi_px:
         raise ValueError(
-            f"frames of {shape[1]} x {shape[2]} px are smaller than the window of {roi_px} x {roi_px} px"
+            f"frames of {shape[1]} x {shape[2]} px are smaller than "
+            f"the window of {roi_px} x {roi_px} px"
         )
 
 
@@ -217,7 +225,7 @@ def _strongest(
 def _regional_maxima(
     images: NDArray, *, one_per_plateau: bool = False
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """Indices (n, z, x) of the 8-connected regional maxima above zero of a stack of images (n, Z, X).
+    """Indices (n, z, x) of the 8-connected regional maxima above zero of images (n, Z, X).
 
     Of a plateau either every pixel is returned or the one nearest to its centre.
     """
@@ -233,7 +241,8 @@ def _regional_maxima(
     tied = np.flatnonzero(images[index] == around[index])
     if not len(tied):
         return index
-    # Some candidates have an equal neighbour. Strike those from which equal steps lead to something higher.
+    # Some candidates have an equal neighbour. Strike those from which equal steps lead to something
+    # higher.
     values = padded.reshape(-1)
     centre = np.ravel_multi_index((index[0], index[1] + 1, index[2] + 1), padded.shape)
     number = np.full(padded.size, -1, dtype=np.intp)
@@ -265,7 +274,7 @@ def _regional_maxima(
 def _off_centre(
     members: NDArray, first: NDArray, second: NDArray, z: NDArray, x: NDArray
 ) -> NDArray:
-    """Those of the `members` of plateaus, linked in pairs `first`-`second`, that are not nearest to the centre."""
+    """Plateau pixels, linked in pairs `first`-`second`, that are not nearest to the centre."""
     pairs = np.searchsorted(members, first), np.searchsorted(members, second)
     links = sparse.coo_array((np.ones(len(first)), pairs), shape=(len(members), len(members)))
     n_plateaus, plateau = sparse.csgraph.connected_components(links, directed=False)

@@ -1,8 +1,8 @@
 """Block, bubble table, and the checks at every public door.
 
-*Bubble table*: a DataFrame with the columns ``frame, z, x, score``; tracks add ``track``. ``frame`` counts
-from 0; ``z`` (depth, rows) and ``x`` (lateral, columns) are in low-resolution pixels with the origin at the
-centre of pixel (0, 0); ``score`` is a probability or the value of the peak.
+*Bubble table*: a DataFrame with the columns ``frame, z, x, score``; tracks add ``track``. ``frame``
+counts from 0; ``z`` (depth, rows) and ``x`` (lateral, columns) are in low-resolution pixels with
+the origin at the centre of pixel (0, 0); ``score`` is a probability or the value of the peak.
 
 *Block*: a stretch of frames ``(t, z, x)`` with its scale and, where known, its truth.
 """
@@ -25,7 +25,7 @@ BUBBLE_COLUMNS = ("frame", "z", "x", "score")
 
 
 class UlmWarning(UserWarning):
-    """Results may be worse than they look: frames unlike a training's, a scale that nobody stated."""
+    """Results may be worse than they look, as on frames unlike those of a network's training."""
 
 
 def warn_user(text: str) -> None:
@@ -74,7 +74,8 @@ class Block:
 
         Examples
         --------
-        >>> Block(np.ones((5, 8, 8)), bubble_table([0, 4], [1, 1], [1, 1], [1, 1])).first(2).bubbles.frame.tolist()
+        >>> bubbles = bubble_table([0, 4], [1, 1], [1, 1], [1, 1])
+        >>> Block(np.ones((5, 8, 8)), bubbles).first(2).bubbles.frame.tolist()
         [0]
         """
         bubbles = self.bubbles
@@ -130,7 +131,7 @@ def check_choice(value: str, allowed: Iterable[str], what: str) -> str:
 
 
 def check_positive(**values: object) -> None:
-    """Raise a ValueError that names the first of `values` that is not a finite number above zero."""
+    """Raise a ValueError that names the first value that is not a finite number above zero."""
     for name, value in values.items():
         if (
             isinstance(value, bool)
@@ -143,7 +144,7 @@ def check_positive(**values: object) -> None:
 def check_frames(
     frames: ArrayLike, *, what: str = "frames", allow_complex: bool = False
 ) -> NDArray:
-    """Return `frames` as an array (T, Z, X) of finite floats (or complex numbers where they make sense).
+    """Return `frames` as an array (T, Z, X) of finite floats, or complex numbers if allowed.
 
     float32, float64, complex64 and complex128 come back as they are; other number types as float32.
 
@@ -178,7 +179,8 @@ def check_frames(
         first = int(np.argmin(per_frame))
         raise ValueError(
             f"{what} hold NaN or infinite values, first in frame {first} "
-            f"({int((~per_frame).sum())} of {len(array)} frames): replace or drop them, e.g. np.nan_to_num"
+            f"({int((~per_frame).sum())} of {len(array)} frames): "
+            "replace or drop them, e.g. np.nan_to_num"
         )
     return array
 
@@ -200,7 +202,8 @@ def check_bubbles(
     missing = [name for name in columns if name not in bubbles.columns]
     if missing:
         raise ValueError(
-            f"the table lacks the column(s) {', '.join(missing)}; it has {', '.join(map(str, bubbles.columns))}"
+            f"the table lacks the column(s) {', '.join(missing)}; "
+            f"it has {', '.join(map(str, bubbles.columns))}"
         )
     for name in columns:
         if not np.isfinite(bubbles[name].to_numpy(dtype=float)).all():

@@ -1,11 +1,12 @@
 """Tracks to density, velocity and direction maps; power Doppler.
 
-A map has ``upsample`` pixels for each pixel of the frames and covers the same area, so that map pixel ``k`` is
-centred at ``(k + 0.5) / upsample - 0.5``. With ``pala=True`` maps lie on PALA's grid instead: one pixel larger,
-centred at ``(k + 1) / upsample - 1`` (``ULM_Track2MatOut``, Heiles et al. 2022).
+A map has ``upsample`` pixels for each pixel of the frames and covers the same area, so that map
+pixel ``k`` is centred at ``(k + 0.5) / upsample - 0.5``. With ``pala=True`` maps lie on PALA's grid
+instead: one pixel larger, centred at ``(k + 1) / upsample - 1`` (``ULM_Track2MatOut``, Heiles et
+al. 2022).
 
-Maps of any number of blocks are made without keeping their tracks: `map_sums` reduces a block's paths to sums for the
-pixels they touch, `Maps` adds them up.
+Maps of any number of blocks are made without keeping their tracks: `map_sums` reduces a block's
+paths to sums for the pixels they touch, `Maps` adds them up.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class MapSums:
     pixel : ndarray of int (n,)
         Flat indices of the pixels, each once.
     count, speed, mean_speed, signed_speed : ndarray (n,)
-        Number of tracks, and the sums over tracks of the speed in the pixel, of the mean speed of the track and of
-        the speed with the sign of the track's axial motion [mm/s].
+        Number of tracks, and the sums over tracks of the speed in the pixel, of the mean speed of
+        the track and of the speed with the sign of the track's axial motion [mm/s].
     """
 
     pixel: NDArray[np.intp]
@@ -97,7 +98,7 @@ class Maps:
 
     @property
     def direction(self) -> NDArray[np.float64]:
-        """Speed [mm/s], positive for tracks that run downwards, away from the probe (PALA ``2D_vel_z``)."""
+        """Speed [mm/s], positive for tracks that run away from the probe (PALA ``2D_vel_z``)."""
         return self._per_track("signed_speed")
 
     def as_dict(self) -> dict[str, NDArray[np.float64]]:
@@ -115,16 +116,19 @@ class Maps:
 def map_sums(
     paths: pd.DataFrame, shape_px: tuple[int, int], *, upsample: int = 10, pala: bool = False
 ) -> MapSums:
-    """Reduce interpolated tracks to sums for the map pixels they touch; each track counts once in a pixel.
+    """Reduce interpolated tracks to sums for the map pixels they touch.
+
+    Each track counts once in a pixel.
 
     Parameters
     ----------
     paths : DataFrame
-        As from `track.interpolate`, or any table of tracks with velocities (then only the bubbles' own places
-        count, without interpolation).
+        As from `track.interpolate`, or any table of tracks with velocities (then only the bubbles'
+        own places count, without interpolation).
     shape_px, upsample, pala
-        As in `Maps`. ``pala=True`` also repeats PALA's mix-up of speeds (the first m values of a track, in time, go to
-        its m pixels in column order) and its mean speed (path length over n rather than n - 1 frame times).
+        As in `Maps`. ``pala=True`` also repeats PALA's mix-up of speeds (the first m values of a
+        track, in time, go to its m pixels in column order) and its mean speed (path length over n
+        rather than n - 1 frame times).
 
     Notes
     -----
@@ -220,7 +224,8 @@ def density(
 
     Examples
     --------
-    >>> path = pd.DataFrame({"track": 0, "frame": [0, 1], "z": 0.0, "x": [0.0, 0.1], "vz": 0.0, "vx": 1.0})
+    >>> path = pd.DataFrame({"track": 0, "frame": [0, 1], "z": 0.0, "x": [0.0, 0.1]})
+    >>> path = path.assign(vz=0.0, vx=1.0)
     >>> density(path, (1, 1))[5].tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0]
     """
@@ -253,7 +258,7 @@ def _group(key: NDArray) -> tuple[NDArray, NDArray]:
 def _mean_speed(
     paths: pd.DataFrame, track: NDArray, speed: NDArray, first: NDArray, pala: bool
 ) -> NDArray:
-    """Mean speed of each track; the first point repeats the velocity of the second and does not count."""
+    """Mean speed of each track; the first point, which repeats the second, does not count."""
     n_points = np.bincount(track)
     mean = (np.bincount(track, speed) - speed[first]) / np.maximum(n_points - 1, 1)
     if pala:

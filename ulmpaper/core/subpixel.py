@@ -1,7 +1,9 @@
-"""The classical sub-pixel methods: windows (n, k, k) round a peak in, shifts (dz, dx) from their centre out [px].
+"""The eight classical sub-pixel methods: windows (n, k, k) in, shifts (dz, dx) out [px].
 
-`METHODS` maps each name to its function ``f(windows, pala) -> (dz, dx)``. Rules and names of the methods follow
-PALA's ``ULM_localization2D`` (Heiles et al. 2022); ``parabola`` is ours.
+A shift leads from the centre of the window, its peak, to the bubble.
+
+`METHODS` maps each name to its function ``f(windows, pala) -> (dz, dx)``. Rules and names of the
+methods follow PALA's ``ULM_localization2D`` (Heiles et al. 2022); ``parabola`` is ours.
 """
 
 from __future__ import annotations
@@ -45,12 +47,12 @@ def radial_symmetry(windows: Windows, pala: bool = False) -> Shifts:
 
     Notes
     -----
-    Gradients :math:`g` live on the half-pixel grid, taken along the diagonals and smoothed by a 3 x 3 mean. A line
-    through :math:`p` along :math:`g` has the unit normal :math:`n`; the result solves
-    :math:`\\sum W n n^T c = \\sum W n n^T p` with :math:`W = |g|^2 / |p - \\bar p|`, :math:`\\bar p` the
-    gradient-weighted centroid (Parthasarathy, Nat. Methods 9 (2012) 724). PALA writes the lines by their slopes,
-    which fails where they run along z: it replaces an infinite slope by ten times the largest finite one.
-    ``pala=True`` repeats that.
+    Gradients :math:`g` live on the half-pixel grid, taken along the diagonals and smoothed by a 3 x
+    3 mean. A line through :math:`p` along :math:`g` has the unit normal :math:`n`; the result
+    solves :math:`\\sum W n n^T c = \\sum W n n^T p` with :math:`W = |g|^2 / |p - \\bar p|`,
+    :math:`\\bar p` the gradient-weighted centroid (Parthasarathy, Nat. Methods 9 (2012) 724). PALA
+    writes the lines by their slopes, which fails where they run along z: it replaces an infinite
+    slope by ten times the largest finite one. ``pala=True`` repeats that.
     """
     u = _mean3(windows[:, :-1, 1:] - windows[:, 1:, :-1])
     w = _mean3(windows[:, :-1, :-1] - windows[:, 1:, 1:])
@@ -98,8 +100,9 @@ def gaussian_fit(windows: Windows, pala: bool = False) -> Shifts:
 
     Notes
     -----
-    PALA fits the same model and stops after five iterations; this one (damped Gauss-Newton on all windows at
-    once) runs until no step is above 1e-4 px. Windows that hold two bubbles may have no good fit.
+    PALA fits the same model and stops after five iterations; this one (damped Gauss-Newton on all
+    windows at once) runs until no step is above 1e-4 px. Windows that hold two bubbles may have no
+    good fit.
     """
     along = _around(windows)
     data = windows / windows.max(axis=(1, 2), keepdims=True)
@@ -159,8 +162,8 @@ def log_parabola(windows: Windows, pala: bool = False) -> Shifts:
 
     Notes
     -----
-    Exact for a Gaussian bubble of any width; uses the centre's row and column only, so neighbours disturb it less
-    than they disturb methods of the whole window. The shift never leaves the pixel.
+    Exact for a Gaussian bubble of any width; uses the centre's row and column only, so neighbours
+    disturb it less than they disturb methods of the whole window. The shift never leaves the pixel.
 
     Examples
     --------
@@ -207,8 +210,9 @@ def spline_peak(windows: Windows, pala: bool = False) -> Shifts:
 
     Notes
     -----
-    PALA spreads its ``10 k`` points over the ``k - 1`` spans between the outermost pixels but reads them as 0.1 px
-    apart, which stretches every shift by 1.225 (for k = 5); ``pala=True`` repeats that.
+    PALA spreads its ``10 k`` points over the ``k - 1`` spans between the outermost pixels but reads
+    them as 0.1 px apart, which stretches every shift by 1.225 (for k = 5); ``pala=True`` repeats
+    that.
     """
     from scipy.interpolate import CubicSpline  # here, because it is slow to load
 
@@ -220,7 +224,7 @@ def spline_peak(windows: Windows, pala: bool = False) -> Shifts:
 
 
 def _resized_peak(windows: Windows, kernel: Callable[[NDArray], NDArray], reach: int) -> Shifts:
-    """Maximum of the window enlarged as MATLAB's imresize does: mirrored edges, weights of sum 1."""
+    """Maximum of the window enlarged as MATLAB's imresize does: mirrored edges, weights sum to 1."""
     size = windows.shape[1]
     at = _resized_points(size) + size // 2
     pixels = np.floor(at)[:, None] + np.arange(-reach, reach + 1)

@@ -1,7 +1,7 @@
 """Test card: generated flow with known truth to try the chain on.
 
-It needs no simulator and no data, so examples, tests and benchmarks run anywhere. It is kinder than ultrasound:
-amplitudes add up without interference and there is no speckle.
+It needs no simulator and no data, so examples, tests and benchmarks run anywhere. It is kinder than
+ultrasound: amplitudes add up without interference and there is no speckle.
 """
 
 from __future__ import annotations
@@ -32,22 +32,26 @@ def simulate_testcard(
     Parameters
     ----------
     n_frames, n_bubbles : int
-        Length of the sequence and bubbles alive in each frame; one that leaves the picture or dies is replaced.
+        Length of the sequence and bubbles alive in each frame; one that leaves the picture or dies
+        is replaced.
     rng : numpy.random.Generator
         Source of every random number; the same state gives the same block.
     shape_px : (int, int)
         Size of a frame (z, x) [px].
     noise : float
-        Standard deviation of white noise added before the modulus; bubbles have amplitudes of 0.5 to 1.
+        Standard deviation of white noise added before the modulus; bubbles have amplitudes of 0.5
+        to 1.
 
     Returns
     -------
     Block
-        Frames (T, Z, X) float32 and the true bubbles, with the columns ``bubble`` and ``vessel`` added.
+        Frames (T, Z, X) float32 and the true bubbles, with the columns ``bubble`` and ``vessel``
+        added.
 
     Examples
     --------
-    >>> block = simulate_testcard(n_frames=3, n_bubbles=5, shape_px=(40, 48), rng=np.random.default_rng(0))
+    >>> rng = np.random.default_rng(0)
+    >>> block = simulate_testcard(n_frames=3, n_bubbles=5, shape_px=(40, 48), rng=rng)
     >>> block.frames.shape, len(block.bubbles)
     ((3, 40, 48), 15)
     """
@@ -77,7 +81,7 @@ def simulate_testcard(
 def _vessel(
     shape_px: tuple[int, int], rng: np.random.Generator
 ) -> tuple[NDArray, NDArray, float, float]:
-    """Centre line (n, 2) at steps of 0.25 px, its normals, radius and speed of a vessel that crosses the picture."""
+    """Centre line (n, 2) at steps of 0.25 px, normals, radius and speed of a vessel."""
     size = np.array(shape_px, dtype=float)
     along = np.arange(0, 2.5 * size.max(), 0.25)
     heading = np.full(len(along), rng.uniform(0, 2 * np.pi))
@@ -103,7 +107,7 @@ def _vessel(
 
 
 def _life_story(vessels: list, n_frames: int, rng: np.random.Generator) -> NDArray:
-    """Rows (frame, z, x, amplitude, vessel, life) of one bubble and its successors through all frames."""
+    """Rows (frame, z, x, amplitude, vessel, life) of a bubble and its successors."""
     length = np.array([len(v[0]) for v in vessels])
     rows = np.empty((n_frames, 6))
     frame = life = 0

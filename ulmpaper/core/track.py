@@ -1,7 +1,8 @@
 """Link, drop, smooth and interpolate tracks; speeds: tables in, tables out.
 
-A track table is a bubble table with a column ``track``; the points of a track stand together in order of time.
-With ``pala=True`` PALA's rules are repeated where they differ (``ULM_tracking2D``, Heiles et al. 2022).
+A track table is a bubble table with a column ``track``; the points of a track stand together in
+order of time. With ``pala=True`` PALA's rules are repeated where they differ (``ULM_tracking2D``,
+Heiles et al. 2022).
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ def link(bubbles: pd.DataFrame, *, max_distance_px: float = 2.0, max_gap: int = 
     Returns
     -------
     DataFrame
-        Every bubble, with the column ``track`` added (0, 1, ... by first point), ordered by track, then frame. A
-        bubble without partner is a track of one point.
+        Every bubble, with the column ``track`` added (0, 1, ... by first point), ordered by track,
+        then frame. A bubble without partner is a track of one point.
 
     Notes
     -----
-    From one frame to the next, as many links as possible are made, and of all such sets the one with the least
-    sum of squared distances is taken (PALA ``ULM_tracking2D``, Tinevez' simpletracker). Gaps are closed
-    afterwards, nearest ends first.
+    From one frame to the next, as many links as possible are made, and of all such sets the one
+    with the least sum of squared distances is taken (PALA ``ULM_tracking2D``, Tinevez'
+    simpletracker). Gaps are closed afterwards, nearest ends first.
 
     Examples
     --------
@@ -71,7 +72,8 @@ def link(bubbles: pd.DataFrame, *, max_distance_px: float = 2.0, max_gap: int = 
 def drop_short(tracks: pd.DataFrame, min_length: int = 15) -> pd.DataFrame:
     """Keep tracks of more than `min_length` points.
 
-    As in PALA the length itself is not enough: 15 keeps tracks of 16 points or more. Missing frames do not count.
+    As in PALA the length itself is not enough: 15 keeps tracks of 16 points or more. Missing frames
+    do not count.
 
     Examples
     --------
@@ -95,8 +97,9 @@ def smooth(tracks: pd.DataFrame, points: int = 20) -> pd.DataFrame:
     tracks : DataFrame
         Track table.
     points : int
-        Longest span of the average; the largest odd number not above it and the track's length is used. Towards
-        the ends of a track the span shrinks, so that its first and last point stay where they are.
+        Longest span of the average; the largest odd number not above it and the track's length is
+        used. Towards the ends of a track the span shrinks, so that its first and last point stay
+        where they are.
 
     Notes
     -----
@@ -148,23 +151,26 @@ def interpolate(
     frame_rate_hz : float
         Frames per second [Hz].
     max_distance_px, upsample
-        Longest step of the linking [px] and map pixels per pixel. The longest step is cut into pieces of 0.8 map
-        pixels: points lie ``0.8 / (max_distance_px * upsample)`` frames apart (0.04 by default).
+        Longest step of the linking [px] and map pixels per pixel. The longest step is cut into
+        pieces of 0.8 map pixels: points lie ``0.8 / (max_distance_px * upsample)`` frames apart
+        (0.04 by default).
     smooth_points : int
         See `smooth`; 1 leaves the points where they are.
     pala : bool
-        Repeat PALA: frames missing in a bridged gap take no time, so that speeds there come out too high.
+        Repeat PALA: frames missing in a bridged gap take no time, so that speeds there come out too
+        high.
 
     Returns
     -------
     DataFrame
-        Columns ``track, frame`` (fractional) ``, z, x`` [px] ``, vz, vx`` [mm/s]. Each point carries the velocity
-        of the piece that ends in it, the first point that of its successor; a track of one point stands still.
+        Columns ``track, frame`` (fractional) ``, z, x`` [px] ``, vz, vx`` [mm/s]. Each point
+        carries the velocity of the piece that ends in it, the first point that of its successor; a
+        track of one point stands still.
 
     Notes
     -----
-    PALA ``ULM_tracking2D``, mode ``velocityinterp``. PALA's setting ``interp_factor`` is overruled by the step
-    above.
+    PALA ``ULM_tracking2D``, mode ``velocityinterp``. PALA's setting ``interp_factor`` is overruled
+    by the step above.
 
     Examples
     --------
@@ -187,7 +193,8 @@ def interpolate(
     step = 0.8 / (max_distance_px * upsample)
     span = since[first + size - 1]
     n_points = np.floor(span / step * (1 + 1e-12)).astype(np.intp) + 1
-    # All tracks one after the other on one axis of time, so that a single np.interp serves them all.
+    # All tracks one after the other on one axis of time, so that a single np.interp serves them
+    # all.
     offset = np.cumsum(span + 1) - (span + 1)
     start = np.cumsum(n_points) - n_points
     place = np.arange(n_points.sum()) - np.repeat(start, n_points)
@@ -211,8 +218,8 @@ def add_velocity(
 ) -> pd.DataFrame:
     """Add the velocity of each point of each smoothed track as columns ``vz, vx`` [mm/s].
 
-    The velocity is that of the step that ends in the point (first point: the step that leaves it), as at the frames
-    of `interpolate`.
+    The velocity is that of the step that ends in the point (first point: the step that leaves it),
+    as at the frames of `interpolate`.
 
     Examples
     --------
@@ -264,7 +271,7 @@ def _assign(source: NDArray, target: NDArray, max_distance: float) -> tuple[NDAr
 def _close_gaps(
     at: NDArray, bounds: dict[int, slice], successor: NDArray, max_distance: float, max_gap: int
 ) -> None:
-    """Join loose ends to loose starts, in place: earlier ends first, then shorter gaps, then shorter distances."""
+    """Join loose ends to loose starts, in place: earlier ends, shorter gaps, nearer starts first."""
     has_source = np.zeros(len(successor), dtype=bool)
     has_source[successor[successor >= 0]] = True
     for f, here in bounds.items():

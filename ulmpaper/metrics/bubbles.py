@@ -2,18 +2,18 @@
 
 Scores of bubbles: found against true ones, and found ones by themselves.
 
-Positions and distances are in pixels of the frames, scores between 0 and 1. Distances equal to a limit are beyond it.
+Positions and distances are in pixels of the frames, scores between 0 and 1. Distances equal to a
+limit are beyond it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf, nan, sqrt
 
 import numpy as np
 import pandas as pd
-from numpy.random import Generator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
@@ -63,7 +63,7 @@ def join_sequences(
 
 
 def score_bubbles(found: pd.DataFrame, truth: pd.DataFrame) -> dict[str, float]:
-    """Score found bubbles: precision, recall and Jaccard index at two distances, and the errors of the pairs.
+    """Score found bubbles: precision, recall, Jaccard index at two distances, and errors.
 
     Parameters
     ----------
@@ -73,9 +73,9 @@ def score_bubbles(found: pd.DataFrame, truth: pd.DataFrame) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        ``n_found, n_true``; ``jaccard_near, precision_near, recall_near`` with pairs closer than 0.25 px as hits, and
-        the same ``_far`` for 0.5 px; then `bubbles.localization_errors` of the pairs closer than 0.5 px. NaN where
-        there is nothing to divide by.
+        ``n_found, n_true``; ``jaccard_near, precision_near, recall_near`` with pairs closer than
+        0.25 px as hits, and the same ``_far`` for 0.5 px; then `bubbles.localization_errors` of the
+        pairs closer than 0.5 px. NaN where there is nothing to divide by.
 
     Raises
     ------
@@ -84,7 +84,8 @@ def score_bubbles(found: pd.DataFrame, truth: pd.DataFrame) -> dict[str, float]:
 
     Notes
     -----
-    PALA's distances, with as many pairs as possible instead of PALA's own pairing; see `bubbles.match_bubbles`.
+    PALA's distances, with as many pairs as possible instead of PALA's own pairing; see
+    `bubbles.match_bubbles`.
 
     Examples
     --------
@@ -118,9 +119,9 @@ def match_bubbles(
     Returns
     -------
     DataFrame
-        A row for each pair, by ``frame``: ``pred, truth``, rows in the two tables, counted from 0; ``dz, dx``, found
-        minus true [px]; ``distance`` [px]. Its ``attrs`` hold ``n_pred`` and ``n_truth``, the lengths of the two
-        tables, for `detection_scores`.
+        A row for each pair, by ``frame``: ``pred, truth``, rows in the two tables, counted from 0;
+        ``dz, dx``, found minus true [px]; ``distance`` [px]. Its ``attrs`` hold ``n_pred`` and
+        ``n_truth``, the lengths of the two tables, for `detection_scores`.
 
     Raises
     ------
@@ -131,13 +132,15 @@ def match_bubbles(
 
     Notes
     -----
-    As many pairs as possible are made; of all such sets the one with the least sum of squared distances is taken.
-    PALA instead sorts both sides by the distance to the nearest of the other, and gives each found bubble the nearest
-    of those true ones that come after the last one given away. It pairs below half a wavelength, which is 0.5 px there.
+    As many pairs as possible are made; of all such sets the one with the least sum of squared
+    distances is taken. PALA instead sorts both sides by the distance to the nearest of the other,
+    and gives each found bubble the nearest of those true ones that come after the last one given
+    away. It pairs below half a wavelength, which is 0.5 px there.
 
     References
     ----------
-    Heiles et al., Nat. Biomed. Eng. 6 (2022) 605; Crouse, IEEE Trans. Aerosp. Electron. Syst. 52 (2016) 1679.
+    Heiles et al., Nat. Biomed. Eng. 6 (2022) 605; Crouse, IEEE Trans. Aerosp. Electron. Syst. 52
+    (2016) 1679.
 
     Examples
     --------
@@ -178,8 +181,8 @@ def detection_scores(match: pd.DataFrame, *, max_distance_px: float = inf) -> di
     Returns
     -------
     dict of str to float
-        ``n_true_positive, n_false_positive, n_false_negative`` (whole numbers) and ``precision, recall, jaccard``,
-        between 0 and 1, NaN where both sides of the fraction are 0.
+        ``n_true_positive, n_false_positive, n_false_negative`` (whole numbers) and
+        ``precision, recall, jaccard``, between 0 and 1, NaN where both sides of the fraction are 0.
 
     Raises
     ------
@@ -203,62 +206,14 @@ def detection_scores(match: pd.DataFrame, *, max_distance_px: float = inf) -> di
     """
     if not {"n_pred", "n_truth"} <= match.attrs.keys():
         raise ValueError(
-            "the table does not say how many bubbles there were: give it as match_bubbles returned it"
+            "the table does not say how many bubbles there were: "
+            "give it as match_bubbles returned it"
         )
     n_pred, n_truth = match.attrs["n_pred"], match.attrs["n_truth"]
     n = int((match["distance"] < max_distance_px).sum())
     wholes = {"precision": n_pred, "recall": n_truth, "jaccard": n_pred + n_truth - n}
     counts = {"n_true_positive": n, "n_false_positive": n_pred - n, "n_false_negative": n_truth - n}
     return {**counts, **{name: n / whole if whole else nan for name, whole in wholes.items()}}
-
-
-def detection_counts(
-    match: pd.DataFrame,
-    pred: pd.DataFrame,
-    truth: pd.DataFrame,
-    *,
-    max_distance_px: float = inf,
-    span: int = 1,
-) -> pd.DataFrame:
-    """Count hits, false alarms and misses for each group of frames, for `bootstrap_interval`.
-
-    Parameters
-    ----------
-    match, pred, truth : DataFrame
-        Pairs, as from `match_bubbles`, and the tables given to it.
-    max_distance_px : float
-        See `detection_scores` [px].
-    span : int
-        Frames in a group. Neighbouring frames show the same bubbles: make it longer than a bubble's life.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``n_true_positive, n_false_positive, n_false_negative``, a row for each group with bubbles in it; the
-        index is the group's number, ``frame // span``. The rows add up to the counts of `detection_scores`.
-
-    Raises
-    ------
-    ValueError
-        `span` is not above 0.
-
-    Examples
-    --------
-    >>> bubbles = pd.DataFrame({"frame": [0, 1, 7], "z": 5.0, "x": 3.0})
-    >>> detection_counts(match_bubbles(bubbles[:1], bubbles), bubbles[:1], bubbles, span=5).values.tolist()
-    [[1, 0, 1], [0, 0, 1]]
-    """
-    check_positive(span=span)
-    tables = {
-        "n_true_positive": match[match["distance"] < max_distance_px],
-        "n_pred": pred,
-        "n_truth": truth,
-    }
-    groups = {name: (table["frame"] // span).value_counts() for name, table in tables.items()}
-    n = pd.DataFrame(groups).fillna(0).astype(int).sort_index()
-    n["n_false_positive"] = n.pop("n_pred") - n["n_true_positive"]
-    n["n_false_negative"] = n.pop("n_truth") - n["n_true_positive"]
-    return n
 
 
 def localization_errors(match: pd.DataFrame) -> dict[str, float]:
@@ -272,13 +227,15 @@ def localization_errors(match: pd.DataFrame) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        ``n_pairs``; ``bias_z, bias_x``, mean of found minus true [px]; ``std_z, std_x``, standard deviation over
-        n - 1 [px]; ``rms`` and ``mean_distance`` [px]. NaN where there are too few pairs.
+        ``n_pairs``; ``bias_z, bias_x``, mean of found minus true [px]; ``std_z, std_x``, standard
+        deviation over n - 1 [px]; ``rms`` and ``mean_distance`` [px]. NaN where there are too few
+        pairs.
 
     Notes
     -----
-    The rms is :math:`\\sqrt{\\sum (dz^2 + dx^2) / n}`, bias included. No distance exceeds the `max_distance_px`
-    of `match_bubbles`, so compare only results of equal limits. PALA's bias is true minus found.
+    The rms is :math:`\\sqrt{\\sum (dz^2 + dx^2) / n}`, bias included. No distance exceeds the
+    `max_distance_px` of `match_bubbles`, so compare only results of equal limits. PALA's bias is
+    true minus found.
 
     Examples
     --------
@@ -298,58 +255,6 @@ def localization_errors(match: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def bootstrap_interval(
-    values: ArrayLike,
-    *,
-    rng: Generator,
-    statistic: Callable = np.mean,
-    n_resamples: int = 1000,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Bound a statistic by drawing the rows of its data again and again, with replacement.
-
-    Parameters
-    ----------
-    values : array_like (n, ...)
-        Independent values, or rows of values.
-    rng : Generator
-        Draws the rows.
-    statistic : callable
-        Takes drawn rows, an array shaped as `values`, and returns a number.
-    n_resamples, level : int, float
-        Number of drawings, and the share of them that lies within the interval, between 0 and 1.
-
-    Returns
-    -------
-    (float, float)
-        Lower and upper bound: the quantiles :math:`(1 \\mp level) / 2` of the drawn statistics.
-
-    Raises
-    ------
-    ValueError
-        No values, `level` not between 0 and 1, or `n_resamples` not above 0.
-
-    References
-    ----------
-    Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
-
-    Examples
-    --------
-    >>> counts = [[8, 1, 1], [4, 0, 1], [12, 1, 2]]  # as from `detection_counts`; the statistic is the Jaccard index
-    >>> bootstrap_interval(counts, statistic=lambda n: n[:, 0].sum() / n.sum(), rng=np.random.default_rng(0))
-    (0.8, 0.8)
-    """
-    rows = np.asarray(values)
-    check_positive(n_resamples=n_resamples)
-    if not rows.size or not 0 < level < 1:
-        raise ValueError(
-            f"bootstrap needs values, and a level between 0 and 1: shape {rows.shape}, level {level}"
-        )
-    drawn = [statistic(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(n_resamples)]
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def subpixel_histogram(bubbles: pd.DataFrame, n_bins: int = 20) -> pd.DataFrame:
     """Count positions by their place in the pixel: a flat histogram where localization is good.
 
@@ -363,8 +268,8 @@ def subpixel_histogram(bubbles: pd.DataFrame, n_bins: int = 20) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row for each bin: ``offset``, its middle, counted from the pixel's centre [px]; ``z, x``, density of the
-        positions there, 1 on average, NaN without bubbles.
+        A row for each bin: ``offset``, its middle, counted from the pixel's centre [px]; ``z, x``,
+        density of the positions there, 1 on average, NaN without bubbles.
 
     Raises
     ------
@@ -373,7 +278,8 @@ def subpixel_histogram(bubbles: pd.DataFrame, n_bins: int = 20) -> pd.DataFrame:
 
     Notes
     -----
-    True bubbles take every place alike. The share in a wrong bin is ``(hist[["z", "x"]] - 1).abs().mean() / 2``.
+    True bubbles take every place alike. The share in a wrong bin is
+    ``(hist[["z", "x"]] - 1).abs().mean() / 2``.
 
     References
     ----------
@@ -381,12 +287,14 @@ def subpixel_histogram(bubbles: pd.DataFrame, n_bins: int = 20) -> pd.DataFrame:
 
     Examples
     --------
-    >>> subpixel_histogram(pd.DataFrame({"z": [1.1, 2.1], "x": [0.7, 7.3]}), n_bins=2).values.tolist()
+    >>> bubbles = pd.DataFrame({"z": [1.1, 2.1], "x": [0.7, 7.3]})
+    >>> subpixel_histogram(bubbles, n_bins=2).values.tolist()
     [[-0.25, 0.0, 1.0], [0.25, 2.0, 1.0]]
     """
     position = check_bubbles(bubbles, columns=["z", "x"])[["z", "x"]].to_numpy(dtype=float)
     check_positive(n_bins=n_bins)
-    # The small shift keeps gridded positions, which lie on the edges of bins, from falling to either side.
+    # The small shift keeps gridded positions, which lie on the edges of bins, from falling to
+    # either side.
     place = np.floor((position + 0.5) % 1 * n_bins + 1e-6).astype(int) % n_bins
     counts = [np.bincount(column, minlength=n_bins) for column in place.T]
     z, x = np.array(counts) * n_bins / (len(place) or nan)

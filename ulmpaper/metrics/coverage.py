@@ -28,8 +28,9 @@ def score_lines(
     Returns
     -------
     dict of str to float
-        ``covered``, the share of the true tracks' pixels with a track of the estimate within half a pixel, along each
-        axis; ``false``, the share of the estimate's pixels without a true one there. NaN where there are no pixels.
+        ``covered``, the share of the true tracks' pixels with a track of the estimate within half a
+        pixel, along each axis; ``false``, the share of the estimate's pixels without a true one
+        there. NaN where there are no pixels.
 
     Raises
     ------
@@ -64,7 +65,8 @@ def mask_centreline(mask: ArrayLike) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``z, x`` [px]; ``reach``, the distance to the first pixel outside [px]; ``vessel``, its width in words.
+        ``z, x`` [px]; ``reach``, the distance to the first pixel outside [px]; ``vessel``, its
+        width in words.
 
     Examples
     --------
@@ -129,8 +131,8 @@ def score_lengths(
     Returns
     -------
     dict of str to float
-        ``length``, the share that the estimate shows of what the reference shows; ``visited``, the share that the
-        reference shows of the whole. NaN where there is nothing to show.
+        ``length``, the share that the estimate shows of what the reference shows; ``visited``, the
+        share that the reference shows of the whole. NaN where there is nothing to show.
 
     Examples
     --------

@@ -30,31 +30,36 @@ def score_image(
     Returns
     -------
     dict of str to float
-        ``ssim_max, ssim_1``: 11 x 11 Gaussian window of 1.5 pixels, dynamic range max(reference) or 1 (MATLAB's for
-        doubles). ``ssim_rfulm``: as RF-ULM, 7 x 7 uniform window, range of the estimate, ``2 * upsample`` columns
-        cropped left and right. ``rmse`` [counts], and ``rmse_gain`` [counts] after multiplying the estimate by the
-        least-squares ``gain``. SSIM is NaN where its range is 0.
+        ``ssim_max, ssim_1``: 11 x 11 Gaussian window of 1.5 pixels, dynamic range max(reference) or
+        1 (MATLAB's for doubles). ``ssim_rfulm``: as RF-ULM, 7 x 7 uniform window, range of the
+        estimate, ``2 * upsample`` columns cropped left and right. ``rmse`` [counts], and
+        ``rmse_gain`` [counts] after multiplying the estimate by the least-squares ``gain``. SSIM is
+        NaN where its range is 0.
 
     Raises
     ------
     ValueError
-        The maps differ in shape, are too small or hold NaN or infinity, or `upsample` is not above 0.
+        The maps differ in shape, are too small or hold NaN or infinity, or `upsample` is not above
+        0.
 
     Notes
     -----
-    With the means :math:`\\mu`, variances :math:`\\sigma^2` and covariance :math:`\\sigma_{ab}` in a window, and
-    :math:`c_1 = (0.01 L)^2`, :math:`c_2 = (0.03 L)^2` of the dynamic range :math:`L`, SSIM is the mean over windows of
+    With the means :math:`\\mu`, variances :math:`\\sigma^2` and covariance :math:`\\sigma_{ab}` in
+    a window, and :math:`c_1 = (0.01 L)^2`, :math:`c_2 = (0.03 L)^2` of the dynamic range :math:`L`,
+    SSIM is the mean over windows of
 
     .. math::
 
         \\frac{(2 \\mu_a \\mu_b + c_1) (2 \\sigma_{ab} + c_2)}
         {(\\mu_a^2 + \\mu_b^2 + c_1) (\\sigma_a^2 + \\sigma_b^2 + c_2)}.
 
-    It leaves out half a window at the edges (scikit-image), which MATLAB includes. The paper does not name its recipe.
+    It leaves out half a window at the edges (scikit-image), which MATLAB includes. The paper does
+    not name its recipe.
 
     References
     ----------
-    Wang et al., IEEE Trans. Image Process. 13 (2004) 600 (SSIM); Hahne et al., arXiv:2310.01545 (2023) (RF-ULM).
+    Wang et al., IEEE Trans. Image Process. 13 (2004) 600 (SSIM); Hahne et al., arXiv:2310.01545
+    (2023) (RF-ULM).
 
     Examples
     --------
@@ -130,13 +135,14 @@ def gridding_index(density: ArrayLike, upsample: int = 10, *, pala: bool = False
 
     Notes
     -----
-    Along each axis, with :math:`P_a` the power spectrum of the map summed over the other axis and :math:`k_a` the
-    bin of one cycle per pixel, the index is
+    Along each axis, with :math:`P_a` the power spectrum of the map summed over the other axis and
+    :math:`k_a` the bin of one cycle per pixel, the index is
 
     .. math::
 
         20 \\log_{10} \\frac{1}{2} \\sum_{a \\in \\{z, x\\}} \\sum_{h = 1, 2}
-        \\frac{\\max_{|j| \\leq 1} P_a(h k_a + j)}{\\mathrm{mean}_{3 \\leq |j| \\leq 5} P_a(h k_a + j)}
+        \\frac{\\max_{|j| \\leq 1} P_a(h k_a + j)}
+        {\\mathrm{mean}_{3 \\leq |j| \\leq 5} P_a(h k_a + j)}
 
     (PALA ``PALA_ComputeGriddingIndex``).
 
@@ -214,8 +220,8 @@ def fourier_ring_correlation(
     Returns
     -------
     DataFrame
-        A row for each ring: ``frequency`` [1/unit of px]; ``frc``, between -1 and 1, NaN where a map has no power;
-        the thresholds ``half_bit`` and ``one_seventh``; ``n_pixels`` of the ring.
+        A row for each ring: ``frequency`` [1/unit of px]; ``frc``, between -1 and 1, NaN where a
+        map has no power; the thresholds ``half_bit`` and ``one_seventh``; ``n_pixels`` of the ring.
 
     Raises
     ------
@@ -224,24 +230,27 @@ def fourier_ring_correlation(
 
     Notes
     -----
-    With the Fourier transforms :math:`A, B` of the maps, the sums running over a ring of :math:`n` pixels,
+    With the Fourier transforms :math:`A, B` of the maps, the sums running over a ring of :math:`n`
+    pixels,
 
     .. math::
 
         FRC = \\frac{\\mathrm{Re} \\sum A B^*}{\\sqrt{\\sum |A|^2 \\sum |B|^2}}, \\qquad
         T_{1/2} = \\frac{0.2071 + 1.9102 / \\sqrt{n}}{1.2071 + 0.9102 / \\sqrt{n}}.
 
-    A cosine tapers 1/8 of each side of the maps before. A ring is as wide as one bin of the shorter side.
+    A cosine tapers 1/8 of each side of the maps before. A ring is as wide as one bin of the shorter
+    side.
 
     References
     ----------
-    van Heel and Schatz, J. Struct. Biol. 151 (2005) 250 (half bit); Nieuwenhuizen et al., Nat. Methods 10 (2013) 557
-    (1/7); Hingot et al., IEEE Trans. Med. Imaging 40 (2021) 3812 (in ULM).
+    van Heel and Schatz, J. Struct. Biol. 151 (2005) 250 (half bit); Nieuwenhuizen et al., Nat.
+    Methods 10 (2013) 557 (1/7); Hingot et al., IEEE Trans. Med. Imaging 40 (2021) 3812 (in ULM).
 
     Examples
     --------
     >>> noise = np.random.default_rng(0).random((32, 32))
-    >>> fourier_ring_correlation(noise, 2 * noise, px=0.5)[["frequency", "frc"]].round(9).values[[0, -1]].tolist()
+    >>> curve = fourier_ring_correlation(noise, 2 * noise, px=0.5)
+    >>> curve[["frequency", "frc"]].round(9).values[[0, -1]].tolist()
     [[0.0625, 1.0], [1.0, 1.0]]
     """
     from scipy.signal.windows import tukey  # here, because it is slow to load
@@ -281,8 +290,8 @@ def frc_resolution(curve: pd.DataFrame, threshold: str = "half_bit") -> float:
     Returns
     -------
     float
-        Resolution [unit of px]; NaN if the curve never falls below (the pixels are too coarse to tell), infinite if it
-        starts below.
+        Resolution [unit of px]; NaN if the curve never falls below (the pixels are too coarse to
+        tell), infinite if it starts below.
 
     Raises
     ------
@@ -291,11 +300,13 @@ def frc_resolution(curve: pd.DataFrame, threshold: str = "half_bit") -> float:
 
     Notes
     -----
-    The inverse of the frequency at which curve and threshold cross, between rings by linear interpolation.
+    The inverse of the frequency at which curve and threshold cross, between rings by linear
+    interpolation.
 
     References
     ----------
-    Nieuwenhuizen et al., Nat. Methods 10 (2013) 557; Hingot et al., IEEE Trans. Med. Imaging 40 (2021) 3812.
+    Nieuwenhuizen et al., Nat. Methods 10 (2013) 557; Hingot et al., IEEE Trans. Med. Imaging 40
+    (2021) 3812.
 
     Examples
     --------
@@ -318,7 +329,8 @@ def _maps(*maps: ArrayLike, min_shape: tuple[int, int] = (2, 2)) -> list[NDArray
         raise ValueError(f"the maps differ in shape: {' and '.join(map(str, shapes))}")
     if len(shapes[0]) != 2 or np.less(shapes[0], min_shape).any():
         raise ValueError(
-            f"a map needs two axes (z, x) of at least {min_shape} pixels here, not shape {shapes[0]}"
+            f"a map needs two axes (z, x) of at least {min_shape} pixels here, "
+            f"not shape {shapes[0]}"
         )
     if not all(np.isfinite(a).all() for a in arrays):
         raise ValueError("a map holds NaN or infinite values: replace them, e.g. np.nan_to_num")

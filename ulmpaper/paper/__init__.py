@@ -6,7 +6,8 @@
     figures  -->  export
 
 Each method gets its best setting on validation data; intervals come from drawing groups of frames
-again."""
+again.
+"""
 
 from ulmpaper.core.doors import offer
 

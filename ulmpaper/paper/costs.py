@@ -1,7 +1,8 @@
-"""What localization costs: multiplications counted from the layers, time and memory measured in a fresh process."""
+"""What localization costs: multiplications, and time and memory in a fresh process."""
 
 from __future__ import annotations
 
+import copy
 import math
 import multiprocessing
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ulmpaper.config import METHODS
 from ulmpaper.core.records import check_choice, check_positive
@@ -41,9 +43,10 @@ def multiplications(net: nn.Module, input_shape: tuple[int, ...]) -> pd.DataFram
     Returns
     -------
     DataFrame
-        The table of `ulmpaper.networks.model.layer_table` with ``values``, numbers that the layer puts out, and
-        ``multiplications``: of convolutions one for each weight and place, zeros at the edges included, of full layers
-        one for each weight. What is done once for each value (PReLU, sums) is left out, as are additions.
+        The table of `ulmpaper.networks.model.layer_table` with ``values``, numbers that the layer
+        puts out, and ``multiplications``: of convolutions one for each weight and place, zeros at
+        the edges included, of full layers one for each weight. What is done once for each value
+        (PReLU, sums) is left out, as are additions.
 
     Examples
     --------
@@ -53,11 +56,13 @@ def multiplications(net: nn.Module, input_shape: tuple[int, ...]) -> pd.DataFram
     (419904, 3200)
     """
     table = layer_table(net, input_shape)
-    each = []
-    for name, shape in zip(table["name"], table["output_shape"], strict=True):
-        weight = getattr(net.get_submodule(name), "weight", None)
-        counts = isinstance(weight, torch.Tensor) and weight.ndim > 1
-        each.append(weight.numel() * shape[0] * math.prod(shape[2:]) if counts else 0)  # type: ignore[union-attr]
+    shapes_only = copy.deepcopy(net).to("meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        shapes_only(torch.empty(input_shape, device="meta"))
+    flops = counter.get_flop_counts()
+    # torch counts a multiplication and an addition for each weight and place.
+    names = [f"{type(net).__name__}.{name}" for name in table["name"]]
+    each = [sum(flops.get(name, {}).values()) // 2 for name in names]
     return table.assign(values=table["output_shape"].map(math.prod), multiplications=each)
 
 
@@ -80,8 +85,9 @@ def per_frame(
     Returns
     -------
     Series
-        ``multiplications`` a frame; ``outputs``, numbers that the last layer puts out for a frame, seen once;
-        ``largest``, numbers in the largest output of a layer, which must be in memory at once; ``parameters``.
+        ``multiplications`` a frame; ``outputs``, numbers that the last layer puts out for a frame,
+        seen once; ``largest``, numbers in the largest output of a layer, which must be in memory at
+        once; ``parameters``.
 
     Examples
     --------
@@ -117,31 +123,35 @@ def measure_costs(
     Parameters
     ----------
     method : str
-        A method of `ulmpaper.core.localize.locate`, or the recipe ``ml3d``, ``count`` or ``mspcn`` of a network.
+        A method of `ulmpaper.core.localize.locate`, or the recipe ``ml3d``, ``count`` or ``mspcn``
+        of a network.
     shape_px : (int, int)
         Size of a frame (z, x) [px].
     n_frames, n_bubbles, window : int
-        Frames that are worked on, all at once, and bubbles read off each. For ``ml3d`` they are cut into windows, so
-        `n_frames` is a multiple of `window`.
+        Frames that are worked on, all at once, and bubbles read off each. For ``ml3d`` they are cut
+        into windows, so `n_frames` is a multiple of `window`.
     network : mapping, optional
-        Keyword arguments of the network's class. Its weights are random: they do not change what it costs.
+        Keyword arguments of the network's class. Its weights are random: they do not change what it
+        costs.
     repeats : int
         The least time of so many runs counts.
     device : str
-        See `ulmpaper.networks.weights.resolve_device`. On the CPU, seconds are those of the processor, which other programs
-        disturb least; on a GPU those of the clock.
+        See `ulmpaper.networks.weights.resolve_device`. On the CPU, seconds are those of the
+        processor, which other programs disturb least; on a GPU those of the clock.
 
     Returns
     -------
     dict of str to float
-        ``network_s``, seconds a frame in the network, of ``ml3d`` for a frame seen once (0 for other methods);
-        ``readout_s``, seconds a frame to turn maps into bubbles, or all seconds of a classical method; ``memory_mb``,
-        most memory in use beyond what was there before; NaN where the system does not tell.
+        ``network_s``, seconds a frame in the network, of ``ml3d`` for a frame seen once (0 for
+        other methods); ``readout_s``, seconds a frame to turn maps into bubbles, or all seconds of
+        a classical method; ``memory_mb``, most memory in use beyond what was there before; NaN
+        where the system does not tell.
 
     Raises
     ------
     ValueError
-        Unknown method or device; keyword arguments that do not fit; frames that do not fill windows.
+        Unknown method or device; keyword arguments that do not fit; frames that do not fill
+        windows.
     """
     check_choice(method, (*METHODS, *CLASSES), "method")
     check_positive(n_frames=n_frames, window=window, repeats=repeats)

@@ -2,10 +2,11 @@
 
 A network looks at the frames once, however many ways read its maps.
 
-Blocks with truth through the whole chain in several ways: what the scores of Tables I and II are made from.
+Blocks with truth through the whole chain in several ways: what the scores of Tables I and II are
+made from.
 
-Blocks stream: of each one stay sums for groups of frames, and the map pixels that its tracks touch. Whatever is scored
-later, `judge` says how surely, by drawing these groups again and again.
+Blocks stream: of each one stay sums for groups of frames, and the map pixels that its tracks touch.
+Whatever is scored later, `judge` says how surely, by drawing these groups again and again.
 """
 
 from __future__ import annotations
@@ -48,15 +49,16 @@ class Method:
     method : str
         A classical method, ``ml3d`` or ``mspcn``; see `ulmpaper.locate`.
     n_bubbles : int or {"predicted", "true"}, optional
-        Bubbles in each frame: a number, for 3DML-ResNet also the predicted count (its default), or the true number.
-        Classical methods get the true number as its mean over the frames, and take all peaks by default. mSPCN goes by
-        its threshold alone.
+        Bubbles in each frame: a number, for 3DML-ResNet also the predicted count (its default), or
+        the true number. Classical methods get the true number as its mean over the frames, and take
+        all peaks by default. mSPCN goes by its threshold alone.
     threshold : float, optional
-        Least score. For classical methods a peak's share of the highest value of all frames, for mSPCN the height in
-        its heat map, for 3DML-ResNet the probability; both networks have one from their training.
+        Least score. For classical methods a peak's share of the highest value of all frames, for
+        mSPCN the height in its heat map, for 3DML-ResNet the probability; both networks have one
+        from their training.
     centre_side : int, optional
-        For mSPCN, the side of the square whose centre of mass is taken, see `ulmpaper.networks.decode_heatmap`; by
-        default that of the settings.
+        For mSPCN, the side of the square whose centre of mass is taken, see
+        `ulmpaper.networks.decode_heatmap`; by default that of the settings.
     weights : str, optional
         A network's weights instead of those of the settings, see `ulmpaper.networks.find_weights`.
 
@@ -100,7 +102,9 @@ def locate_all(
     *,
     n_true: ArrayLike | None = None,
 ) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]]:
-    """Find the bubbles of the same frames by several methods; each network looks at the frames once.
+    """Find the bubbles of the same frames by several methods.
+
+    Each network looks at the frames once, however many methods use its maps.
 
     Parameters
     ----------
@@ -129,7 +133,8 @@ def locate_all(
     --------
     >>> from ulmpaper.config import load_config
     >>> from ulmpaper.core.testcard import simulate_testcard
-    >>> block = simulate_testcard(n_frames=3, n_bubbles=5, shape_px=(40, 48), rng=np.random.default_rng(0))
+    >>> rng = np.random.default_rng(0)
+    >>> block = simulate_testcard(n_frames=3, n_bubbles=5, shape_px=(40, 48), rng=rng)
     >>> methods = {"RS": Method("radial", 5), "parabola": Method("parabola", "true")}
     >>> found, _ = locate_all(block.frames, methods, load_config("smoke"), n_true=[5, 5, 5])
     >>> {name: len(bubbles) for name, bubbles in found.items()}
@@ -157,7 +162,7 @@ def locate_all(
 def number_grid(
     methods: Iterable[str], *, n_bubbles: Iterable[int] = (), shares: Iterable[float] = ()
 ) -> dict[str, Method]:
-    """Classical methods to choose from: with a fixed number of bubbles, or with a least share of the peak.
+    """Classical methods to choose from, by number of bubbles or by least share of the peak.
 
     Examples
     --------
@@ -232,7 +237,7 @@ def _classical(amplitude: NDArray, cfg: Config, method: Method, true: NDArray) -
 def _ml3d(
     amplitude: NDArray, cfg: Config, methods: Mapping[str, Method], true: NDArray, notes: list[str]
 ) -> dict[str, pd.DataFrame]:
-    """Decode as many bubbles as the greediest method takes; the others keep the most probable of them."""
+    """Decode as many bubbles as the greediest method takes; others keep the most probable."""
     from ulmpaper.networks.localize import (
         domain_gap,
         load_network,
@@ -335,13 +340,15 @@ class Comparison:
     groups : DataFrame
         A row for each group: ``block`` and ``group``, both from 0.
     sums : dict of str to DataFrame
-        For each way, and for the truth, a row for each group. ``n_frames, n_true, n_found``; ``hits_near, hits_far``,
-        pairs closer than 0.25 and 0.5 px; ``squared_error``, the sum of the latters' squared distances [px²];
-        ``count_error, count_bias``, sums over frames of the error of the number of bubbles, without and with its sign;
-        ``n_tracks, n_false_tracks``: false is a track of which fewer than half the points are such pairs. A track
-        belongs to the group of its middle.
+        For each way, and for the truth, a row for each group. ``n_frames, n_true, n_found``;
+        ``hits_near, hits_far``, pairs closer than 0.25 and 0.5 px; ``squared_error``, the sum of
+        the latters' squared distances [px²]; ``count_error, count_bias``, sums over frames of the
+        error of the number of bubbles, without and with its sign; ``n_tracks, n_false_tracks``:
+        false is a track of which fewer than half the points are such pairs. A track belongs to the
+        group of its middle.
     lines, points : dict of str to sparse array (groups, pixels)
-        Density maps [tracks per map pixel], of the interpolated tracks and of their bare points, likewise.
+        Density maps [tracks per map pixel], of the interpolated tracks and of their bare points,
+        likewise.
     shape : (int, int)
         Size (z, x) of the maps.
     upsample : int
@@ -355,8 +362,9 @@ class Comparison:
     pala : bool
         The maps lie on PALA's grid.
     bubbles, tracks : dict of str to DataFrame
-        Bubble and track tables of each method and of the truth, with the column ``block`` and frames numbered within
-        the block; empty unless `compare` was called with ``keep_tables=True``.
+        Bubble and track tables of each method and of the truth, with the column ``block`` and
+        frames numbered within the block; empty unless `compare` was called with
+        ``keep_tables=True``.
     """
 
     groups: pd.DataFrame
@@ -381,13 +389,13 @@ class Comparison:
     def density(
         self, method: str, *, weights: NDArray | None = None, points: bool = False
     ) -> NDArray[np.float64]:
-        """Density map of a method, or of the ``truth``, over all groups or as often as `weights` (groups,) says."""
+        """Density map of a method, or of the ``truth``; `weights` (groups,) count the groups."""
         table = (self.points if points else self.lines)[method]
         weights = np.ones(table.shape[0]) if weights is None else weights
         return np.asarray(weights @ table, dtype=np.float64).reshape(self.shape)
 
     def bubble_scores(self, *, rng: np.random.Generator, n_draws: int = 1000) -> Scores:
-        """Scores of the bubbles and tracks of each method; see `ulmpaper.paper.scores.score_bubbles_of`."""
+        """Score the bubbles and tracks of each method; see `scores.score_bubbles_of`."""
         return score_bubbles_of(self, rng=rng, n_draws=n_draws)
 
     def map_scores(
@@ -398,7 +406,7 @@ class Comparison:
         centreline: pd.DataFrame | None = None,
         n_jobs: int = 1,
     ) -> Scores:
-        """Scores of the maps of each method, and of a black one; see `ulmpaper.paper.scores.score_maps_of`."""
+        """Score the maps of each method, and a black one; see `scores.score_maps_of`."""
         return score_maps_of(self, rng=rng, n_draws=n_draws, centreline=centreline, n_jobs=n_jobs)
 
 
@@ -412,12 +420,13 @@ def compare(
     keep_tables: bool = False,
     n_jobs: int = 1,
 ) -> Comparison:
-    """Find, track and draw the bubbles of each block by all methods, and compare them with the true ones.
+    """Find, track and draw the bubbles of each block by all methods, beside the true ones.
 
     Parameters
     ----------
     blocks : iterable of Block
-        B-mode amplitude or IQ with true bubbles, of one size; not filtered here. As many as `n_jobs` are in memory.
+        B-mode amplitude or IQ with true bubbles, of one size; not filtered here. As many as
+        `n_jobs` are in memory.
     methods : mapping of str to Method
         The methods by name.
     cfg : Config, mapping or str, optional
@@ -442,13 +451,15 @@ def compare(
 
     Notes
     -----
-    The true map is made of the true positions by the same tracker, interpolation and drawing as the others.
+    The true map is made of the true positions by the same tracker, interpolation and drawing as the
+    others.
 
     Examples
     --------
     >>> from ulmpaper.config import load_config
     >>> from ulmpaper.core.testcard import simulate_testcard
-    >>> block = simulate_testcard(n_frames=40, n_bubbles=5, shape_px=(40, 48), rng=np.random.default_rng(0))
+    >>> rng = np.random.default_rng(0)
+    >>> block = simulate_testcard(n_frames=40, n_bubbles=5, shape_px=(40, 48), rng=rng)
     >>> made = compare([block], {"RS": Method("radial", 5)}, "smoke", span=20)
     >>> made.density("RS").shape, made.sums["RS"].n_true.tolist()
     ((400, 480), [100, 100])

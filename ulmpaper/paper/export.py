@@ -1,6 +1,7 @@
 """Figures and tables of the book as files for a lecture or a paper: PDF and PNG, CSV and LaTeX.
 
-A notebook puts them into the folder `export` beside its results.json; ``make figures`` gathers those of all notebooks.
+A notebook puts them into the folder `export` beside its results.json; ``make figures`` gathers
+those of all notebooks.
 """
 
 from __future__ import annotations
@@ -15,15 +16,8 @@ from ulmpaper.io.files import write_atomic
 from ulmpaper.plots import save_figure
 
 FOLDER = "export"
-_LATEX = {
-    "%": r"\%",
-    "&": r"\&",
-    "_": r"\_",
-    "#": r"\#",
-    "±": r"$\pm$",
-    "λ": r"$\lambda$",
-    "µ": r"$\mu$",
-}
+# Letters that LaTeX's usual fonts lack.
+_LETTERS = str.maketrans({"±": r"$\pm$", "λ": r"$\lambda$", "µ": r"$\mu$"})
 
 
 def export_figure(figure: Figure, out: str | os.PathLike, name: str) -> list[Path]:
@@ -36,7 +30,8 @@ def export_figure(figure: Figure, out: str | os.PathLike, name: str) -> list[Pat
     out : path-like
         Folder of the notebook's results; the files go to ``export`` in it.
     name : str
-        Name of the files without suffix, such as ``figure3``. It must be the only one of its name in the book.
+        Name of the files without suffix, such as ``figure3``. It must be the only one of its name
+        in the book.
 
     Returns
     -------
@@ -53,7 +48,7 @@ def export_figure(figure: Figure, out: str | os.PathLike, name: str) -> list[Pat
 def export_table(
     table: pd.DataFrame, out: str | os.PathLike, name: str, *, digits: int = 3
 ) -> list[Path]:
-    """Write a table as CSV, in full precision, and as a LaTeX ``tabular`` for the package ``booktabs``.
+    """Write a table as CSV, in full precision, and as a LaTeX ``tabular`` (``booktabs``).
 
     Parameters
     ----------
@@ -91,42 +86,19 @@ def latex(table: pd.DataFrame, *, digits: int = 3) -> str:
     \bottomrule
     \end{tabular}
     """
-    n_levels, columns = table.index.nlevels, table.columns
-    lines = [rf"\begin{{tabular}}{{{'l' * n_levels}{'r' * len(columns)}}}", r"\toprule"]
-    names = ["" if name is None else str(name) for name in table.index.names]
-    for level in range(columns.nlevels):
-        last = level == columns.nlevels - 1
-        lines.append(
-            _row(
-                [*(names if last else [""] * n_levels), *map(str, columns.get_level_values(level))]
-            )
-        )
-    lines.append(r"\midrule")
-    before: tuple[str, ...] = ("",) * n_levels
-    for key, values in zip(table.index, table.itertuples(index=False), strict=True):
-        labels = tuple(map(str, key if isinstance(key, tuple) else (key,)))
-        new = [label != old for label, old in zip(labels, before, strict=True)]
-        # A label that repeats the one above is left out, unless one before it has changed.
-        shown = [label if any(new[: k + 1]) else "" for k, label in enumerate(labels)]
-        lines.append(_row([*shown, *(_cell(value, digits) for value in values)]))
-        before = labels
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+    styled = table.style.format(precision=digits, na_rep="", escape="latex")
+    for axis in (0, 1):
+        styled = styled.format_index(escape="latex", axis=axis)
+    text = styled.to_latex(
+        column_format="l" * table.index.nlevels + "r" * len(table.columns),
+        hrules=True,
+        multirow_align="naive",  # labels that repeat stay empty
+        multicol_align="naive-l",
+    )
+    return text.translate(_LETTERS).rstrip("\n")
 
 
 def _folder(out: str | os.PathLike) -> Path:
     folder = Path(out) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _row(cells: list[str]) -> str:
-    return (
-        " & ".join("".join(_LATEX.get(letter, letter) for letter in cell) for cell in cells)
-        + r" \\"
-    )
-
-
-def _cell(value: object, digits: int) -> str:
-    if pd.isna(value):  # type: ignore[call-overload]
-        return ""
-    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)

@@ -1,7 +1,8 @@
 """The paper's Fig. 1, the architecture of 3DML-ResNet, drawn from the layers of a network.
 
-Every name, size and number is read off the table of layers; only the frames and the maps are sketches. Blue-green is
-what works on the features, orange what passes by it: the two differ for any colour vision, and in grey.
+Every name, size and number is read off the table of layers; only the frames and the maps are
+sketches. Blue-green is what works on the features, orange what passes by it: the two differ for any
+colour vision, and in grey.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _WEIGHTS, _PASSING, _STREAM, _PANEL = "#12677a", "#c96a0c", "#c5dfe4", "#edf4f6"
 _INK, _MUTED, _DARK = "#12303d", "#4a5a64", "#14181b"
 _NAME_PT, _TEXT_PT, _LINE = 10.5, 9.5, 0.165
 
-# Lengths are inches: x from the left edge, z down from the upper one. The stream of features runs down at _MIDDLE.
+# Lengths are inches: x from the left edge, z down from the upper one. The stream of features runs
+# down at _MIDDLE.
 _SIZE = (4.5, 8.6)
 _MIDDLE, _LABELS, _BY = 0.98, 1.62, 0.32
 _Z = {
@@ -110,7 +112,10 @@ def plot_figure1(layers: pd.DataFrame) -> Figure:
         [np.array(row["kernel"]) // 2 for row in table.values() if row["kernel"]], axis=0
     )
     total = sum(row["parameters"] for row in table.values())
-    footer = f"{total:,} weights in all\nKernels: frames × z × x. Reach: {reach[0]} frames, {reach[1]} px"
+    footer = (
+        f"{total:,} weights in all\n"
+        f"Kernels: frames × z × x. Reach: {reach[0]} frames, {reach[1]} px"
+    )
     ax.text(
         _SIZE[0] / 2,
         _SIZE[1] - 0.08,
@@ -136,7 +141,8 @@ def _check_layers(layers: pd.DataFrame) -> tuple[Layers, int]:
             else f"columns {', '.join(map(str, layers.columns))}"
         )
         raise ValueError(
-            f"Fig. 1 shows the layers of a 3DML-ResNet, layer_table(ML3DResNet(...), (1, 1, N, Z, X)); got {found}"
+            "Fig. 1 shows the layers of a 3DML-ResNet, "
+            f"layer_table(ML3DResNet(...), (1, 1, N, Z, X)); got {found}"
         )
     return table, n_blocks
 
@@ -151,7 +157,7 @@ def _weights(row: Layer) -> str:
 
 
 def _draw_stream(ax: Axes, table: Layers) -> None:
-    """The features, as wide as the logarithm of their number, and the first of them, which pass by the blocks."""
+    """The features, as wide as the logarithm of their number, and the bypass of the blocks."""
     counts = (
         _channels_in(table["extract"]),
         *(table[name]["output_shape"][1] for name in ("extract", "output")),
@@ -335,7 +341,7 @@ def _draw_maps(ax: Axes, n: int, aspect: float) -> None:
 def _draw_stack(
     ax: Axes, x: float, z: float, n: int, aspect: float, size: float, shift: float
 ) -> tuple[float, float, float, float]:
-    """n pictures (10 at most) behind one another: height and width of each, left and upper edge of the front one."""
+    """Up to 10 pictures behind one another; height and width, left and upper edge of the first."""
     wide = size * min(1, 1 / aspect)
     high = wide * aspect
     behind = min(n, 10) - 1

@@ -1,9 +1,11 @@
 """Figures 2 to 5 of the paper.
 
-All panels of a figure have the same size: colour bars lie under their panel. Displacements are drawn in blue and red,
-which differ for any colour vision and meet in white; what is not vessel is dark.
+All panels of a figure have the same size: colour bars lie under their panel. Displacements are
+drawn in blue and red, which differ for any colour vision and meet in white; what is not vessel is
+dark.
 
-The paper's Figs. 3 and 4: density maps of all methods beside the true one, on one scale. Nothing is scored here.
+The paper's Figs. 3 and 4: density maps of all methods beside the true one, on one scale. Nothing is
+scored here.
 
 Fig. 5: power Doppler and the density maps of several methods, each with what tells of gridding.
 """
@@ -126,23 +128,25 @@ def plot_figure3(
     thick: int = 3,
     columns: int = 3,
 ) -> Figure:
-    """Draw the panels of Fig. 3: the true map and those of the methods, each over two enlarged parts.
+    """Draw Fig. 3: the true map and those of the methods, each over two enlarged parts.
 
     Parameters
     ----------
     maps : mapping of str to ndarray (Z, X)
-        Density maps [tracks per map pixel] of one size by title, the true one first. It sets the colours of all.
+        Density maps [tracks per map pixel] of one size by title, the true one first. It sets the
+        colours of all.
     px_mm : float
         Pixel pitch of the frames [mm].
     upsample : int
         Map pixels per pixel of the frames.
     boxes : sequence of (int, int, int), optional
-        First row, first column and side of the two enlarged parts [map px]; by default `crowded_boxes` of the truth.
+        First row, first column and side of the two enlarged parts [map px]; by default
+        `crowded_boxes` of the truth.
     zoom_px : float
         Side of the parts chosen by default [px].
     thick : int
-        Side of the square that each map pixel is shown as in the whole maps, where a line of one pixel would vanish.
-        The enlarged parts show pixels as they are.
+        Side of the square that each map pixel is shown as in the whole maps, where a line of one
+        pixel would vanish. The enlarged parts show pixels as they are.
     columns : int
         Panels side by side.
 
@@ -199,12 +203,12 @@ def plot_figure3(
 def plot_figure4(
     maps: Mapping[str, NDArray], *, px_mm: float, upsample: int = 10, zoom_px: float = 32.0
 ) -> Figure:
-    """Draw the panels of Fig. 4, as those of `plot_figure3`, but of slow bubbles in thin vessels: larger parts."""
+    """Draw Fig. 4, like Fig. 3 but with larger parts: slow bubbles in thin vessels."""
     return plot_figure3(maps, px_mm=px_mm, upsample=upsample, zoom_px=zoom_px, thick=5)
 
 
 def density_norm(truth: NDArray) -> PowerNorm:
-    """Square root, from nothing to what nearly all pixels of the true map with tracks stay under."""
+    """Square root, up to a value that nearly all pixels of the true map stay under."""
     some = truth[truth > 0]
     return PowerNorm(
         0.5, 0, max(2.0, float(np.quantile(some, _DENSITY_CLIP))) if some.size else 1.0, clip=True
@@ -246,7 +250,8 @@ def crowded_boxes(truth: NDArray, side: int, n: int = 2) -> list[Box]:
 
 
 def _show(ax: Axes, values: NDArray, norm: PowerNorm, colour: str | None = None) -> None:
-    # Pixels of a line are averaged by their colours, not by their values, so that thin lines do not fade.
+    # Pixels of a line are averaged by their colours, not by their values, so that thin lines do not
+    # fade.
     ax.imshow(
         values,
         cmap=colormaps["hot"],
@@ -282,7 +287,7 @@ def plot_figure5(
     top: float | None = None,
     box: tuple[slice, slice] | None = None,
 ) -> Figure:
-    """Lay power Doppler and density maps side by side, below each map how its bubbles lie in their pixels.
+    """Lay power Doppler and density maps side by side, with the sub-pixel histograms below.
 
     Parameters
     ----------
@@ -328,7 +333,8 @@ def plot_figure5(
             below.set_axis_off()
         drawn.append(above)
         rooms.append(below)
-    # All bars lie below power Doppler, where no histogram is; else they would take their width from the maps.
+    # All bars lie below power Doppler, where no histogram is; else they would take their width from
+    # the maps.
     shared = drawn[:2] if top else drawn[:1]
     for place, ax in zip((0.78, 0.2), shared, strict=False):
         image = ax.images[0]

@@ -56,7 +56,7 @@ class Scores:
     drawn: NDArray[np.float64]
 
     def half_widths(self) -> pd.DataFrame:
-        """Half widths of the 95 % intervals: 1.96 standard deviations over the draws; NaN without draws."""
+        """Half widths of the 95 % intervals: 1.96 standard deviations over the draws, or NaN."""
         half = (
             _NORMAL * _std(self.drawn)
             if len(self.drawn) > 1
@@ -65,7 +65,7 @@ class Scores:
         return pd.DataFrame(half, index=self.values.index, columns=self.values.columns)
 
     def difference(self, method: str, other: str) -> pd.DataFrame:
-        """Scores of one method minus those of another: columns ``value, low, high``, a row for each score."""
+        """Scores of one method minus those of another: ``value, low, high`` of each score."""
         value = self.values.loc[method] - self.values.loc[other]
         i, j = (self.values.index.get_loc(name) for name in (method, other))
         half = (
@@ -140,15 +140,17 @@ def score_bubbles_of(
     Returns
     -------
     Scores
-        ``precision, recall, jaccard``, each ``_near`` (hits within 0.25 px) and ``_far`` (0.5 px); ``rms_px``, the
-        localization error of pairs within 0.5 px; ``count_error, count_bias``, the mean error of the number of
-        bubbles in a frame, without and with its sign, as share of the true number; ``false_tracks``, their share.
+        ``precision, recall, jaccard``, each ``_near`` (hits within 0.25 px) and ``_far`` (0.5 px);
+        ``rms_px``, the localization error of pairs within 0.5 px; ``count_error, count_bias``, the
+        mean error of the number of bubbles in a frame, without and with its sign, as share of the
+        true number; ``false_tracks``, their share.
 
     Examples
     --------
     >>> from ulmpaper.core.testcard import simulate_testcard
     >>> from ulmpaper.paper.experiment import Method, compare
-    >>> block = simulate_testcard(n_frames=40, n_bubbles=5, shape_px=(40, 48), rng=np.random.default_rng(0))
+    >>> rng = np.random.default_rng(0)
+    >>> block = simulate_testcard(n_frames=40, n_bubbles=5, shape_px=(40, 48), rng=rng)
     >>> made = compare([block], {"RS": Method("radial", 5)}, "smoke", span=10)
     >>> made.bubble_scores(rng=np.random.default_rng(0)).text(2).loc["RS", "recall_far"]
     '0.84 ± 0.19'
@@ -193,14 +195,16 @@ def score_maps_of(
     Returns
     -------
     Scores
-        Those of `maps.score_image` and `coverage.score_lines`; ``gridding`` [dB] of the tracks' bare points, see
-        `maps.gridding_index`; with a `centreline` those of `coverage.score_lengths`. The methods are followed by
-        ``black map`` and ``truth``, of which some scores tell what can be reached.
+        Those of `maps.score_image` and `coverage.score_lines`; ``gridding`` [dB] of the tracks'
+        bare points, see `maps.gridding_index`; with a `centreline` those of
+        `coverage.score_lengths`. The methods are followed by ``black map`` and ``truth``, of which
+        some scores tell what can be reached.
 
     Notes
     -----
-    A draw repeats some groups and misses others, so its map shows less of the vessels than the whole and scores
-    otherwise. Only the spread over the draws is used, around the value of the whole.
+    A draw repeats some groups and misses others, so its map shows less of the vessels than the
+    whole and scores otherwise. Only the spread over the draws is used, around the value of the
+    whole.
     """
     check_positive(n_jobs=n_jobs)
     ones = np.ones((1, len(comparison.groups)))

@@ -21,7 +21,7 @@ ARCHIVE = "PALA_data_InSilicoFlow.zip"
 
 
 def sequence_numbers(cfg: Config, split: str) -> range:
-    """Numbers of the sequences of a split: of the test set as many as the settings ask for, of the others all.
+    """Number the sequences of a split: ``phantom.n_sequences`` of the test set, else all.
 
     Examples
     --------
@@ -56,7 +56,8 @@ def insilico_blocks(
     data_dir : path
         Folder of PALA's files; in its folder ``cache`` frames of the phantom are kept.
     n_sequences, n_frames : int, optional
-        At most so many, and the first frames of each; by default all of the split, and ``cfg.phantom.n_frames``.
+        At most so many, and the first frames of each; by default all of the split, and
+        ``cfg.phantom.n_frames``.
     n_jobs : int
         Processes that simulate.
 

@@ -1,7 +1,7 @@
-"""Tables I and II: scores of density maps beside those of the paper, and who is ahead of whom by how much.
+"""Tables I and II: scores of density maps beside the paper's, and who leads by how much.
 
-The paper does not say how SSIM and RMSE were computed, so each recipe has rows of its own, and none is mixed with
-another.
+The paper does not say how SSIM and RMSE were computed, so each recipe has rows of its own, and none
+is mixed with another.
 """
 
 from __future__ import annotations
@@ -39,17 +39,19 @@ def table1(scores: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     scores : DataFrame
-        A row for each method, with the columns of `maps.score_image`. Rows called ``RS``, ``mSPCN`` and
-        ``3DML-ResNet`` meet the paper's; all others have none.
+        A row for each method, with the columns of `maps.score_image`. Rows called ``RS``, ``mSPCN``
+        and ``3DML-ResNet`` meet the paper's; all others have none.
 
     Returns
     -------
     DataFrame
-        Rows by recipe and method, the black map last; columns ``ours``, ``paper`` and their ``difference``.
+        Rows by recipe and method, the black map last; columns ``ours``, ``paper`` and their
+        ``difference``.
 
     Examples
     --------
-    >>> scores = pd.DataFrame({"ssim_max": 0.9, "ssim_1": 0.8, "ssim_rfulm": 0.7, "rmse": 6.0}, index=["RS"])
+    >>> row = {"ssim_max": 0.9, "ssim_1": 0.8, "ssim_rfulm": 0.7, "rmse": 6.0}
+    >>> scores = pd.DataFrame(row, index=["RS"])
     >>> table1(scores).round(2).iloc[[0, 3]].values.tolist()
     [[90.0, 84.37, 5.63], [6.0, 7.04, -1.04]]
     """
@@ -87,9 +89,10 @@ def ranking(
     Returns
     -------
     DataFrame
-        Rows by recipe and group: ``ours, rival``, the scores, and ``which`` rival; ``ahead``, by how much ours is
-        better, with its 95 % interval ``low, high``; ``ratio``, ours over the rival's; ``paper_ahead, paper_ratio``,
-        of the paper's network to the better of its two baselines, where these are among the group.
+        Rows by recipe and group: ``ours, rival``, the scores, and ``which`` rival; ``ahead``, by
+        how much ours is better, with its 95 % interval ``low, high``; ``ratio``, ours over the
+        rival's; ``paper_ahead, paper_ratio``, of the paper's network to the better of its two
+        baselines, where these are among the group.
     """
     printed = PAPER[table]
     rows, index = [], []
@@ -142,7 +145,8 @@ def sentences(ranks: pd.DataFrame, *, ours: str = ML3D) -> list[str]:
             abs(row["ahead"]),
             *sorted(np.sign(row["ahead"] or 1) * row[["low", "high"]].to_numpy(float)),
         )
-        text = f"{recipe}: {ours} ({row['ours']:.4g}) is {place} {rival} ({row['rival']:.4g}), by {size:.3g}"
+        text = f"{recipe}: {ours} ({row['ours']:.4g}) is {place} {rival} ({row['rival']:.4g})"
+        text += f", by {size:.3g}"
         if np.isfinite(low):
             text += f" ({low:.3g} to {high:.3g}{', so it may be chance' if low <= 0 else ''})"
         paper = row["paper_ahead"]
@@ -156,16 +160,16 @@ def paper_sized(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     Parameters
     ----------
     name : {"table1", "table2", "crowds", "benchmark"}
-        Scores on the frames of chapters 7 and 8 in the profile quick, on the paper's simulator by number of bubbles, or
-        speeds.
+        Scores on the frames of chapters 7 and 8 in the profile quick, on the paper's simulator by
+        number of bubbles, or speeds.
 
     Returns
     -------
     table : DataFrame
         Rows by the first column of the file.
     about : dict
-        ``date``, ``revision`` of this package and ``hardware``; for scores the ``stride`` and the digest
-        of the training of the ``weights``.
+        ``date``, ``revision`` of this package and ``hardware``; for scores the ``stride`` and the
+        digest of the training of the ``weights``.
 
     Examples
     --------
