@@ -6,17 +6,23 @@ import contextlib
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-_ENDS = 2**20  # bytes
+_END_BYTES = 2**20
 
 
 def fingerprint(files: Iterable[Path]) -> str:
-    """Tell files of equal names apart: ten hexadecimal digits of their sizes and of how they begin and end.
+    """Tell files of equal names apart by their sizes and by how they begin and end.
+
+    Returns
+    -------
+    str
+        Ten hexadecimal digits. At most 2 MiB of each file are read.
 
     Examples
     --------
@@ -28,10 +34,43 @@ def fingerprint(files: Iterable[Path]) -> str:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             digest.update(f"{size} ".encode())
-            for place in (0, max(0, size - _ENDS)):
+            for place in (0, max(0, size - _END_BYTES)):
                 file.seek(place)
-                digest.update(file.read(_ENDS))
+                digest.update(file.read(_END_BYTES))
     return digest.hexdigest()[:10]
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a hidden name to write under; the file or folder gets its own name at the end.
+
+    An error removes what was written, and what was there before stays.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_path(Path(folder, "a.txt")) as part:
+    ...         _ = part.write_text("all of it")
+    ...     [path.name for path in Path(folder).iterdir()]
+    ['a.txt']
+    """
+    part = _hidden(path)
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def _hidden(path: Path) -> Path:
+    """Name to write under until all of `path` is there."""
+    # In the same folder, so that the move is one step; with its suffix, by which libraries choose
+    # a format; with the process, so that two writers do not meet.
+    return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -50,23 +89,21 @@ def write_atomic(path: Path, content: bytes) -> None:
     ...     [path.name for path in Path(folder).iterdir()]
     ['a.json']
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(content)
-        part.replace(path)
+        with atomic_path(path) as part:
+            part.write_bytes(content)
     except OSError as error:
         raise OSError(
             f"cannot write {path} ({error.strerror}): make room, or choose another folder"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class SafeHDF5(h5py.File):
-    """HDF5 file for writing whose errors of the disk come out of `check`, not out of every call.
+    """HDF5 file for writing that reports errors of the disk in `check`, not in every call.
 
-    The HDF5 library cannot undo a write that failed: closing the file afterwards crashes the interpreter. Here the
-    first error is noted and all later writes are dropped, so that HDF5 closes in peace.
+    The HDF5 library cannot undo a write that failed: closing the file afterwards crashes the
+    interpreter. Here the first error is kept and all later writes are dropped, so that HDF5 can
+    close the file.
 
     Parameters
     ----------
@@ -85,7 +122,7 @@ class SafeHDF5(h5py.File):
     """
 
     def __init__(self, path: str | os.PathLike, mode: str) -> None:
-        self._disk = _Disk(path, {"w": "w+"}.get(mode, mode))
+        self._disk = _Disk(path, "w+" if mode == "w" else mode)
         try:
             super().__init__(self._disk, mode)
         except BaseException:
@@ -93,7 +130,7 @@ class SafeHDF5(h5py.File):
             raise
 
     def close(self) -> None:
-        """Close the file; what went wrong before or now is said by `check`."""
+        """Close the file; `check` raises what went wrong before or now."""
         super().close()
         self._disk.close()
 
@@ -113,13 +150,14 @@ class SafeHDF5(h5py.File):
 
 
 class _Disk(io.FileIO):
-    """File that notes its first error instead of raising it."""
+    """File that keeps its first error instead of raising it."""
 
     error: OSError | None = None
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         done = 0
+        # The system may write less than it is given, as just before the disk is full.
         while self.error is None and done < len(view):
             try:
                 done += super().write(view[done:]) or 0
@@ -142,23 +180,22 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the libraries raise a dozen types on damaged files
-        if isinstance(error, MemoryError) or getattr(
-            error, "errno", None
-        ):  # of the machine, not of the file
+        # Errors of the machine, unlike those of the file, carry a number or concern its memory.
+        if isinstance(error, MemoryError) or getattr(error, "errno", None):
             raise
-        reason = f"{type(error).__name__}: {error}"
         raise ValueError(
-            f"cannot read {path}, it is damaged or not what its name says ({reason})"
+            f"cannot read {path}, it is damaged or not what its name says "
+            f"({type(error).__name__}: {error})"
         ) from error
 
 
 @contextlib.contextmanager
 def writable(folder: Path) -> Iterator[None]:
-    """Say in plain words that a folder cannot be written to."""
+    """State in plain words that a folder cannot be written to."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # said in plain words already
+        if error.errno is None:  # its text is plain already
             raise
         raise OSError(
             f"cannot write to {folder} ({error.strerror}): choose another folder"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -14,22 +13,24 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ulmpaper.core.records import Block, check_bubbles, check_choice, check_frames
-from ulmpaper.io.files import SafeHDF5, readable
+from ulmpaper.io.files import SafeHDF5, _hidden, readable
 
-_GUESSES = ("write", "create", "add", "put", "save")
 _FORMAT = "ulmpaper blocks 1"
+_GUESSES = ("write", "create", "add", "put", "save")  # names that people try instead of `append`
+_SCALE = ("px_mm", "frame_rate_hz", "source")
+_ROWS_PER_CHUNK = 1024
 
 
 class BlockStore:
-    """Blocks of frames and their truth in one HDF5 file, appended in order and read back by window.
+    """Blocks of frames and their truth in one HDF5 file, appended in order and read by window.
 
     Parameters
     ----------
     path : path
         The file, ``.h5`` or ``.hdf5``.
     mode : {"r", "w", "a"}
-        Read; write anew, under another name until the store is closed without an error; or go on where the last
-        complete block ends, so that a run that was interrupted can be taken up again.
+        Read; write anew, under a hidden name until the store is closed without an error; or
+        continue after the last complete block, so that an interrupted run can be resumed.
     about : mapping, optional
         What else a new store keeps: text, numbers and lists of them, read back as `about`.
 
@@ -40,8 +41,9 @@ class BlockStore:
 
     Notes
     -----
-    A chunk is one frame, shuffled and packed by gzip at level 1 (lzf is 1.6 times as fast but read by h5py alone). The
-    same blocks give the same bytes. The attribute ``complete`` counts the frames that were written to the end.
+    A chunk is one frame, shuffled and packed by gzip at level 1 (lzf is 1.6 times as fast, but only
+    h5py reads it). The same blocks give the same bytes. The attribute ``complete`` counts the
+    frames that are complete.
 
     Examples
     --------
@@ -61,16 +63,14 @@ class BlockStore:
         check_choice(mode, ("r", "w", "a"), "mode")
         if mode == "a" and not self.path.exists():
             BlockStore(path, "w", about).close()
-        self._part = (
-            self.path.with_name(f".{self.path.name}.{os.getpid()}.part") if mode == "w" else None
-        )
+        self._part = _hidden(self.path) if mode == "w" else None
         if self._part:
             if not self.path.parent.is_dir():
                 raise FileNotFoundError(f"there is no folder {self.path.parent}: make it first")
             self._file = SafeHDF5(self._part, "w")
-            self._file.attrs.update(
-                {"format": _FORMAT, "complete": 0, "about": json.dumps(about or {})}
-            )
+            self._file.attrs["format"] = _FORMAT
+            self._file.attrs["complete"] = 0
+            self._file.attrs["about"] = json.dumps(about or {})
             return
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no file {self.path}")
@@ -78,8 +78,9 @@ class BlockStore:
             self._file = SafeHDF5(self.path, "r+") if mode == "a" else h5py.File(self.path)
         if self._file.attrs.get("format") != _FORMAT:
             self._file.close()
-            raise ValueError(f"{self.path} is not a block store: read it with readers.open_frames")
+            raise ValueError(f"{self.path} is not a block store: read it with open_frames")
         if mode == "a" and "frames" in self._file:
+            # An interrupted run may have left part of a block after the last complete one.
             self._resize(len(self), self._n_rows(len(self)))
 
     def __enter__(self) -> Self:
@@ -122,7 +123,7 @@ class BlockStore:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the store was told when it was made."""
+        """What was given as `about` when the store was made."""
         return json.loads(self._file.attrs.get("about", "{}"))
 
     @property
@@ -132,20 +133,21 @@ class BlockStore:
 
     def __getattr__(self, name: str) -> Any:
         """Answer a guess: blocks are appended."""
-        hint = (
-            ": BlockStore(path, 'w') makes a store, store.append(block) adds to it"
-            if name in _GUESSES
-            else ""
-        )
+        hint = ""
+        if name in _GUESSES:
+            hint = ": BlockStore(path, 'w') makes a store, store.append(block) adds to it"
         raise AttributeError(f"BlockStore has no {name!r}{hint}")
 
     def append(self, block: Block) -> None:
-        """Write a block after the last; frames become float32 or complex64, truth is sorted by frame.
+        """Write a block after the last.
+
+        Frames (T, Z, X) become float32 or complex64; the truth is sorted by frame.
 
         Raises
         ------
         ValueError
-            Size, number type, scale or columns of the truth differ from the first block; truth outside the frames.
+            Size, number type, scale or columns of the truth differ from the first block; truth
+            outside the frames.
         """
         frames = check_frames(block.frames, allow_complex=True)
         frames = frames.astype(np.complex64 if frames.dtype.kind == "c" else np.float32, copy=False)
@@ -156,23 +158,23 @@ class BlockStore:
         if "frames" not in self._file:
             self._create(frames, columns, block)
         self._check_same(frames, columns, block)
-        start, n_rows = len(self), self._n_rows(len(self))
+        start = len(self)
+        n_rows = self._n_rows(start)
         self._resize(start + len(frames), n_rows + (0 if truth is None else len(truth)))
         self._file["frames"][start:] = frames
         if truth is not None:
-            self._file["truth_end"][start:] = n_rows + np.searchsorted(
-                truth["frame"], np.arange(len(frames)), "right"
-            )
+            ends = np.searchsorted(truth["frame"], np.arange(len(frames)), "right")
+            self._file["truth_end"][start:] = n_rows + ends
             for name, column in self._file["truth"].items():
                 column[n_rows:] = truth[name] + start if name == "frame" else truth[name]
-        # What is counted must be on the disk before the count says so.
+        # The frames must be on the disk before the count includes them.
         self._file.flush()
         self._file.check()
         self._file.attrs["complete"] = start + len(frames)
         self._file.flush()
 
     def window(self, start: int, n_frames: int) -> Block:
-        """Frames `start` to ``start + n_frames`` and their truth, whose frames count from 0 again.
+        """Read frames `start` to ``start + n_frames`` and their truth, which counts from 0 again.
 
         Raises
         ------
@@ -204,6 +206,7 @@ class BlockStore:
         return int(self._file["truth_end"][n_frames - 1]) if n_frames and self.has_truth else 0
 
     def _resize(self, n_frames: int, n_rows: int) -> None:
+        """Cut or lengthen all arrays."""
         self._file["frames"].resize(n_frames, axis=0)
         if self.has_truth:
             self._file["truth_end"].resize(n_frames, axis=0)
@@ -211,57 +214,69 @@ class BlockStore:
                 column.resize(n_rows, axis=0)
 
     def _create(self, frames: NDArray, columns: dict[str, np.dtype] | None, block: Block) -> None:
-        size, grow = (
-            frames.shape[1:],
-            {"maxshape": (None,), "chunks": (1024,), "track_times": False},
-        )
-        pack = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "track_times": False}
+        """Make empty arrays that fit the first block."""
+        size = frames.shape[1:]
         self._file.create_dataset(
-            "frames", (0, *size), frames.dtype, maxshape=(None, *size), chunks=(1, *size), **pack
+            "frames",
+            (0, *size),
+            frames.dtype,
+            maxshape=(None, *size),
+            chunks=(1, *size),
+            compression="gzip",
+            compression_opts=1,
+            shuffle=True,
+            track_times=False,  # the same blocks give the same bytes
         )
-        for name in ("px_mm", "frame_rate_hz", "source"):
+        for name in _SCALE:
             if getattr(block, name) is not None:
                 self._file.attrs[name] = getattr(block, name)
         if columns is not None:
-            self._file.create_dataset("truth_end", (0,), np.int64, **grow)
+            self._create_column(self._file, "truth_end", np.dtype(np.int64))
             table = self._file.create_group("truth", track_order=True)
             for name, dtype in columns.items():
-                table.create_dataset(name, (0,), dtype, **grow)
+                self._create_column(table, name, dtype)
+
+    @staticmethod
+    def _create_column(group: h5py.Group, name: str, dtype: np.dtype) -> None:
+        group.create_dataset(
+            name, (0,), dtype, maxshape=(None,), chunks=(_ROWS_PER_CHUNK,), track_times=False
+        )
 
     def _check_same(
         self, frames: NDArray, columns: dict[str, np.dtype] | None, block: Block
     ) -> None:
-        stored, table = self._file["frames"], self._file.get("truth")
+        """Refuse a block that differs from the first one."""
+        stored = self._file["frames"]
+        table = self._file.get("truth")
+        stored_columns = None if table is None else {n: column.dtype for n, column in table.items()}
         pairs = {
             "frames of size": (stored.shape[1:], frames.shape[1:]),
             "numbers of type": (stored.dtype, frames.dtype),
             "pixel pitch [mm]": (self.px_mm, block.px_mm),
             "frame rate [Hz]": (self.frame_rate_hz, block.frame_rate_hz),
-            "truth columns": (
-                None if table is None else {n: column.dtype for n, column in table.items()},
-                columns,
-            ),
+            "truth columns": (stored_columns, columns),
         }
         for what, (here, new) in pairs.items():
             if here != new:
                 raise ValueError(
-                    f"{self.path} holds blocks with {what} {here}, not {new}: put them in another store"
+                    f"{self.path} holds blocks with {what} {here}, not {new}: "
+                    "put them in another store"
                 )
 
 
 def _by_frame(bubbles: pd.DataFrame, n_frames: int) -> pd.DataFrame:
+    """True bubbles sorted by frame, checked."""
     check_bubbles(bubbles)
-    frame, words = (
-        bubbles["frame"],
-        [name for name in bubbles if bubbles[name].to_numpy().dtype.kind not in "biuf"],
-    )
+    frame = bubbles["frame"]
+    words = [name for name in bubbles if bubbles[name].to_numpy().dtype.kind not in "biuf"]
     if words:
         raise ValueError(
             f"columns {words} of the truth do not hold plain numbers: drop or convert them"
         )
     if not frame.between(0, n_frames - 1).all():
         raise ValueError(
-            f"true bubbles lie in frames {frame.min()} to {frame.max()} of a block of {n_frames} frames"
+            f"true bubbles lie in frames {frame.min()} to {frame.max()} "
+            f"of a block of {n_frames} frames"
         )
     return bubbles.astype({"frame": np.int64}).sort_values(
         "frame", kind="stable", ignore_index=True
