@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ulmpaper"
 
@@ -147,20 +146,20 @@ def test_every_public_name_has_a_user_outside_its_file() -> None:
     assert not unused, "make these private, or show them"
 
 
+def loaded_by(module: str, *others: str) -> str:
+    """Which of other modules an import loads."""
+    code = f"import sys, {module}; print([m for m in {others} if m in sys.modules])"
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_import_is_light() -> None:
-    code = "import sys, ulmpaper; print([m for m in ('torch', 'matplotlib', 'scipy', 'pandas') if m in sys.modules])"
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]"
+    assert loaded_by("ulmpaper", "torch", "matplotlib", "scipy", "pandas") == "[]"
 
 
 def test_chain_needs_neither_torch_nor_matplotlib() -> None:
-    code = "import sys, ulmpaper.pipeline; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]"
+    optional = ("torch", "matplotlib", "skimage", "pymust", "pooch", "typer")
+    assert loaded_by("ulmpaper.pipeline", *optional) == "[]"
 
 
 def test_environment_and_constraints_hold_the_same_versions() -> None:

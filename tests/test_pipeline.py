@@ -23,12 +23,11 @@ from ulmpaper.core.testcard import simulate_testcard
 from ulmpaper.core.track import interpolate
 from ulmpaper.pipeline import (
     MapTotals,
+    _ordered_map,
     locate,
     min_frames_per_block,
-    ordered_map,
     ulm,
     ulm_blocks,
-    ulm_many,
 )
 
 CFG = load_config(
@@ -109,7 +108,7 @@ def test_clutter_filter_uncovers_the_flow(rng: np.random.Generator) -> None:
 
 
 def test_blocks_are_numbered_on_and_their_order_is_kept() -> None:
-    whole = ulm_many(blocks(), CFG)
+    whole = ulm(blocks(), CFG)
     single = [ulm(block, CFG) for block in blocks()]
     assert len(whole.bubbles) == sum(len(r.bubbles) for r in single)
     assert whole.bubbles.frame.is_monotonic_increasing
@@ -118,7 +117,7 @@ def test_blocks_are_numbered_on_and_their_order_is_kept() -> None:
 
 
 def test_processes_give_the_same_as_one() -> None:
-    same(ulm_many(blocks(), CFG, n_jobs=2), ulm_many(iter(blocks()), CFG))
+    same(ulm(blocks(), CFG, n_jobs=2), ulm(iter(blocks()), CFG))
 
 
 def test_blocks_are_read_as_they_are_needed() -> None:
@@ -192,14 +191,14 @@ def test_networks_work_in_processes_of_one_thread_and_warn_once(networks: dict[s
     cfg = load_config("smoke", networks)
     short = [dataclasses.replace(block, frames=block.frames[:10]) for block in blocks(2)]
     with pytest.warns(UserWarning, match="unlike those of the training") as caught:
-        parallel = ulm_many(short, cfg, method="ml3d", n_jobs=2)
+        parallel = ulm(short, cfg, method="ml3d", n_jobs=2)
     assert len(caught) == 1
     with pytest.warns(UlmWarning, match="unlike") as caught:
         assert [len(result.notes) for result in ulm_blocks(short, cfg, method="ml3d")] == [1, 1]
     assert [warning.filename for warning in caught] == [__file__]
     with pytest.warns(UserWarning, match="unlike"):
-        same(parallel, ulm_many(short, cfg, method="ml3d"))
-    assert list(ordered_map(iter([joblib.delayed(_threads)()]), n_jobs=2)) == [1]
+        same(parallel, ulm(short, cfg, method="ml3d"))
+    assert list(_ordered_map(iter([joblib.delayed(_threads)()]), n_jobs=2)) == [1]
 
 
 def _threads() -> int:
@@ -217,7 +216,7 @@ def test_few_tasks_are_read_ahead_and_the_backend_of_the_caller_stays() -> None:
             yield joblib.delayed(abs)(-read)
 
     usual = type(joblib.Parallel(n_jobs=2, prefer="threads")._backend)
-    results = ordered_map(tasks(), n_jobs=2)
+    results = _ordered_map(tasks(), n_jobs=2)
     assert next(results) == 1
     time.sleep(0.3)
     assert read <= 9
@@ -269,13 +268,13 @@ def test_frames_without_tracks_give_empty_tables_and_maps(frames: np.ndarray) ->
             "did you mean 'radial'",
         ),
         (lambda: ulm(np.ones((2, 9, 9)), CFG, method="ml3"), ValueError, "did you mean 'ml3d'"),
-        (lambda: ulm_many([], CFG), ValueError, "at least one frame"),
+        (lambda: ulm([], CFG), ValueError, "at least one frame"),
         (
-            lambda: ulm_many([np.ones((2, 9, 9)), np.ones((2, 9, 8))], CFG),
+            lambda: ulm([np.ones((2, 9, 9)), np.ones((2, 9, 8))], CFG),
             ValueError,
             "block 1 has frames of",
         ),
-        (lambda: ulm_many([np.ones((2, 9, 9))], CFG, n_jobs=0), ValueError, "n_jobs"),
+        (lambda: ulm([np.ones((2, 9, 9))], CFG, n_jobs=0), ValueError, "n_jobs"),
     ],
 )
 def test_bad_input(call, error: type[Exception], message: str) -> None:
@@ -310,7 +309,7 @@ def test_a_dask_cluster_gives_the_same(tmp_path: Path) -> None:
                 break
             time.sleep(0.1)
         address = json.loads(note.read_text())["address"]
-        same(ulm_many(blocks(), CFG, n_jobs=2, scheduler=address), ulm_many(blocks(), CFG))
+        same(ulm(blocks(), CFG, n_jobs=2, scheduler=address), ulm(blocks(), CFG))
 
 
 def test_a_scheduler_that_does_not_answer_is_one_clear_error(
@@ -319,7 +318,7 @@ def test_a_scheduler_that_does_not_answer_is_one_clear_error(
     pytest.importorskip("distributed")
     monkeypatch.setattr("ulmpaper.pipeline._CONNECT_TIMEOUT_S", 1)
     with pytest.raises(OSError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
-        ulm_many(blocks(), CFG, scheduler="tcp://127.0.0.1:9")
+        ulm(blocks(), CFG, scheduler="tcp://127.0.0.1:9")
 
 
 def test_maps_of_nothing_are_an_error() -> None:

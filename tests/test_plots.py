@@ -1,4 +1,6 @@
-"""Figures, film strips and result folders: what is drawn, that it is complete, and that nothing half-written stays."""
+"""Figures, film strips and result folders: what is drawn, that it is complete, and that nothing
+half-written stays.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from ulmpaper.config import load_config
 from ulmpaper.core.records import Block
 from ulmpaper.io.results import ResultWriter, read_table
 from ulmpaper.paper.films import Player, save_film
-from ulmpaper.pipeline import MapTotals, finish_results, ulm, ulm_blocks, ulm_many
-from ulmpaper.plots import MAP_KINDS, plot_frame, plot_map, plot_tracks, save_figure
+from ulmpaper.pipeline import MapTotals, finish_results, ulm, ulm_blocks
+from ulmpaper.plots import _MAP_KINDS, plot_frame, plot_map, plot_tracks, save_figure
 
 CFG = load_config("smoke", {"locate.method": "parabola", "locate.min_score": 0.25})
 
@@ -27,7 +29,7 @@ def result(flow: Block):
     return ulm(flow, CFG)
 
 
-@pytest.mark.parametrize("kind", MAP_KINDS)
+@pytest.mark.parametrize("kind", _MAP_KINDS)
 def test_maps_are_drawn_with_unit_and_scale(kind: str, result) -> None:
     figure = plot_map(result.maps[kind], kind, px_mm=0.01)
     ax, bar = figure.axes
@@ -36,7 +38,7 @@ def test_maps_are_drawn_with_unit_and_scale(kind: str, result) -> None:
     assert figure.axes[0].get_title()
 
 
-@pytest.mark.parametrize("kind", MAP_KINDS)
+@pytest.mark.parametrize("kind", _MAP_KINDS)
 def test_empty_maps_are_drawn_too(kind: str, tmp_path: Path) -> None:
     assert save_figure(
         plot_map(np.zeros((20, 30)), kind, px_mm=None), tmp_path / "a.png", dpi=30
@@ -121,7 +123,7 @@ def test_results_read_back(flow: Block, tmp_path: Path) -> None:
             writer.add(part.bubbles, part.tracks)
             totals.add(part)
         finish_results(writer, totals.as_dict(), CFG, {"input": "flow"}, 80)
-    whole = ulm_many(halves, CFG)
+    whole = ulm(halves, CFG)
     for name in ("bubbles", "tracks"):
         expected = getattr(whole, name)
         pd.testing.assert_frame_equal(read_table(writer.folder / "tables.h5", name), expected)

@@ -127,33 +127,39 @@ class MapTotals:
 
 
 def ulm(
-    frames: ArrayLike | Block | FrameFile | str | os.PathLike,
+    frames: ArrayLike | Block | FrameFile | str | os.PathLike | Iterable[ArrayLike | Block],
     cfg: Settings = None,
     method: Method | None = None,
+    *,
+    n_jobs: int | None = None,
+    scheduler: str | None = None,
 ) -> UlmResult:
     """Run the whole chain: filter, localize, link, interpolate, render.
 
     Parameters
     ----------
-    frames : array_like (T, Z, X), Block, path or FrameFile
+    frames : array_like (T, Z, X), Block, path, FrameFile, or iterable of arrays or Blocks
         B-mode amplitude or IQ. An array or a `Block` is one block; a file is read in blocks of
-        ``blocks.n_frames``. A block or file brings its own pixel pitch and frame rate where it
-        knows them; else those of ``cfg.acquisition`` hold.
+        ``blocks.n_frames``; an iterable yields blocks of one shape. A block or file brings its own
+        pixel pitch and frame rate where it knows them; else those of ``cfg.acquisition`` hold.
     cfg : Config, mapping or str, optional
         Settings: a `Config`, dotted overrides of the profile ``quick``, or the name of a profile.
     method : str or callable, optional
         Localization method, see `locate`, instead of ``cfg.locate.method``.
+    n_jobs, scheduler
+        See `ulm_blocks`.
 
     Returns
     -------
     UlmResult
-        ``bubbles, tracks, maps``; ``save(folder)`` writes them.
+        ``bubbles, tracks, maps``; ``save(folder)`` writes them. The tables of all blocks are held
+        in memory; where that is too much, use `ulm_blocks` with `MapTotals`.
 
     Raises
     ------
     TypeError, ValueError, OSError
         What the steps raise: see `ulmpaper.core.check_frames`, `ulmpaper.core.svd_filter`,
-        `locate`, `ulmpaper.io.open_frames`.
+        `locate`, `ulmpaper.open_frames`.
 
     Warns
     -----
@@ -168,79 +174,73 @@ def ulm(
     >>> result = ulm(block, {"locate.min_score": 0.2}, method="parabola")
     >>> result.maps["density"].shape
     (400, 480)
+    >>> int(ulm([block, block], {"locate.min_score": 0.2}, method="parabola").bubbles.frame.max())
+    119
     """
     cfg = as_config(cfg)
+    about: dict[str, Any] = {}
+    if callable(method):
+        about["method"] = getattr(method, "__name__", "a function")
+    elif method is not None:
+        check_choice(method, METHODS + NETWORKS, "method")
+        cfg = _with(cfg, "locate", method=method)
+        method = None
     if isinstance(frames, str | os.PathLike):
         frames = open_frames(frames)
-    if not isinstance(frames, FrameFile):
-        return ulm_many([frames], cfg, method=method)
-    blocks = frames.blocks(cfg.blocks.n_frames, min_frames=min_frames_per_block(cfg))
-    result = ulm_many(blocks, cfg, method=method)
-    return dataclasses.replace(result, about={**result.about, **describe_input([frames])})
-
-
-def ulm_many(
-    blocks: Iterable[ArrayLike | Block],
-    cfg: Settings = None,
-    *,
-    method: Method | None = None,
-    n_jobs: int | None = None,
-    scheduler: str | None = None,
-) -> UlmResult:
-    """Run the chain on many blocks and gather tables and maps; parameters as in `ulm_blocks`.
-
-    The tables of all blocks are held in memory; where that is too much, use `ulm_blocks` with
-    `MapTotals`.
-
-    Examples
-    --------
-    >>> from ulmpaper.core.testcard import simulate_testcard
-    >>> rng = np.random.default_rng(0)
-    >>> card = {"n_frames": 30, "n_bubbles": 8, "shape_px": (40, 48)}
-    >>> blocks = (simulate_testcard(**card, rng=rng) for _ in range(2))
-    >>> int(ulm_many(blocks, "smoke").bubbles.frame.max())
-    59
-    """
-    cfg = as_config(cfg)
-    about: dict[str, Any] = (
-        {"method": getattr(method, "__name__", "a function")} if callable(method) else {}
-    )
-    if isinstance(method, str):
-        cfg = _with(cfg, "locate", method=check_choice(method, METHODS + NETWORKS, "method"))
-        method = None
-    first: list[ArrayLike | Block] = []
-
-    def remember_first() -> Iterator[ArrayLike | Block]:
-        for block in blocks:
-            if not first:
-                first.append(_without_frames(block))
-                about["source"] = block.source if isinstance(block, Block) else "array"
-                frames = block.frames if isinstance(block, Block) else np.asarray(block)
-                about["content"] = hashlib.sha256(
-                    np.ascontiguousarray(frames[:1]).tobytes()
-                ).hexdigest()[:10]
-            yield block
-
+    if isinstance(frames, FrameFile):
+        about |= describe_input([frames])
+        least = min_frames_per_block(cfg)
+        recording: Iterable[Any] = frames.blocks(cfg.blocks.n_frames, min_frames=least)
+    else:
+        recording = frames if _are_blocks(frames) else [frames]  # type: ignore[assignment]
+    blocks = _Described(recording, cfg, about)
     totals = MapTotals(cfg)
-    bubbles, tracks = [], []
+    bubbles = []
+    tracks = []
     n_frames = 0
-    for result in ulm_blocks(
-        remember_first(), cfg, method=method, n_jobs=n_jobs, scheduler=scheduler
-    ):
+    for result in ulm_blocks(blocks, cfg, method=method, n_jobs=n_jobs, scheduler=scheduler):
         totals.add(result)
         bubbles.append(result.bubbles)
         tracks.append(result.tracks)
         n_frames += result.n_frames
     maps = totals.as_dict()
-    px_mm, frame_rate_hz = _scale(first[0], cfg)
     return UlmResult(
         bubbles=pd.concat(bubbles, ignore_index=True),
         tracks=pd.concat(tracks, ignore_index=True),
         maps=maps,
-        config=_with(cfg, "acquisition", px_mm=px_mm, frame_rate_hz=frame_rate_hz),
+        config=_with(cfg, "acquisition", px_mm=blocks.px_mm, frame_rate_hz=blocks.frame_rate_hz),
         n_frames=n_frames,
         about=about,
     )
+
+
+def _are_blocks(frames: object) -> bool:
+    """Whether these are blocks, one after another, rather than the frames of one."""
+    if isinstance(frames, list | tuple):
+        return all(isinstance(block, Block) or np.ndim(block) == 3 for block in frames)
+    return isinstance(frames, Iterator)
+
+
+class _Described:
+    """Blocks as they pass, with what is known of the first one, which is not kept in memory."""
+
+    def __init__(
+        self, blocks: Iterable[ArrayLike | Block], cfg: Config, about: dict[str, Any]
+    ) -> None:
+        self._blocks = blocks
+        self._cfg = cfg
+        self._about = about
+
+    def __iter__(self) -> Iterator[ArrayLike | Block]:
+        for number, block in enumerate(self._blocks):
+            if number == 0:
+                self.px_mm, self.frame_rate_hz = _scale(block, self._cfg)
+                frames = block.frames if isinstance(block, Block) else np.asarray(block)
+                first_frame = np.ascontiguousarray(frames[:1]).tobytes()
+                source = block.source if isinstance(block, Block) else "array"
+                self._about.setdefault("source", source)
+                self._about.setdefault("content", hashlib.sha256(first_frame).hexdigest()[:10])
+            yield block
 
 
 def ulm_blocks(
@@ -280,7 +280,7 @@ def ulm_blocks(
     first_frame = first_track = 0
     warned = False
     tasks = (joblib.delayed(_run_block)(block, cfg, method) for block in _same_shape(blocks))
-    for result in ordered_map(tasks, n_jobs=n_jobs, scheduler=scheduler):
+    for result in _ordered_map(tasks, n_jobs=n_jobs, scheduler=scheduler):
         if result.notes and not warned:  # the other blocks say the same with slightly other figures
             warn_user(result.notes[0])
             warned = True
@@ -398,14 +398,14 @@ def locate(
         locate_mspcn,
     )  # here, since torch takes seconds to load
 
-    options = {**network_options(cfg, method), "n_bubbles": n_bubbles, **options}
+    options = {**_network_options(cfg, method), "n_bubbles": n_bubbles, **options}
     bubbles = (
         locate_ml3d(frames, **options) if method == "ml3d" else locate_mspcn(frames, **options)
     )
     return bubbles[bubbles["score"] > min_score].reset_index(drop=True)
 
 
-def network_options(cfg: Config, method: str) -> dict[str, Any]:
+def _network_options(cfg: Config, method: str) -> dict[str, Any]:
     """Keywords of ``locate_ml3d`` or ``locate_mspcn`` from the settings of their use.
 
     How a network was made and trained is in its weights, so ``ml3d.window`` and ``count.tile_px``
@@ -520,15 +520,6 @@ def _same_shape(blocks: Iterable[ArrayLike | Block]) -> Iterator[ArrayLike | Blo
         yield block
 
 
-def _without_frames(block: ArrayLike | Block) -> ArrayLike | Block:
-    """What is known of a block, without holding its frames in memory."""
-    return (
-        dataclasses.replace(block, frames=np.empty(0), bubbles=None)
-        if isinstance(block, Block)
-        else ()
-    )
-
-
 def _with(cfg: Config, section: str, **values: Any) -> Config:
     return dataclasses.replace(
         cfg, **{section: dataclasses.replace(getattr(cfg, section), **values)}
@@ -538,7 +529,7 @@ def _with(cfg: Config, section: str, **values: Any) -> Config:
 # --- many blocks -------------------------------------------------------------------------------
 
 
-def ordered_map(
+def _ordered_map(
     tasks: Iterator[Any], *, n_jobs: int, scheduler: str | None = None
 ) -> Iterator[Any]:
     """Run tasks in parallel and yield their results in order, four tasks ahead per process.
@@ -564,7 +555,7 @@ def ordered_map(
 
     Examples
     --------
-    >>> list(ordered_map((joblib.delayed(abs)(k) for k in (-1, 2, -3)), n_jobs=1))
+    >>> list(_ordered_map((joblib.delayed(abs)(k) for k in (-1, 2, -3)), n_jobs=1))
     [1, 2, 3]
     """
     with _runner(scheduler, n_jobs) as run:

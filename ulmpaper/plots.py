@@ -32,7 +32,7 @@ from ulmpaper.core.records import check_choice
 _BRIGHT = colormaps["viridis"](np.linspace(0.2, 1, 256))
 _SPEED = LinearSegmentedColormap.from_list("speed", _BRIGHT).with_extremes(under="black")
 # Map: colour map and label of the colour bar.
-MAP_KINDS = {
+_MAP_KINDS = {
     "density": (colormaps["hot"], "tracks per pixel"),
     "velocity": (_SPEED, "speed [mm/s]"),
     "mean_velocity": (_SPEED, "mean speed of the tracks [mm/s]"),
@@ -67,7 +67,7 @@ def plot_map(
     values : ndarray (Z, X)
         One of the maps of `pipeline.UlmResult`.
     kind : str
-        Its name: one of `MAP_KINDS`. Density is shown by its square root, power Doppler in dB,
+        Its name: one of `_MAP_KINDS`. Density is shown by its square root, power Doppler in dB,
         speeds up to their 98 % quantile (axial direction: by the signed square root).
     px_mm : float or None
         Pixel pitch of the frames [mm]. None (unknown): the scale bar is in pixels of the frames,
@@ -83,8 +83,8 @@ def plot_map(
     -------
     Figure
     """
-    check_choice(kind, MAP_KINDS, "map")
-    colours, label = MAP_KINDS[kind]
+    check_choice(kind, _MAP_KINDS, "map")
+    colours, label = _MAP_KINDS[kind]
     figure, ax = _figure(ax, values.shape)
     shown = np.asarray(values, dtype=np.float32)
     norm: Normalize

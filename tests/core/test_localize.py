@@ -1,17 +1,20 @@
-"""Detection and localization: known places, invariances, the slow obvious version, and PALA's own rows."""
+"""Detection and localization: known places, invariances, the slow obvious version, and PALA's own
+rows.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from ulmpaper.core.localize import detect_maxima, locate_peaks
+from ulmpaper.core.localize import locate_peaks
 from ulmpaper.core.records import Block
 from ulmpaper.core.subpixel import METHODS
 
@@ -24,7 +27,8 @@ PALA_NAMES = {
     "gaussian_fit": "gaussian",
     "radial": "radial",
 }
-# Largest error [px] for a lone noise-free Gaussian of standard deviation 1 px, anywhere in its pixel.
+# Largest error [px] for a lone noise-free Gaussian of standard deviation 1 px, anywhere in its
+# pixel.
 TOLERANCE = {
     "none": 0.5,
     "weighted": 0.06,
@@ -35,6 +39,11 @@ TOLERANCE = {
     "lanczos": 0.07,
     "spline": 0.12,
 }
+
+
+def peaks_alone(frames: np.ndarray, n_bubbles: int, **settings: object) -> pd.DataFrame:
+    """All peaks, on whole pixels, however many lie in a window."""
+    return locate_peaks(frames, "none", n_bubbles, max_peaks_in_roi=99, **settings)
 
 
 def gaussian(
@@ -103,7 +112,7 @@ def plateaus_by_labelling(image: np.ndarray) -> list[np.ndarray]:
 @given(hnp.arrays(np.uint8, (11, 12), elements=st.integers(0, 3)))
 def test_maxima_equal_the_slow_obvious_version(image: np.ndarray) -> None:
     plateaus = plateaus_by_labelling(image)
-    found = detect_maxima(image[None], 1000, roi_px=3)
+    found = peaks_alone(image[None], 1000, roi_px=3)
     expected = []
     for pixels in plateaus:
         distance = ((pixels - pixels.mean(axis=0)) ** 2).sum(axis=1)
@@ -114,7 +123,7 @@ def test_maxima_equal_the_slow_obvious_version(image: np.ndarray) -> None:
     # PALA blanks the border first and counts every pixel of a plateau.
     blanked = np.zeros_like(image)
     blanked[2:-2, 2:-2] = image[2:-2, 2:-2]
-    theirs = detect_maxima(image[None], 1000, roi_px=3, pala=True)
+    theirs = peaks_alone(image[None], 1000, roi_px=3, pala=True)
     every = [tuple(p) for pixels in plateaus_by_labelling(blanked) for p in pixels]
     assert sorted(zip(theirs.z, theirs.x, strict=True)) == sorted(every)
 
@@ -122,9 +131,9 @@ def test_maxima_equal_the_slow_obvious_version(image: np.ndarray) -> None:
 def test_the_strongest_are_kept_and_ties_are_not_lost() -> None:
     frame = np.zeros((20, 40))
     frame[10, 5:36:5] = [3, 1, 2, 2, 2, 5, 4]
-    assert sorted(detect_maxima(frame[None], 3).score) == [3, 4, 5]
-    assert sorted(detect_maxima(frame[None], 4).score) == [2, 3, 4, 5]
-    assert sorted(detect_maxima(frame[None], 4, pala=True).score) == [3, 4, 5]
+    assert sorted(peaks_alone(frame[None], 3).score) == [3, 4, 5]
+    assert sorted(peaks_alone(frame[None], 4).score) == [2, 3, 4, 5]
+    assert sorted(peaks_alone(frame[None], 4, pala=True).score) == [3, 4, 5]
 
 
 def test_a_bubble_between_two_pixels_is_one_bubble() -> None:
@@ -188,7 +197,7 @@ def test_frames_in_pieces_equal_the_whole(flow: Block) -> None:
             r"negative values \(down to -1\).*filters.envelope",
         ),
         (lambda f: locate_peaks(f * 1j), TypeError, "amplitude is needed"),
-        (lambda f: detect_maxima(f[0], 3), ValueError, "three axes"),
+        (lambda f: locate_peaks(f[0], n_bubbles=3), ValueError, "three axes"),
     ],
 )
 def test_bad_input(call, error: type[Exception], message: str) -> None:
@@ -199,7 +208,9 @@ def test_bad_input(call, error: type[Exception], message: str) -> None:
 def against_pala(
     oracle_dir: Path, name: str, key: str, **settings_: object
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Our rows, PALA's rows in our coordinates, and how many more rows we have; rows paired by frame and peak."""
+    """Our rows, PALA's rows in our coordinates, and how many more rows we have; rows paired by
+    frame and peak.
+    """
     with np.load(oracle_dir / f"{name}.npz") as file:
         theirs, frames = file[f"loc_{key}"], oracle_frames(file)
     ours = locate_peaks(frames, pala=True, **settings_)

@@ -142,5 +142,6 @@ def test_maps_equal_palas(oracle_dir: Path, name: str, key: str) -> None:
         ):
             expected = oracle[theirs]
             error = np.abs(getattr(maps, ours) - expected)
-            # One track's speeds are shifted where PALA's own speed map lacks a pixel of its density map.
+            # One track's speeds are shifted where PALA's own speed map lacks a pixel of its density
+            # map.
             assert (error > 1e-5 * np.abs(expected).max()).mean() < 1e-4

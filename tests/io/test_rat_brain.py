@@ -14,7 +14,7 @@ from _pala_files import brain_blocks, write_ratbrain, write_record
 from ulmpaper.config import load_config
 from ulmpaper.io.readers import read_ratbrain
 from ulmpaper.io.results import read_table
-from ulmpaper.pipeline import UlmResult, ulm, ulm_many
+from ulmpaper.pipeline import UlmResult, ulm
 
 SETTINGS = {
     "filter.svd_low": 5,
@@ -54,7 +54,7 @@ def check(result: UlmResult, files: list[Path]) -> None:
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_files_are_one_recording(files: list[Path], n_jobs: int) -> None:
-    check(ulm_many(map(read_ratbrain, files), CFG, n_jobs=n_jobs), files)
+    check(ulm(map(read_ratbrain, files), CFG, n_jobs=n_jobs), files)
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +68,13 @@ def cluster() -> Iterator[str]:
 
 
 def test_a_local_dask_cluster_gives_the_same(files: list[Path], cluster: str) -> None:
-    check(ulm_many(map(read_ratbrain, files), CFG, n_jobs=2, scheduler=cluster), files)
+    check(ulm(map(read_ratbrain, files), CFG, n_jobs=2, scheduler=cluster), files)
 
 
 def test_the_command_line_takes_them_all(
     run: Callable[..., tuple[int, str, str]], files: list[Path], cluster: str, tmp_path: Path
 ) -> None:
-    expected = ulm_many(map(read_ratbrain, files), CFG)
+    expected = ulm(map(read_ratbrain, files), CFG)
     for name, how in (("here", []), ("cluster", ["--scheduler", cluster])):
         code, _, err = run("ulm", *files, "-o", tmp_path / name, "--profile", "smoke", *SETS, *how)
         assert code == 0

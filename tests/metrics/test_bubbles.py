@@ -49,7 +49,8 @@ def scatter(
     )
 
 
-# Half-pixel steps make equal distances and distances equal to the limit common; the rest of the numbers do not.
+# Half-pixel steps make equal distances and distances equal to the limit common; the rest of the
+# numbers do not.
 coordinate = st.one_of(st.integers(0, 6).map(lambda k: k / 2), st.floats(0, 3, width=32))
 tables = st.lists(st.tuples(st.integers(0, 2), coordinate, coordinate), max_size=12).map(places)
 
@@ -62,7 +63,8 @@ def assignments(n_pred: int, n_truth: int) -> Iterator[list[tuple[int, int]]]:
                 yield list(zip(i, j, strict=True))
 
 
-# ---------------------------------------------------------------------------------------------------------- matching
+# ---  ------------------------------------------------------------------------------------------
+# matching
 
 
 @settings(max_examples=60, deadline=None)
@@ -139,8 +141,8 @@ def test_distances_count_squared() -> None:
 
 
 def test_pala_order_can_lose_a_pair() -> None:
-    # Two found bubbles share one true bubble, so they are walked through first: the second of them takes the other
-    # true bubble, far away, and leaves nothing for the third.
+    # Two found bubbles share one true bubble, so they are walked through first: the second of them
+    # takes the other true bubble, far away, and leaves nothing for the third.
     pred = places([(0, 5, 5.0), (0, 5, 5.1), (0, 0, 0.0)])
     truth = places([(0, 5, 5.08), (0, 0, 0.3)])
     assert match_bubbles(pred, truth, pala=True)[["pred", "truth"]].values.tolist() == [[1, 0]]
@@ -174,7 +176,8 @@ def test_frames_without_a_counterpart(rng: np.random.Generator) -> None:
     assert match["frame"].tolist() == [5]
 
 
-# ------------------------------------------------------------------------------------------------------------ scores
+# ---  ------------------------------------------------------------------------------------------
+# scores
 
 
 def test_identical_tables_score_one(rng: np.random.Generator) -> None:
@@ -208,7 +211,8 @@ def test_known_errors(rng: np.random.Generator) -> None:
     assert errors["rms"] == pytest.approx(math.sqrt((noise**2).sum() / 400))
 
 
-# ------------------------------------------------------------------------------------------------ places in the pixel
+# ------------------------------------------------------------------------------------------------
+# places in the pixel
 
 
 def test_subpixel_histogram_of_even_positions_is_flat(rng: np.random.Generator) -> None:
@@ -219,7 +223,8 @@ def test_subpixel_histogram_of_even_positions_is_flat(rng: np.random.Generator) 
 
 
 def test_subpixel_histogram_keeps_gridded_positions_together() -> None:
-    # Multiples of 0.1 plus 0.05, as interpolation by ten gives, lie on edges of bins, give or take a rounding error.
+    # Multiples of 0.1 plus 0.05, as interpolation by ten gives, lie on edges of bins, give or take
+    # a rounding error.
     x = np.concatenate([k + np.arange(-0.45, 0.5, 0.1) for k in range(100)])
     histogram = subpixel_histogram(pd.DataFrame({"z": 7.0, "x": x}))
     np.testing.assert_allclose(histogram["x"], np.tile([0.0, 2.0], 10))
@@ -229,7 +234,8 @@ def test_subpixel_histogram_keeps_gridded_positions_together() -> None:
     assert subpixel_histogram(pd.DataFrame({"z": [], "x": []}))["z"].isna().all()
 
 
-# ---------------------------------------------------------------------------------------------------------- bad input
+# ---  ------------------------------------------------------------------------------------------
+# bad input
 
 
 @pytest.mark.parametrize(
@@ -252,7 +258,8 @@ def test_bad_input_is_named(rng: np.random.Generator, call, message: str) -> Non
         call(scatter(rng, 9))
 
 
-# -------------------------------------------------------------------------------------------------- PALA's own output
+# --------------------------------------------------------------------------------------------------
+# PALA's own output
 
 
 @pytest.fixture(scope="module", params=SEQUENCES)

@@ -107,7 +107,9 @@ def test_image_scores_of_empty_maps(maps: tuple) -> None:
 
 
 def points_on_grid(rng: np.random.Generator, spread: float) -> np.ndarray:
-    """Map (300 x 430, ten to a pixel) of points near the centres of 30 x 43 pixels; spread 1 is even."""
+    """Map (300 x 430, ten to a pixel) of points near the centres of 30 x 43 pixels; spread 1 is
+    even.
+    """
     pixel = rng.integers((30, 43), size=(6000, 2)) + 0.5
     z, x = np.floor(10 * (pixel + spread * (rng.random((6000, 2)) - 0.5))).astype(int).T
     density = np.zeros((300, 430))
@@ -195,7 +197,8 @@ def test_frc_of_maps_with_nothing_in_common(rng: np.random.Generator) -> None:
     assert fourier_ring_correlation(np.zeros((9, 9)), np.eye(9), px=1.0)["frc"].isna().all()
 
 
-# ---------------------------------------------------------------------------------------------------------- bad input
+# ---  ------------------------------------------------------------------------------------------
+# bad input
 
 
 @pytest.mark.parametrize(
@@ -219,7 +222,8 @@ def test_bad_input_is_named(call, message: str) -> None:
         call()
 
 
-# -------------------------------------------------------------------------------------------------- PALA's own output
+# --------------------------------------------------------------------------------------------------
+# PALA's own output
 
 
 @pytest.fixture(scope="module", params=SEQUENCES)
@@ -230,7 +234,9 @@ def pala(request: pytest.FixtureRequest, oracle_dir: Path) -> dict[str, np.ndarr
 
 
 def points_map(pala: dict[str, np.ndarray], method: str) -> np.ndarray:
-    """PALA's density map without interpolation: rounded in single precision, a track once in a pixel."""
+    """PALA's density map without interpolation: rounded in single precision, a track once in a
+    pixel.
+    """
     track, row = pala[f"track_{method}"].T
     place = (pala[f"loc_{method}"][row, 1:3] - 1).astype(np.float32)
     cell = np.floor((place + 1) * 10 + np.float32(0.5)).astype(int) - 1

@@ -1,4 +1,6 @@
-"""Blocks with truth through the chain in several methods: against the chain itself, by hand, and as a stream."""
+"""Blocks with truth through the chain by several methods: against the chain itself, by hand, and as
+a stream.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ from ulmpaper.paper.experiment import (
     number_grid,
     threshold_grid,
 )
-from ulmpaper.pipeline import draw_lines, link_tracks, locate, ulm, ulm_many
+from ulmpaper.pipeline import draw_lines, link_tracks, locate, ulm
 
 CFG = load_config("smoke", {"locate.n_bubbles": 8})
 METHODS = {"RS": Method("radial", 8), "parabola": Method("parabola", 6)}
@@ -64,7 +66,7 @@ def same(a: Comparison, b: Comparison) -> None:
 
 
 def test_maps_are_those_of_the_chain(made: Comparison) -> None:
-    whole = ulm_many(blocks(), CFG, method="radial")
+    whole = ulm(blocks(), CFG, method="radial")
     np.testing.assert_array_equal(made.density("RS"), whole.maps["density"])
     bare = sum(
         density(one.tracks, (40, 48))

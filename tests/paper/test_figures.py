@@ -15,8 +15,8 @@ from matplotlib.image import AxesImage
 
 from ulmpaper.metrics.bubbles import subpixel_histogram
 from ulmpaper.paper.figures import (
-    crowded_boxes,
-    density_norm,
+    _crowded_boxes,
+    _density_norm,
     plot_figure2,
     plot_figure3,
     plot_figure4,
@@ -172,15 +172,15 @@ def test_boxes_are_crowded_and_apart() -> None:
     truth = maps()["Truth"]
     truth[70:100, 20:50] = 3
     truth[10:40, 150:180] = 2
-    (z1, x1, side), (z2, x2, _) = crowded_boxes(truth, 30)
+    (z1, x1, side), (z2, x2, _) = _crowded_boxes(truth, 30)
     assert (z1, x1, side) in {(70, 20, 30), (10, 150, 30)}
     assert {(z1, x1), (z2, x2)} == {(70, 20), (10, 150)}
-    assert crowded_boxes(np.zeros((20, 30)), 50)[0][2] == 10
+    assert _crowded_boxes(np.zeros((20, 30)), 50)[0][2] == 10
 
 
 def test_scale_of_an_empty_truth() -> None:
-    assert density_norm(np.zeros((4, 4))).vmax == 1
-    assert density_norm(np.full((4, 4), 9.0)).vmax == 9
+    assert _density_norm(np.zeros((4, 4))).vmax == 1
+    assert _density_norm(np.full((4, 4), 9.0)).vmax == 9
 
 
 def test_maps_must_be_of_one_size() -> None:

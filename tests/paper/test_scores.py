@@ -13,7 +13,7 @@ from ulmpaper.core.testcard import simulate_testcard
 from ulmpaper.metrics.coverage import score_lines
 from ulmpaper.metrics.maps import score_image
 from ulmpaper.paper.experiment import Comparison, Method, compare
-from ulmpaper.paper.scores import BLACK, TRUTH, Scores, draw_groups
+from ulmpaper.paper.scores import BLACK, TRUTH, Scores, _draw_groups
 from ulmpaper.paper.tables import MAP_SCORES, ranking, sentences, table2
 from ulmpaper.simulator.phantom import phantom_centreline
 
@@ -61,7 +61,7 @@ def test_fewer_peaks_find_less(made: Comparison) -> None:
 
 
 def test_map_draws_are_those_done_by_hand(made: Comparison, maps: Scores) -> None:
-    weights = draw_groups(4, 4, rng=np.random.default_rng(1))
+    weights = _draw_groups(4, 4, rng=np.random.default_rng(1))
     for k, w in enumerate(weights):
         truth, estimate = (made.density(way, weights=w) for way in (TRUTH, "few"))
         expected = {**score_image(estimate, truth), **score_lines(estimate, truth)}
@@ -107,7 +107,8 @@ def test_single_group_has_no_interval(made: Comparison) -> None:
     assert one.difference("RS", "few")["low"].isna().all()
 
 
-# --- tables -------------------------------------------------------------------------------------------------------
+# --- tables
+# ---  ------------------------------------------------------------------------------------------
 
 
 def scores(n_draws: int = 0) -> Scores:
@@ -174,7 +175,7 @@ def test_doubt_is_said() -> None:
 
 
 def test_draws_hold_as_many_groups_as_there_are() -> None:
-    weights = draw_groups(6, 40, rng=np.random.default_rng(0))
+    weights = _draw_groups(6, 40, rng=np.random.default_rng(0))
     assert (weights.sum(axis=1) == 6).all()
     assert weights.min() == 0
-    assert draw_groups(1, 40, rng=np.random.default_rng(0)).shape == (0, 1)
+    assert _draw_groups(1, 40, rng=np.random.default_rng(0)).shape == (0, 1)

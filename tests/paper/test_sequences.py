@@ -38,7 +38,9 @@ def test_phantom_is_that_of_the_settings(tmp_path: Path) -> None:
 
 
 def test_phantom_is_simulated_before_its_first_sequence_is_used(tmp_path: Path) -> None:
-    """Else processes that use it and processes that simulate the next sequence would get in each other's way."""
+    """Else processes that use it and processes that simulate the next sequence would get in each
+    other's way.
+    """
     blocks = insilico_blocks(
         CFG, "validation", data_dir=tmp_path, n_sequences=2, n_frames=2, n_jobs=2
     )

@@ -23,7 +23,10 @@ __all__, __getattr__, __dir__ = offer(
         "grid": "map_shape map_index frame_position",
         "filters": "svd_filter butter_bandpass envelope to_db",
         "localize": "locate_peaks",
-        "subpixel": "METHODS log_parabola",
+        "subpixel": (
+            "METHODS centre_pixel weighted_average radial_symmetry gaussian_fit log_parabola "
+            "cubic_peak lanczos_peak spline_peak"
+        ),
         "track": "link drop_short smooth interpolate add_velocity",
         "render": "Maps render_maps map_sums density power_doppler",
         "testcard": "simulate_testcard",

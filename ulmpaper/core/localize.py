@@ -22,66 +22,6 @@ from ulmpaper.core.subpixel import METHODS
 _CHUNK_PIXELS = 400_000
 
 
-def detect_maxima(
-    frames: ArrayLike,
-    n_bubbles: int,
-    *,
-    roi_px: int = 5,
-    min_score: float = 0.0,
-    pala: bool = False,
-) -> pd.DataFrame:
-    """Find the strongest regional maxima of each frame.
-
-    Parameters
-    ----------
-    frames : array_like (T, Z, X)
-        B-mode amplitude, 0 or more.
-    n_bubbles : int
-        At most this many maxima a frame, the strongest. A frame with fewer bubbles is filled up
-        with the maxima of noise, as in PALA: `min_score` keeps those out.
-    roi_px : int
-        Side of the square window that must lie inside the frame, odd [px].
-    min_score : float
-        Maxima must be above this amplitude.
-    pala : bool
-        Repeat PALA: the border is blanked before the search (a peak may be seen beside its true
-        place), each pixel of a plateau is a maximum, and maxima that tie at the cut are all
-        dropped.
-
-    Returns
-    -------
-    DataFrame
-        Bubble table with whole pixels; `score` is the amplitude. Ordered by frame, then x, then z.
-
-    Raises
-    ------
-    ValueError
-        Negative amplitudes (radio-frequency data?), window larger than the frame, `n_bubbles` below
-        1.
-
-    Notes
-    -----
-    PALA ``ULM_localization2D``. A maximum is 8-connected: a pixel or plateau with no higher
-    neighbour.
-
-    Examples
-    --------
-    >>> frame = np.zeros((1, 9, 9))
-    >>> frame[0, 4, 5] = 2.0
-    >>> detect_maxima(frame, 10)[["frame", "z", "x", "score"]].values.tolist()
-    [[0.0, 4.0, 5.0, 2.0]]
-    """
-    frames = check_amplitude(frames)
-    _check_roi(frames.shape, n_bubbles, roi_px)
-    half = roi_px // 2
-    step = max(1, _CHUNK_PIXELS // frames[0].size)
-    parts = []
-    for start in range(0, len(frames), step):
-        t, z, x, score = _strongest(frames[start : start + step], n_bubbles, half, min_score, pala)
-        parts.append(np.stack([t + start, z, x, score]))
-    return bubble_table(*np.concatenate(parts, axis=1))
-
-
 def locate_peaks(
     frames: ArrayLike,
     method: str | Callable[[NDArray], tuple[NDArray, NDArray]] = "radial",
@@ -102,12 +42,21 @@ def locate_peaks(
         ``none`` (the pixel), ``weighted`` (centre of mass), ``radial`` (radial symmetry),
         ``gaussian`` (least squares, width fixed at 1 px), ``parabola`` (of the logarithm, 3 x 3),
         ``cubic``, ``lanczos`` or ``spline`` (maximum of the tenfold enlarged window), see
-        `ulmpaper.core.subpixel`; or a function that takes windows (n, k, k) and returns shifts (dz,
-        dx) from their centres [px].
-    n_bubbles, roi_px, min_score, pala
-        As in `detect_maxima`.
+        `ulmpaper.core.METHODS`; or a function that takes windows (n, k, k) and returns shifts
+        (dz, dx) from their centres [px].
+    n_bubbles : int
+        At most this many maxima a frame, the strongest. A frame with fewer bubbles is filled up
+        with the maxima of noise, as in PALA: `min_score` keeps those out.
+    roi_px : int
+        Side of the square window round a peak, which must lie inside the frame, odd [px].
     max_peaks_in_roi : int
-        Windows that hold more maxima than this are skipped.
+        _Windows that hold more maxima than this are skipped.
+    min_score : float
+        Maxima must be above this amplitude.
+    pala : bool
+        Repeat PALA: the border is blanked before the search (a peak may be seen beside its true
+        place), each pixel of a plateau is a maximum, and maxima that tie at the cut are all
+        dropped.
 
     Returns
     -------
@@ -119,13 +68,15 @@ def locate_peaks(
     Raises
     ------
     TypeError, ValueError
-        See `detect_maxima`; unknown method (with the nearest name).
+        See `ulmpaper.core.check_frames`; negative amplitudes (radio-frequency data?), a window
+        larger than the frame, `n_bubbles` below 1, an unknown method (with the nearest name).
 
     Notes
     -----
-    Maxima are counted inside the window alone, so a pixel of its rim counts if no pixel of the
-    window next to it is higher (PALA ``ULM_localization2D``). The book's page *Where we differ from
-    PALA* lists the differences.
+    PALA ``ULM_localization2D``. A maximum is 8-connected: a pixel or plateau with no higher
+    neighbour. Maxima are counted inside the window alone, so a pixel of its rim counts if no pixel
+    of the window next to it is higher (PALA ``ULM_localization2D``). The book's page *Where we
+    differ from PALA* lists the differences.
 
     Examples
     --------

@@ -99,12 +99,9 @@ class Block:
         return self.bubbles
 
 
-# `__new__` only answers a guess: help shows the parameters.
-Block.__signature__ = inspect.signature(
-    Block.__init__
-).replace(  # type: ignore[attr-defined]
-    parameters=list(inspect.signature(Block.__init__).parameters.values())[1:]
-)
+# Without this, help would show the parameters of `__new__`, which only answers a guess.
+_PARAMETERS = list(inspect.signature(Block.__init__).parameters.values())[1:]
+Block.__signature__ = inspect.Signature(_PARAMETERS)  # type: ignore[attr-defined]
 
 
 def check_choice(value: str, allowed: Iterable[str], what: str) -> str:

@@ -19,9 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ulmpaper.core.grid import map_index, map_shape
 from ulmpaper.core.records import check_bubbles, check_frames, check_positive
-from ulmpaper.core.track import interpolate
+from ulmpaper.core.track import interpolate, shrinking_mean
 
-PATH_COLUMNS = ("track", "frame", "z", "x", "vz", "vx")
+_PATH_COLUMNS = ("track", "frame", "z", "x", "vz", "vx")
 # Span of the moving average that PALA takes along a path before it maps speeds.
 _PALA_SPEED_SPAN = 9
 
@@ -134,7 +134,7 @@ def map_sums(
     -----
     PALA ``ULM_Track2MatOut``. The speed of a track in a pixel is the mean over its points there.
     """
-    check_bubbles(paths, columns=PATH_COLUMNS)
+    check_bubbles(paths, columns=_PATH_COLUMNS)
     n_z, n_x = map_shape(shape_px, upsample=upsample, pala=pala)
     z = map_index(paths["z"].to_numpy(), upsample=upsample, pala=pala)
     x = map_index(paths["x"].to_numpy(), upsample=upsample, pala=pala)
@@ -144,7 +144,7 @@ def map_sums(
     downwards = np.sign(np.bincount(track, vz))
     mean_speed = _mean_speed(paths, track, speed, first, pala)
     if pala:
-        speed = _smoothed(speed, track, first)
+        speed = shrinking_mean(speed, first, np.bincount(track), _PALA_SPEED_SPAN)
     inside = (z >= 0) & (z < n_z) & (x >= 0) & (x < n_x)
     track, speed = track[inside], speed[inside]
     # PALA's order of pixels is by columns; any order will do for the sums.
@@ -266,13 +266,3 @@ def _mean_speed(
         elapsed = frame[first + n_points - 1] - frame[first]
         mean *= elapsed / (elapsed + 1)
     return mean
-
-
-def _smoothed(speed: NDArray, track: NDArray, first: NDArray) -> NDArray:
-    """Centred mean along each path, its span shrinking towards the ends."""
-    n_points = np.bincount(track)
-    place = np.arange(len(speed)) - first[track]
-    reach = np.minimum(np.minimum(place, n_points[track] - 1 - place), _PALA_SPEED_SPAN // 2)
-    sums = np.concatenate([[0.0], np.cumsum(speed)])
-    at = np.arange(len(speed))
-    return (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)

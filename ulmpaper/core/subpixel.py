@@ -13,21 +13,21 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-Windows = NDArray[np.float64]
-Shifts = tuple[NDArray[np.float64], NDArray[np.float64]]
+_Windows = NDArray[np.float64]
+_Shifts = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 # The interpolating methods enlarge this many windows in one go, to stay in the processor's cache.
 _CHUNK_WINDOWS = 200
 _ENLARGE = 10
 
 
-def centre_pixel(windows: Windows, pala: bool = False) -> Shifts:
+def centre_pixel(windows: _Windows, pala: bool = False) -> _Shifts:
     """Take the centre of the peak's pixel: no shift."""
     zero = np.zeros(len(windows))
     return zero, zero
 
 
-def weighted_average(windows: Windows, pala: bool = False) -> Shifts:
+def weighted_average(windows: _Windows, pala: bool = False) -> _Shifts:
     """Take the centre of mass. No background is removed, so shifts come out too small, as in PALA.
 
     Examples
@@ -42,7 +42,7 @@ def weighted_average(windows: Windows, pala: bool = False) -> Shifts:
     return windows.sum(axis=2) @ along / mass, windows.sum(axis=1) @ along / mass
 
 
-def radial_symmetry(windows: Windows, pala: bool = False) -> Shifts:
+def radial_symmetry(windows: _Windows, pala: bool = False) -> _Shifts:
     """Find the point nearest to all lines along the gradient.
 
     Notes
@@ -78,7 +78,7 @@ def radial_symmetry(windows: Windows, pala: bool = False) -> Shifts:
     return (c * p - b * q) / det, (a * q - b * p) / det
 
 
-def _meet_by_slopes(g_z: NDArray, g_x: NDArray, weight: NDArray, z: NDArray, x: NDArray) -> Shifts:
+def _meet_by_slopes(g_z: NDArray, g_x: NDArray, weight: NDArray, z: NDArray, x: NDArray) -> _Shifts:
     """Intersection of the lines z = m x + b, with PALA's treatment of infinite slopes."""
     slope = g_z / g_x
     # 0 / 0 has weight 0, so its value is of no effect.
@@ -95,13 +95,13 @@ def _meet_by_slopes(g_z: NDArray, g_x: NDArray, weight: NDArray, z: NDArray, x: 
     return (s_mb * s_m - s_mm * s_b) / det, (s_mb * s - s_m * s_b) / det
 
 
-def gaussian_fit(windows: Windows, pala: bool = False) -> Shifts:
+def gaussian_fit(windows: _Windows, pala: bool = False) -> _Shifts:
     """Fit a Gaussian of standard deviation 1 px and the height of the peak, by least squares.
 
     Notes
     -----
     PALA fits the same model and stops after five iterations; this one (damped Gauss-Newton on all
-    windows at once) runs until no step is above 1e-4 px. Windows that hold two bubbles may have no
+    windows at once) runs until no step is above 1e-4 px. _Windows that hold two bubbles may have no
     good fit.
     """
     along = _around(windows)
@@ -144,7 +144,9 @@ def gaussian_fit(windows: Windows, pala: bool = False) -> Shifts:
     return at[:, 0], at[:, 1]
 
 
-def _gaussian_terms(data: Windows, at: NDArray, along: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+def _gaussian_terms(
+    data: _Windows, at: NDArray, along: NDArray
+) -> tuple[NDArray, NDArray, NDArray]:
     """Squared error, half its gradient and the Gauss-Newton matrix for shifts `at` (n, 2)."""
     off_z = along[None, :] - at[:, :1]
     off_x = along[None, :] - at[:, 1:]
@@ -157,7 +159,7 @@ def _gaussian_terms(data: Windows, at: NDArray, along: NDArray) -> tuple[NDArray
     return np.einsum("nzx,nzx->n", error, error), gradient, hessian
 
 
-def log_parabola(windows: Windows, pala: bool = False) -> Shifts:
+def log_parabola(windows: _Windows, pala: bool = False) -> _Shifts:
     """Fit a parabola to the logarithm of the three pixels round the peak, along each axis.
 
     Notes
@@ -186,7 +188,7 @@ def log_parabola(windows: Windows, pala: bool = False) -> Shifts:
     )
 
 
-def cubic_peak(windows: Windows, pala: bool = False) -> Shifts:
+def cubic_peak(windows: _Windows, pala: bool = False) -> _Shifts:
     """Take the maximum of the window enlarged tenfold by cubic convolution (Keys, a = -1/2)."""
 
     def kernel(d: NDArray) -> NDArray:
@@ -198,14 +200,14 @@ def cubic_peak(windows: Windows, pala: bool = False) -> Shifts:
     return _resized_peak(windows, kernel, 2)
 
 
-def lanczos_peak(windows: Windows, pala: bool = False) -> Shifts:
+def lanczos_peak(windows: _Windows, pala: bool = False) -> _Shifts:
     """Take the maximum of the window enlarged tenfold with the Lanczos-3 kernel."""
     return _resized_peak(
         windows, lambda d: np.where(np.abs(d) < 3, np.sinc(d) * np.sinc(d / 3), 0.0), 3
     )
 
 
-def spline_peak(windows: Windows, pala: bool = False) -> Shifts:
+def spline_peak(windows: _Windows, pala: bool = False) -> _Shifts:
     """Take the maximum of the cubic spline through the window, at ten points a pixel.
 
     Notes
@@ -223,8 +225,8 @@ def spline_peak(windows: Windows, pala: bool = False) -> Shifts:
     return _enlarged_peak(windows, enlarge, _resized_points(size) if pala else points)
 
 
-def _resized_peak(windows: Windows, kernel: Callable[[NDArray], NDArray], reach: int) -> Shifts:
-    """Maximum of the window enlarged as MATLAB's imresize does: mirrored edges, weights sum to 1."""
+def _resized_peak(windows: _Windows, kernel: Callable[[NDArray], NDArray], reach: int) -> _Shifts:
+    """Maximum of the window enlarged as MATLAB's imresize does: mirrored edges, normalized."""
     size = windows.shape[1]
     at = _resized_points(size) + size // 2
     pixels = np.floor(at)[:, None] + np.arange(-reach, reach + 1)
@@ -238,7 +240,7 @@ def _resized_peak(windows: Windows, kernel: Callable[[NDArray], NDArray], reach:
     )
 
 
-def _enlarged_peak(windows: Windows, enlarge: NDArray, points: NDArray) -> Shifts:
+def _enlarged_peak(windows: _Windows, enlarge: NDArray, points: NDArray) -> _Shifts:
     """Highest point of ``enlarge @ window @ enlarge.T``; of several, the first in column order."""
     best = np.empty(len(windows), dtype=np.intp)
     for start in range(0, len(windows), _CHUNK_WINDOWS):
@@ -258,7 +260,7 @@ def _resized_points(size: int) -> NDArray[np.float64]:
     return (np.arange(_ENLARGE * size) + 0.5) / _ENLARGE - size / 2
 
 
-def _around(windows: Windows) -> NDArray[np.float64]:
+def _around(windows: _Windows) -> NDArray[np.float64]:
     half = windows.shape[1] // 2
     return np.arange(-half, half + 1, dtype=float)
 
@@ -270,7 +272,7 @@ def _mean3(maps: NDArray) -> NDArray:
     return (rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]) / 9
 
 
-METHODS: dict[str, Callable[[Windows, bool], Shifts]] = {
+METHODS: dict[str, Callable[[_Windows, bool], _Shifts]] = {
     "none": centre_pixel,
     "weighted": weighted_average,
     "radial": radial_symmetry,

@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ulmpaper.core.records import BUBBLE_COLUMNS, check_bubbles, check_positive
 
-TRACK_COLUMNS = (*BUBBLE_COLUMNS, "track")
+_TRACK_COLUMNS = (*BUBBLE_COLUMNS, "track")
 
 
 def link(bubbles: pd.DataFrame, *, max_distance_px: float = 2.0, max_gap: int = 0) -> pd.DataFrame:
@@ -82,7 +82,7 @@ def drop_short(tracks: pd.DataFrame, min_length: int = 15) -> pd.DataFrame:
     >>> drop_short(tracks, 1).track.tolist()
     [0, 0]
     """
-    check_bubbles(tracks, columns=TRACK_COLUMNS)
+    check_bubbles(tracks, columns=_TRACK_COLUMNS)
     if min_length < 0:
         raise ValueError(f"min_length must be 0 or more points, not {min_length}")
     _, code, size = np.unique(tracks["track"], return_inverse=True, return_counts=True)
@@ -114,20 +114,41 @@ def smooth(tracks: pd.DataFrame, points: int = 20) -> pd.DataFrame:
     """
     tracks, first, size = _sorted_tracks(tracks)
     check_positive(points=points)
-    place = np.arange(len(tracks)) - np.repeat(first, size)
-    widest = (np.minimum(points, size) - 1) // 2
-    reach = np.minimum(
-        np.minimum(place, np.repeat(size, size) - 1 - place), np.repeat(widest, size)
-    )
-    low, high = np.arange(len(tracks)) - reach, np.arange(len(tracks)) + reach + 1
-    smoothed = {}
-    for axis in ("z", "x"):
-        values = tracks[axis].to_numpy(dtype=float)
-        # Running sums of the distance from each track's start lose no digits in long tables.
-        start = np.repeat(values[first], size)
-        sums = np.concatenate([[0.0], np.cumsum(values - start)])
-        smoothed[axis] = start + (sums[high] - sums[low]) / (high - low)
+    smoothed = {
+        axis: shrinking_mean(tracks[axis].to_numpy(dtype=float), first, size, points)
+        for axis in ("z", "x")
+    }
     return tracks.assign(**smoothed)
+
+
+def shrinking_mean(
+    values: NDArray[np.float64], first: NDArray, size: NDArray, points: int
+) -> NDArray[np.float64]:
+    """Centred moving average along each track, whose span shrinks towards the ends.
+
+    Parameters
+    ----------
+    values : ndarray (n,)
+        Values of all tracks, one track after the other.
+    first, size : ndarray of int
+        First row and number of rows of each track.
+    points : int
+        Longest span; the largest odd number not above it and the track's length is used.
+
+    Examples
+    --------
+    >>> shrinking_mean(np.array([0.0, 0.9, 0.0]), np.array([0]), np.array([3]), 3).round(9).tolist()
+    [0.0, 0.3, 0.0]
+    """
+    row = np.arange(len(values))
+    place = row - np.repeat(first, size)
+    from_end = np.repeat(size, size) - 1 - place
+    widest = np.repeat((np.minimum(points, size) - 1) // 2, size)
+    reach = np.minimum(np.minimum(place, from_end), widest)
+    # Running sums of the distance from each track's start lose no digits in long tables.
+    start = np.repeat(values[first], size)
+    sums = np.concatenate([[0.0], np.cumsum(values - start)])
+    return start + (sums[row + reach + 1] - sums[row - reach]) / (2 * reach + 1)
 
 
 def interpolate(
@@ -271,7 +292,7 @@ def _assign(source: NDArray, target: NDArray, max_distance: float) -> tuple[NDAr
 def _close_gaps(
     at: NDArray, bounds: dict[int, slice], successor: NDArray, max_distance: float, max_gap: int
 ) -> None:
-    """Join loose ends to loose starts, in place: earlier ends, shorter gaps, nearer starts first."""
+    """Join loose ends to loose starts, in place: early ends, short gaps, near starts first."""
     has_source = np.zeros(len(successor), dtype=bool)
     has_source[successor[successor >= 0]] = True
     for f, here in bounds.items():
@@ -314,7 +335,7 @@ def _runs(sorted_values: NDArray) -> list[tuple[int, int, int]]:
 
 def _sorted_tracks(tracks: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.intp], NDArray[np.intp]]:
     """Tracks ordered by track and frame, with the first row and the number of points of each."""
-    check_bubbles(tracks, columns=TRACK_COLUMNS)
+    check_bubbles(tracks, columns=_TRACK_COLUMNS)
     tracks = tracks.sort_values(["track", "frame"], kind="stable", ignore_index=True)
     _, first, size = np.unique(tracks["track"], return_index=True, return_counts=True)
     return tracks, first, size

@@ -20,8 +20,8 @@ from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Polygon, Recta
 from matplotlib.path import Path
 from numpy.typing import NDArray
 
-Layer = dict[Hashable, Any]
-Layers = dict[str, Layer]
+_Layer = dict[Hashable, Any]
+_Layers = dict[str, _Layer]
 
 _COLUMNS = {"name", "kind", "kernel", "output_shape", "parameters"}
 _STEPS = ("conv1", "prelu", "conv2", "sum")
@@ -128,10 +128,10 @@ def plot_figure1(layers: pd.DataFrame) -> Figure:
     return figure
 
 
-def _check_layers(layers: pd.DataFrame) -> tuple[Layers, int]:
+def _check_layers(layers: pd.DataFrame) -> tuple[_Layers, int]:
     """The rows by name, and the number of blocks."""
     known = set(layers.columns) >= _COLUMNS
-    table: Layers = {row["name"]: row for row in layers.to_dict("records")} if known else {}
+    table: _Layers = {row["name"]: row for row in layers.to_dict("records")} if known else {}
     n_blocks = sum(name.endswith(".conv1") for name in table)
     blocks = [f"blocks.{k}.{step}" for k in range(n_blocks) for step in _STEPS]
     if n_blocks == 0 or list(table) != ["extract", *blocks, "fuse", "sum", "reconstruct", "output"]:
@@ -147,16 +147,16 @@ def _check_layers(layers: pd.DataFrame) -> tuple[Layers, int]:
     return table, n_blocks
 
 
-def _channels_in(row: Layer) -> int:
+def _channels_in(row: _Layer) -> int:
     """Channels that a convolution takes, from the number of its weights."""
     return (row["parameters"] // row["output_shape"][1] - 1) // prod(row["kernel"])
 
 
-def _weights(row: Layer) -> str:
+def _weights(row: _Layer) -> str:
     return f"{row['parameters']:,} weight" + "s" * (row["parameters"] != 1)
 
 
-def _draw_stream(ax: Axes, table: Layers) -> None:
+def _draw_stream(ax: Axes, table: _Layers) -> None:
     """The features, as wide as the logarithm of their number, and the bypass of the blocks."""
     counts = (
         _channels_in(table["extract"]),
@@ -207,7 +207,7 @@ def _draw_by(
     ax.add_patch(Circle((x, start), 0.04, color=_PASSING))
 
 
-def _draw_convolution(ax: Axes, x: float, z: float, row: Layer) -> None:
+def _draw_convolution(ax: Axes, x: float, z: float, row: _Layer) -> None:
     width, height = _BAR
     ax.add_patch(_rounded(x - width / 2, z - height / 2, width, height, 0.06, _WEIGHTS))
     text = " × ".join(map(str, row["kernel"]))
@@ -225,7 +225,7 @@ def _draw_sum(ax: Axes, x: float, z: float) -> None:
     )
 
 
-def _draw_curve(ax: Axes, x: float, z: float, row: Layer) -> None:
+def _draw_curve(ax: Axes, x: float, z: float, row: _Layer) -> None:
     ax.add_patch(Circle((x, z), _BALL, facecolor="white", edgecolor=_WEIGHTS, linewidth=1.8))
     along = np.linspace(-1, 1, 41)
     ax.plot(
@@ -257,7 +257,7 @@ def _draw_blocks(ax: Axes, n_blocks: int) -> None:
         )
 
 
-def _draw_panel(ax: Axes, rows: Layers, n_blocks: int) -> None:
+def _draw_panel(ax: Axes, rows: _Layers, n_blocks: int) -> None:
     """One block as large as its four layers."""
     (top, end), (left, right) = _BLOCKS, _PANEL_X
     bar, pitch = _MIDDLE + _BAR[0] / 2, (end - top) / n_blocks

@@ -111,7 +111,7 @@ def plot_figure2(
     return figure
 
 
-Box = tuple[int, int, int]  # first row, first column, side [map px]
+_Box = tuple[int, int, int]  # first row, first column, side [map px]
 _FRAMES = ("#56b4e9", "#e69f00")
 _MAP_PANEL_IN, _MAP_BAR_IN = 3.6, 0.6
 # Share of the true map's pixels with tracks that lie below the brightest colour.
@@ -123,7 +123,7 @@ def plot_figure3(
     *,
     px_mm: float,
     upsample: int = 10,
-    boxes: Sequence[Box] | None = None,
+    boxes: Sequence[_Box] | None = None,
     zoom_px: float = 16.0,
     thick: int = 3,
     columns: int = 3,
@@ -141,7 +141,7 @@ def plot_figure3(
         Map pixels per pixel of the frames.
     boxes : sequence of (int, int, int), optional
         First row, first column and side of the two enlarged parts [map px]; by default
-        `crowded_boxes` of the truth.
+        `_crowded_boxes` of the truth.
     zoom_px : float
         Side of the parts chosen by default [px].
     thick : int
@@ -166,13 +166,13 @@ def plot_figure3(
             f"the maps of a figure must be of one size, not {len(shapes)}: {sorted(shapes)}"
         )
     truth = next(iter(maps.values()))
-    boxes = crowded_boxes(truth, round(zoom_px * upsample)) if boxes is None else boxes
+    boxes = _crowded_boxes(truth, round(zoom_px * upsample)) if boxes is None else boxes
     rows = -(-len(maps) // columns)
     share = truth.shape[0] / truth.shape[1]
     height = rows * _MAP_PANEL_IN * (share + 0.58)
     figure = Figure(figsize=(columns * _MAP_PANEL_IN, height + _MAP_BAR_IN), layout="constrained")
     top, bottom = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=[height, _MAP_BAR_IN])))
-    norm = density_norm(truth)
+    norm = _density_norm(truth)
     parts = np.asarray(top.subfigures(rows, columns, wspace=0.02, hspace=0.02, squeeze=False))
     for part, (title, values) in zip(parts.ravel(), maps.items(), strict=False):
         axes = part.subplot_mosaic([["whole", "whole"], ["0", "1"]], height_ratios=[share, 0.5])
@@ -207,7 +207,7 @@ def plot_figure4(
     return plot_figure3(maps, px_mm=px_mm, upsample=upsample, zoom_px=zoom_px, thick=5)
 
 
-def density_norm(truth: NDArray) -> PowerNorm:
+def _density_norm(truth: NDArray) -> PowerNorm:
     """Square root, up to a value that nearly all pixels of the true map stay under."""
     some = truth[truth > 0]
     return PowerNorm(
@@ -215,7 +215,7 @@ def density_norm(truth: NDArray) -> PowerNorm:
     )
 
 
-def crowded_boxes(truth: NDArray, side: int, n: int = 2) -> list[Box]:
+def _crowded_boxes(truth: NDArray, side: int, n: int = 2) -> list[_Box]:
     """Find the squares with most pixels of tracks that do not touch each other.
 
     Parameters
@@ -231,7 +231,7 @@ def crowded_boxes(truth: NDArray, side: int, n: int = 2) -> list[Box]:
     --------
     >>> truth = np.zeros((40, 60))
     >>> truth[5:9, 5:9] = truth[30:33, 40:43] = 1
-    >>> crowded_boxes(truth, 10)
+    >>> _crowded_boxes(truth, 10)
     [(0, 0, 10), (25, 35, 10)]
     """
     side = min(side, min(truth.shape) // 2)
@@ -241,7 +241,7 @@ def crowded_boxes(truth: NDArray, side: int, n: int = 2) -> list[Box]:
     )
     # Among squares that hold the same, the one in whose middle the lines lie.
     count = ndimage.uniform_filter(count, max(1, side // 2), mode="nearest") * 1e-3 + count
-    boxes: list[Box] = []
+    boxes: list[_Box] = []
     for _ in range(n):
         z, x = (int(i) for i in np.unravel_index(np.argmax(count), count.shape))
         boxes.append((z, x, side))

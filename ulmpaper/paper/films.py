@@ -23,16 +23,22 @@ _COLOURS = {"true": "#56b4e9", "found": "#f0a020"}
 
 _PAGE = """\
 <div class="ulm-player" id="{id}" style="max-width:{width}px">
-<canvas width="{width}" height="{height}" role="img" aria-label="{label}" style="width:100%;display:block"></canvas>
+<canvas width="{width}" height="{height}" role="img" aria-label="{label}"
+style="width:100%;display:block"></canvas>
 <div style="display:flex;gap:.6em;align-items:center;margin-top:.3em">
 <button type="button" aria-label="Play or pause" style="min-width:4.5em">Play</button>
 <input type="range" min="0" max="{last}" value="0" aria-label="Frame" style="flex:1">
 <output style="min-width:6em;text-align:right">frame 0</output></div>
 <div style="font-size:.85em">{legend}</div>
 <script>(() => {{
-const root = document.getElementById("{id}"), canvas = root.querySelector("canvas"), pen = canvas.getContext("2d");
-const button = root.querySelector("button"), slider = root.querySelector("input"), note = root.querySelector("output");
-const images = {images}.map(data => Object.assign(new Image(), {{src: "data:image/png;base64," + data}}));
+const root = document.getElementById("{id}");
+const canvas = root.querySelector("canvas");
+const pen = canvas.getContext("2d");
+const button = root.querySelector("button");
+const slider = root.querySelector("input");
+const note = root.querySelector("output");
+const asImage = data => Object.assign(new Image(), {{src: "data:image/png;base64," + data}});
+const images = {images}.map(asImage);
 const marks = {marks}, colours = {colours}, scale = {scale};
 let timer = null;
 const draw = () => {{
@@ -46,7 +52,10 @@ const draw = () => {{
       const v = (z + 0.5) * scale, u = (x + 0.5) * scale, r = name === "true" ? 7 : 4;
       pen.beginPath();
       if (name === "true") pen.arc(u, v, r, 0, 7);
-      else {{ pen.moveTo(u - r, v); pen.lineTo(u + r, v); pen.moveTo(u, v - r); pen.lineTo(u, v + r); }}
+      else {{
+        pen.moveTo(u - r, v); pen.lineTo(u + r, v);
+        pen.moveTo(u, v - r); pen.lineTo(u, v + r);
+      }}
       pen.stroke();
     }}
   }}
@@ -55,7 +64,8 @@ const draw = () => {{
 button.onclick = () => {{
   if (timer) {{ clearInterval(timer); timer = null; button.textContent = "Play"; return; }}
   button.textContent = "Pause";
-  timer = setInterval(() => {{ slider.value = (+slider.value + 1) % images.length; draw(); }}, {wait});
+  const next = () => {{ slider.value = (+slider.value + 1) % images.length; draw(); }};
+  timer = setInterval(next, {wait});
 }};
 slider.oninput = draw;
 images[0].complete ? draw() : images[0].onload = draw;

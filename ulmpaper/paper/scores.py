@@ -103,7 +103,7 @@ class Scores:
         }
 
 
-def draw_groups(n_groups: int, n_draws: int, *, rng: np.random.Generator) -> NDArray[np.int64]:
+def _draw_groups(n_groups: int, n_draws: int, *, rng: np.random.Generator) -> NDArray[np.int64]:
     """Draw as many groups as there are, with replacement, again and again.
 
     Returns
@@ -113,7 +113,7 @@ def draw_groups(n_groups: int, n_draws: int, *, rng: np.random.Generator) -> NDA
 
     Examples
     --------
-    >>> draw_groups(4, 3, rng=np.random.default_rng(0)).sum(axis=1).tolist()
+    >>> _draw_groups(4, 3, rng=np.random.default_rng(0)).sum(axis=1).tolist()
     [4, 4, 4]
     """
     n_draws = n_draws if n_groups > 1 else 0  # one group has no spread
@@ -155,7 +155,7 @@ def score_bubbles_of(
     >>> made.bubble_scores(rng=np.random.default_rng(0)).text(2).loc["RS", "recall_far"]
     '0.84 ± 0.19'
     """
-    weights = draw_groups(len(comparison.groups), n_draws, rng=rng)
+    weights = _draw_groups(len(comparison.groups), n_draws, rng=rng)
     names = list(_BUBBLE_SCORES)
     values = [
         _ratios(comparison.sums[method].sum().to_frame().T).iloc[0] for method in comparison.methods
@@ -208,7 +208,7 @@ def score_maps_of(
     """
     check_positive(n_jobs=n_jobs)
     ones = np.ones((1, len(comparison.groups)))
-    weights = np.concatenate([ones, draw_groups(len(comparison.groups), n_draws, rng=rng)])
+    weights = np.concatenate([ones, _draw_groups(len(comparison.groups), n_draws, rng=rng)])
     methods = [*comparison.methods, BLACK, TRUTH]
     score = joblib.delayed(_score_maps)
     tasks = (score(comparison, method, w, centreline) for w in weights for method in methods)

@@ -14,10 +14,10 @@ from ulmpaper.config import Config
 from ulmpaper.core.records import Block, check_choice, check_positive
 from ulmpaper.io.fetch import unpack
 from ulmpaper.io.readers import read_insilico
-from ulmpaper.simulator.phantom import SPLITS, phantom_block
+from ulmpaper.simulator.phantom import SEQUENCES, phantom_block
 
-SOURCES = ("simulated", "pala")
-ARCHIVE = "PALA_data_InSilicoFlow.zip"
+_SOURCES = ("simulated", "pala")
+_ARCHIVE = "PALA_data_InSilicoFlow.zip"
 
 
 def sequence_numbers(cfg: Config, split: str) -> range:
@@ -29,7 +29,7 @@ def sequence_numbers(cfg: Config, split: str) -> range:
     >>> [sequence_numbers(load_config(profile), "test") for profile in ("quick", "paper")]
     [range(1, 4), range(1, 16)]
     """
-    numbers = SPLITS[check_choice(split, SPLITS, "split")]
+    numbers = SEQUENCES[check_choice(split, SEQUENCES, "split")]
     return numbers[: cfg.phantom.n_sequences] if split == "test" else numbers
 
 
@@ -66,7 +66,7 @@ def insilico_blocks(
     FileNotFoundError
         PALA's files are not there; says how to get them.
     """
-    check_choice(source, SOURCES, "source")
+    check_choice(source, _SOURCES, "source")
     numbers = sequence_numbers(cfg, split)[:n_sequences]
     n_frames = cfg.phantom.n_frames if n_frames is None else n_frames
     check_positive(n_frames=n_frames)
@@ -83,7 +83,7 @@ def insilico_blocks(
         ):  # all into the cache, before other processes at work on the first get in the way
             block(number)
         return map(block, numbers)
-    archive = Path(data_dir) / ARCHIVE
+    archive = Path(data_dir) / _ARCHIVE
     if not (archive.is_file() or archive.with_suffix("").is_dir()):
         raise FileNotFoundError(f"no {archive}: run `ulmpaper fetch pala-insilico` (4.4 GB) first")
     folder = unpack(archive)

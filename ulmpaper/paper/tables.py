@@ -132,9 +132,10 @@ def sentences(ranks: pd.DataFrame, *, ours: str = ML3D) -> list[str]:
 
     Examples
     --------
-    >>> row = {"ours": 91.0, "rival": 88.0, "which": "RS", "ahead": 3.0, "low": 1.0, "high": 5.0, "paper_ahead": 7.03}
+    >>> row = {"ours": 91.0, "rival": 88.0, "which": "RS", "ahead": 3.0, "low": 1.0}
+    >>> row |= {"high": 5.0, "paper_ahead": 7.03}
     >>> print(sentences(pd.DataFrame([row], index=[("SSIM [%]", "the baselines")]))[0])
-    SSIM [%]: 3DML-ResNet (91) is ahead of the best of the baselines, RS (88), by 3 (1 to 5); in the paper by 7.03.
+    SSIM [%]: 3DML-ResNet (91) is ahead of the best of the baselines, RS (88), by 3 (1 to 5); ...
     """
     said = []
     for (recipe, group), (_, row) in zip(ranks.index, ranks.iterrows(), strict=True):
