@@ -29,7 +29,7 @@ class Package:
         paths = sorted(folder.rglob("*.py"))
         trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
         self._offers = {
-            path.parent: _offered(tree) for path, tree in trees.items() if path.stem == "__init__"
+            path.parent: offered(tree) for path, tree in trees.items() if path.stem == "__init__"
         }
         self._uses = {path: list(_uses(tree, folder.name)) for path, tree in trees.items()}
         self.data = {path: list(_data_beside(path, tree)) for path, tree in trees.items()}
@@ -116,7 +116,7 @@ class _Bare(ast.NodeTransformer):
         return None if is_version or _is_offer(node) else self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        if ast.unparse(node.func) == "setting":  # setting(default, meaning, unit=..., source=...)
+        if ast.unparse(node.func) == "_setting":  # _setting(default, meaning, unit=..., source=...)
             node.args = node.args[:1]
         return self.generic_visit(node)
 
@@ -129,7 +129,7 @@ def _is_offer(node: ast.AST) -> bool:
     )
 
 
-def _offered(tree: ast.Module) -> dict[str, str]:
+def offered(tree: ast.Module) -> dict[str, str]:
     """The names that a room's `__init__` loads on first use, and the file of each."""
     files: dict[str, str] = {}
     for node in filter(_is_offer, tree.body):

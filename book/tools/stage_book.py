@@ -2,14 +2,14 @@
 
 build/book/                 from
 *.md, static/, ...          book/, with the generated parts of api.md, cite.md, claims.md and data.md
-_toc.yml                    book/_toc.yml, with a page for each module of the package under `api`
+_toc.yml                    book/_toc.yml, with a page for each room of the package under `api`
 _config.yml                 book/_config.yml, with the profile in the line at the foot of each page
 changelog.md                CHANGELOG.md
 notebooks/NAME.ipynb        prose of notebooks/NAME.ipynb, outputs of build/nb/PROFILE/NAME.ipynb
 results.json                results.json of every notebook, under its name without the number
 figures/*.png, *.svg        pictures that notebooks wrote beside their results.json
 assumptions.md, runs.md     the settings of all profiles; how each notebook was run
-api/MODULE.md               one page for each module that exists
+api/ROOM.md                 one page for each room of the package, its front door among them
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ import nbformat
 import pandas as pd
 import yaml
 from claims import claims_text
+from reach import offered
 from run_notebooks import Notebook, read_plan
 
 from ulmpaper.config import PROFILES, config_table, load_config
-from ulmpaper.io.fetch import REGISTRY
-from ulmpaper.networks.weights import find_weights, read_network
+from ulmpaper.io import REGISTRY
+from ulmpaper.networks import find_weights, read_network
 
 CITED = ("pustovalov2024", "heiles2022", "liu2020", "ulmpaper")
 SHORTER = """For this content no run of the profile *paper* was at hand, which needs a GPU. So data are fewer, networks
@@ -63,11 +64,12 @@ def stage(root: Path, profile: str, *, build: str = "build") -> Path:
     (staged / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     for picture in pictures(root, plan):
         shutil.copyfile(picture, staged / "figures" / picture.name)
-    modules = list_modules(root / "ulmpaper")
-    for module in modules:
-        (staged / "api" / f"{module}.md").write_text(api_page(module), encoding="utf-8")
-    rows = [(f"[{module}](api/{module}.md)", line) for module, line in modules.items()]
-    fill(staged / "api.md", "<!-- modules -->", markdown_table(["Module", "Purpose"], rows))
+    rooms = list_rooms(root / "ulmpaper")
+    for room in rooms:
+        page = api_page(root / "ulmpaper", room)
+        (staged / "api" / f"{room}.md").write_text(page, encoding="utf-8")
+    rows = [(f"[{room}](api/{room}.md)", line) for room, line in rooms.items()]
+    fill(staged / "api.md", "<!-- rooms -->", markdown_table(["Room", "Purpose"], rows))
     fill(staged / "data.md", "<!-- data sets -->", data_table())
     fill(staged / "claims.md", "<!-- claims -->", claims_text(results, markdown_table))
     for key in CITED:
@@ -78,7 +80,7 @@ def stage(root: Path, profile: str, *, build: str = "build") -> Path:
     (staged / "_config.yml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     toc = yaml.safe_load((staged / "_toc.yml").read_text(encoding="utf-8"))
     (staged / "_toc.yml").write_text(
-        yaml.safe_dump(with_api(toc, modules), sort_keys=False), encoding="utf-8"
+        yaml.safe_dump(with_api(toc, rooms), sort_keys=False), encoding="utf-8"
     )
     (staged / "assumptions.md").write_text(assumptions_page(), encoding="utf-8")
     (staged / "runs.md").write_text(runs_page(profile, records), encoding="utf-8")
@@ -124,7 +126,7 @@ def pictures(root: Path, plan: Iterable[Notebook]) -> list[Path]:
     return found
 
 
-# --- notebooks ---------------------------------------------------------------------------------------------------
+# --- notebooks ------------------------------------------------------------------------------------
 
 
 def with_outputs(
@@ -169,7 +171,7 @@ def number_equations(cells: Iterable[nbformat.NotebookNode], name: str) -> None:
 def byline(record: Mapping[str, Any], code: str = "") -> str:
     """One line of HTML: what made the outputs of a page, and which trainings made the networks that its code uses."""
     networks = networks_in_use(record, code)
-    told = (
+    trained = (
         f" Networks: {', '.join(f'{name} {digest}' for name, digest in networks.items())}."
         if networks
         else ""
@@ -177,22 +179,22 @@ def byline(record: Mapping[str, Any], code: str = "") -> str:
     return (
         f'<p class="provenance">Profile <strong>{record["profile"]}</strong>, source {record["source"]}. '
         f"Run on {record['finished'][:10]} in {in_words(record['seconds'])} on {record['device']}, "
-        f"revision {record['commit']}.{told}</p>"
+        f"revision {record['commit']}.{trained}</p>"
     )
 
 
 def networks_in_use(record: Mapping[str, Any], code: str) -> dict[str, str]:
     """The networks that a page's code uses, and the digests of the settings of their trainings."""
-    if not re.search(r"\binfer\.|\"ml3d", code):
+    if not re.search(r"\"(ml3d|mspcn)\"|load_network", code):
         return {}
     cfg = load_config(record["profile"], record["parameters"].get("overrides"))
     files = {
         name: find_weights(name, getattr(cfg, name).weights) for name in ("ml3d", "count", "mspcn")
     }
-    others = r"Way\(\"(\w+)\"[^)]*weights=\"(\w+)\"|trained\(\"(\w+)\", \"(\w+)\"\)"
-    for way, variant, name, named in re.findall(others, code):
-        recipe, of = way or name, variant or named
-        files[f"{recipe} {of}"] = find_weights(recipe, of)
+    in_methods = re.findall(r"Method\(\"(\w+)\"[^)]*weights=\"(\w+)\"", code)
+    by_name = re.findall(r"load_network\(\"(\w+)\", \"(\w+)\"\)", code)
+    for recipe, variant in in_methods + by_name:
+        files[f"{recipe} {variant}"] = find_weights(recipe, variant)
     return {name: read_network(path).about["digest"] for name, path in files.items()}
 
 
@@ -203,7 +205,7 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-# --- generated pages ---------------------------------------------------------------------------------------------
+# --- generated pages ------------------------------------------------------------------------------
 
 
 def markdown_table(
@@ -325,51 +327,90 @@ def bibtex(references: Path, key: str) -> str:
     return f"```bibtex\n{found[0]}\n```"
 
 
-def list_modules(package: Path) -> dict[str, str]:
-    """First line of each module's docstring, from the lowest layer up; the command line is no module to import."""
-    files = {
-        path.stem: path
-        for path in package.glob("*.py")
-        if path.stem not in ("__init__", "__main__", "cli")
-    }
-    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in files.items()}
-    uses = {name: _imported(tree) & set(files) for name, tree in trees.items()}
-
-    def height(name: str) -> int:
-        return 1 + max(map(height, uses[name]), default=0)
-
-    order = sorted(files, key=lambda name: (height(name), name))
-    return {name: (ast.get_docstring(trees[name]) or "").partition("\n")[0] for name in order}
+ROOMS = (
+    "ulmpaper", "core", "io", "simulator", "networks", "metrics", "pipeline", "plots", "config", "paper"
+)  # fmt: skip
 
 
-def _imported(tree: ast.Module) -> set[str]:
-    """Modules of the package that a module imports."""
-    lines = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    whole = {alias.name for line in lines if line.module == "ulmpaper" for alias in line.names}
-    return whole | {
-        line.module.partition(".")[2]
-        for line in lines
-        if (line.module or "").startswith("ulmpaper.")
-    }
+def list_rooms(package: Path) -> dict[str, str]:
+    """First line of the docstring of the front door and of each room, in the reference's order."""
+    return {room: _docstring(_home(package, room)).partition("\n")[0] for room in ROOMS}
 
 
-def api_page(module: str) -> str:
-    """Reference page of one module: what is defined there, and nothing it only passes on."""
-    return f"""# {module}
-
-```{{eval-rst}}
-.. automodule:: ulmpaper.{module}
-   :members:
-   :ignore-module-all:
-   :member-order: bysource
-```
-"""
+def _home(package: Path, room: str) -> Path:
+    """The file that bears a room's docstring."""
+    if room == "ulmpaper":
+        return package / "__init__.py"
+    inside = package / room / "__init__.py"
+    return inside if inside.is_file() else package / f"{room}.py"
 
 
-def with_api(toc: dict[str, Any], modules: Iterable[str]) -> dict[str, Any]:
-    """The table of contents with the modules' pages below `api`."""
+def _docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def api_page(package: Path, room: str) -> str:
+    """Reference page of a room: its docstring, then what it offers, file by file."""
+    home = _home(package, room)
+    dotted = "ulmpaper" if room == "ulmpaper" else f"ulmpaper.{room}"
+    if home.stem != "__init__":
+        members = "\n   :members:\n   :member-order: bysource"
+        return f"# {room}\n\n{_rst(f'.. automodule:: {dotted}{members}')}"
+    files: dict[str, list[str]] = {}
+    for name, file in offered(ast.parse(home.read_text(encoding="utf-8"))).items():
+        files.setdefault(file, []).append(name)
+    parts = [f"# {room}\n", _rst(f".. automodule:: {dotted}")]
+    for file, names in files.items():
+        path = home.parent / f"{file.replace('.', '/')}.py"
+        # The front door's names lie in the rooms, whose pages show the docstrings of their files.
+        if room != "ulmpaper":
+            parts += [f"## {file}\n", _rst(f".. automodule:: {dotted}.{file}")]
+        parts += [_rst(_entry(path, dotted, name)) for name in names]
+    return "\n".join(parts)
+
+
+def _rst(text: str) -> str:
+    return f"```{{eval-rst}}\n{text}\n```\n"
+
+
+def _entry(path: Path, room: str, name: str) -> str:
+    """Directive for one name that a room offers."""
+    text = path.read_text(encoding="utf-8")
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return f".. autofunction:: {room}.{name}"
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            if room != "ulmpaper":
+                return f".. autoclass:: {room}.{name}\n   :members:\n   :member-order: bysource"
+            home = f"{path.parent.name}.{name}"
+            return f".. py:class:: {room}.{name}\n\n   Another name of `{home}`."
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if name in re.findall(r"\w+", " ".join(map(ast.unparse, targets))):
+                return _constant(text.splitlines(), node, room, name)
+    raise ValueError(f"{room} offers {name}, which {path.name} does not define")
+
+
+def _constant(lines: Sequence[str], node: ast.Assign | ast.AnnAssign, room: str, name: str) -> str:
+    """A constant with the comment above it; of a dictionary the keys, else a short value."""
+    words: list[str] = []
+    for line in reversed(lines[: node.lineno - 1]):
+        if not line.startswith("#"):
+            break
+        words.insert(0, line.lstrip("# "))
+    value = ""
+    if isinstance(node.value, ast.Dict):
+        keys = [ast.unparse(key) for key in node.value.keys if key is not None]
+        words.append(f"Keys: {', '.join(f'``{key}``' for key in keys)}.")
+    elif isinstance(node.value, ast.Constant):
+        value = f"\n   :value: {ast.unparse(node.value)}"
+    return f".. py:data:: {room}.{name}{value}\n\n   {' '.join(words)}"
+
+
+def with_api(toc: dict[str, Any], rooms: Iterable[str]) -> dict[str, Any]:
+    """The table of contents with the rooms' pages below `api`."""
     for part in toc["parts"]:
         for chapter in part["chapters"]:
             if chapter["file"] == "api":
-                chapter["sections"] = [{"file": f"api/{module}"} for module in modules]
+                chapter["sections"] = [{"file": f"api/{room}"} for room in rooms]
     return toc

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,11 +22,9 @@ from bs4 import BeautifulSoup, Tag
 
 import ulmpaper
 from ulmpaper.config import config_table, load_config
-from ulmpaper.core.records import Block
-from ulmpaper.io.fetch import REGISTRY
-from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet
-from ulmpaper.networks.weights import write_network
-from ulmpaper.simulator.array import Acquisition
+from ulmpaper.io import REGISTRY
+from ulmpaper.networks import CountNet, write_network
+from ulmpaper.simulator import Acquisition
 
 STAGED = ROOT / BUILD / "book"
 NOTEBOOKS = list(runner.read_profiles(ROOT)["notebooks"])
@@ -126,7 +125,7 @@ def test_staged_notebook_numbers_its_equations() -> None:
     assert text.endswith("with $e$.")
 
 
-def test_page_tells_the_networks_that_made_it(tmp_path: Path) -> None:
+def test_page_names_the_networks_that_made_it(tmp_path: Path) -> None:
     assert "Networks" not in stage_book.with_outputs(*executed_notebook()).cells[0].source
     source, executed = executed_notebook()
     own = tmp_path / "own.safetensors"
@@ -140,11 +139,13 @@ def test_page_tells_the_networks_that_made_it(tmp_path: Path) -> None:
     )
     executed.metadata["ulmpaper"]["parameters"] = {"overrides": {"count.weights": str(own)}}
     for cells in (source.cells, executed.cells):
-        cells[-1].source = "infer.locate(frames, cfg)"
+        cells[-1].source = 'ulm.locate(frames, "ml3d")'
     byline = stage_book.with_outputs(source, executed).cells[0].source
     assert re.search(r"Networks: ml3d \w{10}, count 0123456789, mspcn \w{10}\.</p>", byline)
     record = {"profile": "smoke", "parameters": {"overrides": {"ml3d.weights": str(own)}}}
-    code = 'Way("ml3d", "told", weights="phantom"); Way("mspcn", weights="phantom"); infer.trained("count", "paper")'
+    code = """paper.Method("ml3d", "predicted", weights="phantom")
+    paper.Method("mspcn", weights="phantom")
+    ulm.load_network("count", "paper")"""
     networks = stage_book.networks_in_use(record, code)
     assert networks["ml3d"] == "0123456789" != networks["ml3d phantom"]
     assert {"mspcn phantom", "count paper"} < set(networks)
@@ -174,10 +175,37 @@ def test_assumptions_show_every_setting_with_its_source() -> None:
     assert f"quick: {quick.example.n_frames}" in page
 
 
-def test_modules_come_after_those_they_use() -> None:
-    order = list(stage_book.list_modules(ROOT / "ulmpaper"))
-    assert order.index("records") < order.index("localize") < order.index("pipeline")
-    assert not {"__init__", "__main__", "cli"} & set(order)
+def test_reference_has_a_page_for_each_room_with_all_that_it_offers() -> None:
+    rooms = stage_book.list_rooms(ROOT / "ulmpaper")
+    assert set(rooms) == {"ulmpaper", *rooms_on_disk()}
+    assert all(line.endswith(".") for line in rooms.values())
+    for room in rooms:
+        page = stage_book.api_page(ROOT / "ulmpaper", room)
+        dotted = "ulmpaper" if room == "ulmpaper" else f"ulmpaper.{room}"
+        for name in getattr(importlib.import_module(dotted), "__all__", []):
+            assert re.search(rf":: {dotted}\.{name}$", page, re.M), name
+
+
+def rooms_on_disk() -> set[str]:
+    """Folders and files of the package that one can import; the command line is none."""
+    package = ROOT / "ulmpaper"
+    files = {path.stem for path in package.glob("[!_]*.py")} - {"cli"}
+    return files | {path.parent.name for path in package.glob("*/__init__.py")}
+
+
+def test_constants_are_shown_with_their_comment_or_value() -> None:
+    page = stage_book.api_page(ROOT / "ulmpaper", "paper")
+    assert ".. py:data:: ulmpaper.paper.TRUTH\n   :value: 'truth'" in page
+    assert re.search(r"ulmpaper\.paper\.PAPER\n\n   SSIM .*Keys: ``'Table I'``", page)
+
+
+def test_name_that_is_offered_but_not_defined_is_named(tmp_path: Path) -> None:
+    room = tmp_path / "ulmpaper" / "core"
+    room.mkdir(parents=True)
+    (room / "__init__.py").write_text('a, b, c = offer(__name__, {"track": "link"})\n')
+    (room / "track.py").write_text("from elsewhere import link\n")
+    with pytest.raises(ValueError, match=r"offers link, which track\.py does not define"):
+        stage_book.api_page(tmp_path / "ulmpaper", "core")
 
 
 def test_page_without_its_mark_is_named(tmp_path: Path) -> None:
@@ -231,27 +259,27 @@ def test_drawings_are_those_of_their_script(tmp_path: Path) -> None:
 SETTINGS = set(config_table(load_config()).setting)
 
 
+OWNERS = {"ulmpaper": ulmpaper, "Acquisition": Acquisition, "Block": ulmpaper.Block}
+
+
 def known(name: str) -> bool:
-    """Whether a name in the text is a setting, a module, or found in a module."""
-    package = {path.stem for path in (ROOT / "ulmpaper").glob("*.py")}
-    module, _, rest = name.partition(".")
-    if name in SETTINGS | package | {setting.partition(".")[0] for setting in SETTINGS}:
+    """Whether a name in the text is a setting or leads to something in the package."""
+    if name in SETTINGS | {setting.partition(".")[0] for setting in SETTINGS}:
         return True
-    if module in package:
-        return (
-            functools.reduce(
-                getattr, rest.split("."), importlib.import_module(f"ulmpaper.{module}")
-            )
-            is not None
-        )
-    owners = [Block, Acquisition, ML3DResNet, CountNet, MSPCN]
-    owner = next((owner for owner in owners if owner.__name__ == module), None)
-    return owner is not None and (
-        not rest or rest in dir(owner) or rest in owner.__dataclass_fields__
-    )
+    first, *rest = name.split(".")
+    owner = OWNERS.get(first)
+    if rest and rest[0] in getattr(owner, "__dataclass_fields__", ()):
+        return True
+    try:
+        functools.reduce(getattr, rest, owner)
+    except AttributeError:
+        return False
+    return owner is not None
 
 
-@pytest.mark.parametrize("page", ["background", "glossary", "run_it", "teach"])
+@pytest.mark.parametrize(
+    "page", ["api", "background", "conventions", "glossary", "open_questions", "run_it", "teach"]
+)
 def test_names_in_the_text_are_names_in_the_code(page: str) -> None:
     text = re.sub(
         r"^```.*?^```",
@@ -260,11 +288,20 @@ def test_names_in_the_text_are_names_in_the_code(page: str) -> None:
         flags=re.M | re.S,
     )
     text = re.sub(r"`[\w./]*\.(?:py|sh|json|h5|npz|npy|png|csv|mat)`", "", text)  # names of files
-    names = re.findall(r"(?<!\})`([A-Za-z]\w*\.\w+|[A-Z]\w*(?:Net|Block|MSPCN))`", text)
+    names = re.findall(r"`([A-Za-z]\w*(?:\.\w+)+)`", text)  # those of roles, too
+    names += re.findall(r"\bulmpaper(?:\.\w+)+", text)
     assert names
     assert [name for name in names if not known(name)] == []
-    roles = re.findall(r"\{py:func\}`ulmpaper\.([\w.]+)`", text)
-    assert [name for name in roles if not known(name)] == []
+
+
+def test_code_of_the_reference_page_runs(tmp_path: Path) -> None:
+    text = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    assert len(blocks) == 3
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    for code in blocks:
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, check=True)
+    assert (tmp_path / "out" / "density.png").is_file()
 
 
 # --- building ----------------------------------------------------------------------------------------------------
@@ -404,12 +441,15 @@ def test_data_page_lists_what_can_be_fetched() -> None:
 @pytest.mark.notebook
 def test_reference_documents_every_public_function() -> None:
     html = built_book()
-    for module in stage_book.list_modules(ROOT / "ulmpaper"):
-        source = (ROOT / "ulmpaper" / f"{module}.py").read_text(encoding="utf-8")
-        public = set(re.findall(r"^(?:def|class) ([a-zA-Z]\w*)", source, re.M))
-        assert {f"ulmpaper.{module}.{name}" for name in public} <= anchors(
-            html / "api" / f"{module}.html"
-        )
+    for room in stage_book.list_rooms(ROOT / "ulmpaper"):
+        dotted = "ulmpaper" if room == "ulmpaper" else f"ulmpaper.{room}"
+        module = importlib.import_module(dotted)
+        public = set(getattr(module, "__all__", ()))
+        if not public:
+            source = Path(module.__file__).read_text(encoding="utf-8")
+            public = set(re.findall(r"^(?:def|class) ([a-zA-Z]\w*)", source, re.M))
+        documented = anchors(html / "api" / f"{room}.html")
+        assert {f"{dotted}.{name}" for name in public} <= documented
 
 
 @pytest.mark.notebook

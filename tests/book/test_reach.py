@@ -27,7 +27,7 @@ def locate(frames):
 def helper(x):
     return np.sum(x)
 ''',
-    "config.py": 'LIMIT = setting(3, "the most there can be", unit="px", source="ours")',
+    "config.py": 'LIMIT = _setting(3, "the most there can be", unit="px", source="ours")',
     "metrics/__init__.py": """
 from ulmpaper.core.doors import offer
 __all__, __getattr__, __dir__ = offer(__name__, {"bubbles": "score " "match", "maps": "draw"})
@@ -99,7 +99,7 @@ def test_words_and_what_is_not_reached_change_nothing(
     [
         ("core/find.py", ", LIMIT", ", 2 * LIMIT"),
         ("core/find.py", "import numpy as np", "import cupy as np"),
-        ("config.py", "setting(3", "setting(4"),
+        ("config.py", "_setting(3", "_setting(4"),
         ("networks/weights.py", "FOLDER / x", "x"),
         ("networks/trained/net.bin", "3", "4"),
         ("metrics/bubbles.py", "_scale = abs", "_scale = float"),
@@ -194,3 +194,18 @@ def test_front_door_leads_to_files() -> None:
     assert ROOT / "ulmpaper" / "metrics" / "bubbles.py" in score
     run = package.reached(["import ulmpaper as ulm\nulm.ulm(frames)"])
     assert ROOT / "ulmpaper" / "networks" / "weights.py" in run, "imports in functions are followed"
+
+
+def test_meanings_of_settings_are_words(tmp_path: Path) -> None:
+    """The settings are written as the key expects: default first, then the meaning."""
+    config = (ROOT / "ulmpaper" / "config.py").read_text(encoding="utf-8")
+    package = tmp_path / "ulmpaper"
+    package.mkdir()
+    cells = ["from ulmpaper import config", "config.load_config()"]
+    (package / "config.py").write_text(config)
+    before = key(package, *cells)
+    meaning = "speed in the middle of the widest vessel"
+    edit(package, "config.py", f'"{meaning}"', '"highest speed"')
+    assert key(package, *cells) == before
+    edit(package, "config.py", '5.0, "highest speed"', '6.0, "highest speed"')
+    assert key(package, *cells) != before
