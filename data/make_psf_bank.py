@@ -1,31 +1,33 @@
 """Make the banks of point spread functions (PSFs) that come with the package.
 
-    python ulmpaper/data/make_psf_bank.py
+    python data/make_psf_bank.py
 
-The paper cuts 200 PSFs from the B-mode of a rat's brain. Here they are cut from simulated frames that differ from the
-test phantom as the living brain does: other tilts and F-number, a speed of sound that the beamformer does not know, a
-phase screen for each frame, attenuation restored by the time gain, bubbles of all amplitudes, noise.
+The paper cuts 200 PSFs from the B-mode of a rat's brain. Here they are cut from simulated frames
+that differ from the test phantom as the living brain does: other tilts and F-number, a speed of
+sound that the beamformer does not know, a phase screen for each frame, attenuation restored by the
+time gain, bubbles of all amplitudes, noise.
 
 ``psf_bank.npz``
-    Envelopes cut from B-mode with pixels of one wavelength, as in the paper. Such pixels are too coarse for the
-    envelope, so these PSFs come out wider in depth than they are.
+    Envelopes cut from B-mode with pixels of one wavelength, as in the paper. Such pixels are too
+    coarse for the envelope, so these PSFs come out too wide in depth.
 ``psf_bank_iq.npz``
-    The same bubbles with their phase, cut from IQ with pixels of half a wavelength: true to width.
+    The same bubbles with their phase, cut from IQ with pixels of half a wavelength: their true
+    width.
 
-Both are centred where the bubble appears in the image, known from the finer pixels. About a minute on two cores.
+Both are centred where the bubble appears in the image, known from the finer pixels. It takes about
+a minute on two cores.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ulmpaper.core.localize import locate
+from ulmpaper.core.localize import locate_peaks
 from ulmpaper.core.records import bubble_table
 from ulmpaper.metrics.bubbles import match_bubbles
 from ulmpaper.simulator.array import (
@@ -37,7 +39,7 @@ from ulmpaper.simulator.array import (
     Acquisition,
     acquire,
 )
-from ulmpaper.simulator.psf import PsfBank, write_bank
+from ulmpaper.simulator.psf import SHIPPED_BANK, PsfBank, write_bank
 from ulmpaper.simulator.psf_from_frames import extract_psfs, psf_width
 
 SEED = 2024
@@ -49,7 +51,7 @@ SPEED_ERROR = 0.005
 ATTENUATION_DB = 0.5  # [dB/cm/MHz]
 SCREEN_NS = 8.0
 SCREEN_MM = 1.5
-NOISE = 0.01  # root mean square, where a bubble of reflectivity 1 in the middle has the amplitude 1
+NOISE = 0.01  # root mean square; a bubble of reflectivity 1 in the middle has the amplitude 1
 NOISE_SIGMA_PX = (0.9, 1.9)  # as sharp as the beamformer leaves it, in fine pixels
 
 # 20 to 110 wavelengths deep, in pixels of half a wavelength.
@@ -64,35 +66,33 @@ FINE = Acquisition(
 
 
 def draw_bubbles(rng: np.random.Generator, n_frames: int) -> pd.DataFrame:
-    """Bubbles anywhere, log-normal in amplitude and dimmer out of plane."""
+    """Draw bubbles anywhere, log-normal in amplitude and dimmer out of plane."""
     n = n_frames * N_BUBBLES
     z, x = (rng.uniform(MARGIN_PX, side - 1 - MARGIN_PX, n) for side in FINE.shape_px)
     out_of_plane = np.exp(-(rng.uniform(-1, 1, n) ** 2) / 2)
-    return bubble_table(
-        np.repeat(np.arange(n_frames), N_BUBBLES), z, x, rng.lognormal(0, 0.35, n) * out_of_plane
-    )
+    amplitude = rng.lognormal(0, 0.35, n) * out_of_plane
+    return bubble_table(np.repeat(np.arange(n_frames), N_BUBBLES), z, x, amplitude)
 
 
 def phase_screens(rng: np.random.Generator, n_frames: int) -> NDArray[np.float64]:
-    """Delays (T, 128) [ns]: Gaussian, with a correlation of `SCREEN_MM` full width at half maximum."""
+    """Draw Gaussian delays (T, 128) [ns], correlated over `SCREEN_MM` (full width)."""
     # The correlation of smoothed white noise is sqrt(2) wider than the kernel.
     sigma = SCREEN_MM * 1e-3 / PITCH_M / np.sqrt(2 * 8 * np.log(2))
-    smooth = ndimage.gaussian_filter1d(
-        rng.standard_normal((n_frames, 3 * N_ELEMENTS)), sigma, axis=1
-    )
+    white = rng.standard_normal((n_frames, 3 * N_ELEMENTS))
+    smooth = ndimage.gaussian_filter1d(white, sigma, axis=1)
     smooth = smooth[:, N_ELEMENTS : 2 * N_ELEMENTS]
     return SCREEN_NS * smooth / smooth.std()
 
 
 def time_gain() -> NDArray[np.float64]:
-    """Gain for each row of the image that makes up for the attenuation at the centre frequency, 1 in the middle."""
+    """Compute the gain of each row that makes up for the attenuation at the centre frequency."""
     depth_cm = FINE.to_wl(np.arange(FINE.shape_px[0]), 0)[0] * WAVELENGTH_MM / 10
     loss_db = 2 * ATTENUATION_DB * CENTRE_HZ / 1e6 * depth_cm
     return 10 ** ((loss_db - loss_db[len(loss_db) // 2]) / 20)
 
 
 def receive_noise(rng: np.random.Generator, n_frames: int) -> NDArray[np.complex128]:
-    """Complex noise of the amplifiers after beamforming."""
+    """Draw complex noise of the amplifiers after beamforming."""
     shape = (2, n_frames, *FINE.shape_px)
     real, imaginary = ndimage.gaussian_filter(rng.standard_normal(shape), (0, 0, *NOISE_SIGMA_PX))
     noise = real + 1j * imaginary
@@ -100,10 +100,10 @@ def receive_noise(rng: np.random.Generator, n_frames: int) -> NDArray[np.complex
 
 
 def apparent_places(iq: NDArray, bubbles: pd.DataFrame, speed_m_s: float) -> pd.DataFrame:
-    """Where the bubbles appear: tissue of another speed moves them in depth, and its unevenness a little further."""
+    """Find where the bubbles appear: tissue of another speed moves them, and so do its screens."""
     z_wl, x_wl = FINE.to_wl(bubbles["z"], bubbles["x"])
     expected = bubbles.assign(z=FINE.to_px(z_wl * SPEED_M_S / speed_m_s, x_wl)[0])
-    seen = locate(np.abs(iq), method="parabola", n_bubbles=2 * N_BUBBLES, min_score=8 * NOISE)
+    seen = locate_peaks(np.abs(iq), method="parabola", n_bubbles=2 * N_BUBBLES, min_score=8 * NOISE)
     pairs = match_bubbles(seen, expected, max_distance_px=4.0)
     # A bubble that is not seen by itself still stands in the way of its neighbours.
     places = expected.copy()
@@ -114,13 +114,14 @@ def apparent_places(iq: NDArray, bubbles: pd.DataFrame, speed_m_s: float) -> pd.
 def surrogate(
     rng: np.random.Generator, *, n_jobs: int = 2
 ) -> tuple[NDArray[np.complex64], pd.DataFrame]:
-    """Frames (T, Z, X) on the fine grid and where their bubbles appear."""
+    """Simulate frames (T, Z, X) on the fine grid and the places where their bubbles appear."""
     parts: list[NDArray] = []
     places: list[pd.DataFrame] = []
     for sign in (-1, 1):
         n_frames = N_FRAMES // 2
         tissue = dataclasses.replace(FINE, speed_m_s=SPEED_M_S * (1 + sign * SPEED_ERROR))
-        bubbles, screens = draw_bubbles(rng, n_frames), phase_screens(rng, n_frames)
+        bubbles = draw_bubbles(rng, n_frames)
+        screens = phase_screens(rng, n_frames)
         clean = acquire(bubbles, n_frames, tissue, screens_ns=screens, n_jobs=n_jobs, progress=True)
         iq = clean * time_gain()[:, None] + receive_noise(rng, n_frames)
         table = apparent_places(iq, bubbles, tissue.speed_m_s)
@@ -130,7 +131,7 @@ def surrogate(
 
 
 def main() -> None:
-    """Write both banks and say how wide their PSFs are."""
+    """Write both banks and print the widths of their PSFs."""
     rng = np.random.default_rng(SEED)
     iq, places = surrogate(rng)
     coarse = places.assign(z=places["z"] / 2, x=places["x"] / 2)
@@ -144,15 +145,12 @@ def main() -> None:
     # Steps of a quarter of half a wavelength are an eighth of a wavelength.
     sharp = PsfBank(fine.table, oversample=8, half_px=5, source=f"IQ of an {origin}")
     for name, bank in (("psf_bank", bmode), ("psf_bank_iq", sharp)):
-        path = write_bank(bank, Path(__file__).parent / f"{name}.npz")
-        z, x = (
-            np.quantile(psf_width(bank.table, bank.oversample), (0.1, 0.5, 0.9), axis=0)
-            .T.round(2)
-            .tolist()
-        )
-        print(
-            f"{path.name}: {len(bank)} PSFs, {path.stat().st_size / 1e3:.0f} kB, widths (10/50/90 %) z {z} x {x} px"
-        )
+        path = write_bank(bank, SHIPPED_BANK.with_name(f"{name}.npz"))
+        widths = psf_width(bank.table, bank.oversample)
+        z, x = np.quantile(widths, (0.1, 0.5, 0.9), axis=0).T.round(2).tolist()
+        size_kb = path.stat().st_size / 1e3
+        print(f"{path.name}: {len(bank)} PSFs, {size_kb:.0f} kB")
+        print(f"    widths (10/50/90 %) along z {z} px, along x {x} px")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The array: known places and shapes, superposition, symmetry, PyMUST's own chain, tissue, and bad input."""
+"""The array: known places and shapes, superposition, symmetry, PyMUST's own chain, bad input."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ulmpaper.core.localize import locate
+from ulmpaper.core.localize import locate_peaks
 from ulmpaper.core.records import bubble_table
 from ulmpaper.simulator.array import (
-    BANDWIDTH_PERCENT,
+    _BANDWIDTH_PERCENT,
+    _WIDTH_M,
     CENTRE_HZ,
     N_ELEMENTS,
     PALA_ACQUISITION,
     PITCH_M,
     SPEED_M_S,
-    WIDTH_M,
     Acquisition,
     acquire,
     acquire_spans,
@@ -63,7 +63,7 @@ def width_at_half(profile: np.ndarray) -> float:
 @pytest.mark.parametrize("z", [25.0, 60.0, 95.0])
 def test_a_bubble_is_seen_where_it_is_and_sharply(z: float, x: float) -> None:
     envelope = close_up(z, x)
-    found = locate(envelope[None], method="parabola", n_bubbles=1)
+    found = locate_peaks(envelope[None], method="parabola", n_bubbles=1)
     # Errors in wavelengths, the pixels of PALA's grid.
     assert abs(found.z[0] - MIDDLE) * STEP < 0.01
     assert abs(found.x[0] - MIDDLE) * STEP < 0.05
@@ -119,7 +119,8 @@ def test_equals_the_chain_of_pymust() -> None:
     grid = Acquisition(angles_deg=(5.0,), shape_px=(20, 20), origin_wl=(50.0, -10.0))
     table = bubbles((4, 5), (9, 12), (15, 3))
     param = pymust.utils.Param(
-        fc=CENTRE_HZ, fs=4 * CENTRE_HZ, bandwidth=BANDWIDTH_PERCENT, Nelements=N_ELEMENTS, pitch=PITCH_M, width=WIDTH_M,
+        fc=CENTRE_HZ, fs=4 * CENTRE_HZ, bandwidth=_BANDWIDTH_PERCENT,
+        Nelements=N_ELEMENTS, pitch=PITCH_M, width=_WIDTH_M,
         radius=np.inf, c=SPEED_M_S, fnumber=1.9,
     )  # fmt: skip
     wl_m = SPEED_M_S / CENTRE_HZ
@@ -162,7 +163,7 @@ def test_a_frame_without_bubbles_is_dark() -> None:
 
 
 def peak(frames: np.ndarray) -> tuple[float, float, float]:
-    found = locate(np.abs(frames), method="parabola", n_bubbles=1)
+    found = locate_peaks(np.abs(frames), method="parabola", n_bubbles=1)
     return found.z[0], found.x[0], float(np.abs(frames).max())
 
 
@@ -258,8 +259,10 @@ def test_pymust_may_be_compiled_where_warnings_are_errors(tmp_path: Path) -> Non
         ignore=shutil.ignore_patterns("__pycache__"),
     )
     code = (
-        "from ulmpaper.simulator.array import Acquisition, acquire; from ulmpaper.core.records import bubble_table; "
-        "acquire(bubble_table([0], [4], [4], [1]), 1, Acquisition(angles_deg=(0.0,), shape_px=(9, 9))); "
+        "from ulmpaper.simulator.array import Acquisition, acquire; "
+        "from ulmpaper.core.records import bubble_table; "
+        "small = Acquisition(angles_deg=(0.0,), shape_px=(9, 9)); "
+        "acquire(bubble_table([0], [4], [4], [1]), 1, small); "
         "import pymust; print(pymust.__file__)"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
@@ -287,9 +290,8 @@ def test_shipped_banks_hold_200_centred_psfs(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_script_of_the_banks_finds_its_bubbles(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location(
-        "make_psf_bank", SHIPPED_BANK.with_name("make_psf_bank.py")
-    )
+    path = Path(__file__).parents[2] / "data" / "make_psf_bank.py"
+    spec = importlib.util.spec_from_file_location("make_psf_bank", path)
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import integrate, special, stats
 
-from ulmpaper.simulator.bound import crb_px, rician_information
+from ulmpaper.simulator.bound import _rician_information, crb_px
 from ulmpaper.simulator.imaging import speckle
 from ulmpaper.simulator.psf import (
     PsfBank,
@@ -35,7 +35,7 @@ SHIPPED = read_bank()
 
 
 def scores(z: NDArray, x: NDArray) -> NDArray:
-    """Pixels (n, 3, 225) of the Gaussian PSF at (z, x), and their derivatives with respect to z and x."""
+    """Pixels (n, 3, 225) of the Gaussian PSF at (z, x), and their derivatives by z and x."""
     grid = np.arange(-7, 8)
     off_z, off_x = grid[:, None] - z[:, None, None], grid - x[:, None, None]
     psf = np.exp(-(off_z**2) / (2 * SIGMA_Z**2) - off_x**2 / (2 * SIGMA_X**2))
@@ -53,7 +53,7 @@ def fit(pixels: NDArray, truth: NDArray, ratio: float, *, envelope: bool) -> NDA
         if envelope:
             slopes = np.stack([scale * by_z, scale * by_x, psf], axis=1)
             t = ratio * scale * psf
-            weight = rician_information(t)
+            weight = _rician_information(t)
             towards = (
                 pixels * special.ive(1, ratio * pixels * t) / special.ive(0, ratio * pixels * t)
                 - scale * psf
@@ -138,7 +138,7 @@ def test_many_ratios_and_rows_are_the_same_as_one_by_one() -> None:
 
 
 def speckle_correlation(lag_z: NDArray, lag_x: NDArray) -> NDArray:
-    """Correlation of the background over lags in pixels of one wavelength: a Gaussian PSF's with itself."""
+    """Correlation of speckle over lags of one wavelength: that of a Gaussian PSF with itself."""
     return np.exp(-(lag_z**2) / (4 * 0.5**2) - lag_x**2 / (4 * 0.95**2))
 
 
@@ -202,14 +202,14 @@ def test_rician_information_is_that_of_the_distribution(t: float) -> None:
         return float(score**2 * stats.rice.pdf(rho, t))
 
     expected, _ = integrate.quad(integrand, max(0, t - 10), t + 10, epsabs=1e-12)
-    assert rician_information(t) == pytest.approx(expected, rel=1e-2, abs=1e-12)
-    assert abs(rician_information(t) - expected) < 1e-4
+    assert _rician_information(t) == pytest.approx(expected, rel=1e-2, abs=1e-12)
+    assert abs(_rician_information(t) - expected) < 1e-4
 
 
 def test_rician_information_grows_from_nothing_to_all() -> None:
-    share = rician_information(np.logspace(-3, 6, 200))
+    share = _rician_information(np.logspace(-3, 6, 200))
     assert (np.diff(share) > 0).all()
-    assert rician_information([0, 1e12]).tolist() == [0, 1]
+    assert _rician_information([0, 1e12]).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

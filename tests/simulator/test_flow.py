@@ -1,4 +1,4 @@
-"""Displacement maps: tubes with known flow, what goes in comes out, bubbles that stay in their vessel."""
+"""Displacement maps: tubes of known flow, conservation, bubbles that stay in their vessel."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_as_much_flows_through_every_section_of_a_bend() -> None:
     through = [
         flux(maps, (60 * np.sin(a), 60 * np.cos(a)), (np.cos(a), -np.sin(a)), 12) for a in angles
     ]
-    # Plane Poiseuille flow: 2/3 of the top speed over a width of 13 px. The staircase of the wall costs a little.
+    # Plane Poiseuille flow: 2/3 of the top speed over a width of 13 px, less a little at the wall.
     assert np.abs(through) == pytest.approx(np.mean(np.abs(through)), rel=0.08)
     assert np.mean(np.abs(through)) == pytest.approx(2 / 3 * 13, rel=0.08)
     assert len(np.unique(np.sign(through))) == 1

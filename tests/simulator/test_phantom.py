@@ -14,19 +14,19 @@ from scipy.spatial import cKDTree
 
 from ulmpaper.config import load_config
 from ulmpaper.core.grid import map_index
-from ulmpaper.core.localize import locate
+from ulmpaper.core.localize import locate_peaks
 from ulmpaper.core.records import Block, bubble_table
 from ulmpaper.io.readers import read_insilico
 from ulmpaper.metrics.bubbles import match_bubbles
 from ulmpaper.simulator import array, phantom
 from ulmpaper.simulator.array import PALA_ACQUISITION, Acquisition, acquire_spans
 from ulmpaper.simulator.phantom import (
-    STEP,
+    _STEP_WL,
+    _phantom_bubbles,
+    _tube_flow,
     phantom_block,
-    phantom_bubbles,
     phantom_geometry,
     true_map,
-    tube_flow,
     write_pala,
 )
 
@@ -36,7 +36,7 @@ COARSE = Acquisition(angles_deg=(0.0,), shape_px=(42, 72), step_wl=2.0)
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return phantom_bubbles(n_frames=300, rng=np.random.default_rng(1))
+    return _phantom_bubbles(n_frames=300, rng=np.random.default_rng(1))
 
 
 def test_tubes_lie_inside_the_picture_and_keep_to_their_ranges() -> None:
@@ -46,7 +46,7 @@ def test_tubes_lie_inside_the_picture_and_keep_to_their_ranges() -> None:
         assert 3 < x.min() < x.max() < 139, tube.name
         assert 0.06 <= tube.radius.min() <= tube.radius.max() <= 1.6
         assert 0.08 <= tube.speed.min() <= tube.speed.max() <= 0.3
-        np.testing.assert_allclose(np.hypot(np.diff(tube.z), np.diff(tube.x)), STEP, rtol=0.02)
+        np.testing.assert_allclose(np.hypot(np.diff(tube.z), np.diff(tube.x)), _STEP_WL, rtol=0.02)
 
 
 def test_the_canals_converge_as_stated() -> None:
@@ -98,7 +98,7 @@ def test_every_frame_holds_the_same_number_of_bubbles(table: pd.DataFrame) -> No
 def test_bubbles_stay_evenly_spread(rng: np.random.Generator) -> None:
     """Along the tube and across it, after many have been washed out."""
     straight = next(tube for tube in phantom_geometry() if tube.name == "straight")
-    frame, z, x, *_ = tube_flow([straight], n_frames=400, n_bubbles=700, rng=rng)
+    frame, z, x, *_ = _tube_flow([straight], n_frames=400, n_bubbles=700, rng=rng)
     index = np.interp(x[frame == 399], straight.x, np.arange(len(straight.x)))
     offset = (
         z[frame == 399] - np.interp(index, np.arange(len(straight.z)), straight.z)
@@ -110,7 +110,7 @@ def test_bubbles_stay_evenly_spread(rng: np.random.Generator) -> None:
 
 def test_all_tubes_hold_as_many_bubbles_per_length_where_they_end(rng: np.random.Generator) -> None:
     tubes = phantom_geometry()
-    frame, z, x, *_, tube = tube_flow(tubes, n_frames=200, n_bubbles=5000, rng=rng)
+    frame, z, x, *_, tube = _tube_flow(tubes, n_frames=200, n_bubbles=5000, rng=rng)
     for now in (0, 199):
         there = frame == now
         ends = [
@@ -132,7 +132,7 @@ def test_quick_sequences_visit_every_tube() -> None:
         np.random.default_rng([cfg.seed, number + 1]) for number in range(cfg.phantom.n_sequences)
     ]
     seen = cKDTree(
-        np.concatenate([phantom_bubbles(**sizes, rng=rng)[["z", "x"]] for rng in streams])
+        np.concatenate([_phantom_bubbles(**sizes, rng=rng)[["z", "x"]] for rng in streams])
     )
     points = [
         np.stack(PALA_ACQUISITION.to_px(tube.z, tube.x), axis=1) for tube in phantom_geometry()
@@ -146,16 +146,16 @@ def test_quick_sequences_visit_every_tube() -> None:
 
 
 def test_the_first_frames_do_not_depend_on_how_many_follow(table: pd.DataFrame) -> None:
-    short = phantom_bubbles(n_frames=40, rng=np.random.default_rng(1))
+    short = _phantom_bubbles(n_frames=40, rng=np.random.default_rng(1))
     pd.testing.assert_frame_equal(short, table[table.frame < 40])
-    other = phantom_bubbles(n_frames=40, rng=np.random.default_rng(2))
+    other = _phantom_bubbles(n_frames=40, rng=np.random.default_rng(2))
     assert not np.allclose(short.z, other.z)
 
 
 def test_pixels_follow_the_grid() -> None:
     fine = dataclasses.replace(PALA_ACQUISITION, step_wl=0.5, shape_px=(168, 286))
-    one = phantom_bubbles(n_frames=2, rng=np.random.default_rng(1))
-    two = phantom_bubbles(n_frames=2, rng=np.random.default_rng(1), acquisition=fine)
+    one = _phantom_bubbles(n_frames=2, rng=np.random.default_rng(1))
+    two = _phantom_bubbles(n_frames=2, rng=np.random.default_rng(1), acquisition=fine)
     np.testing.assert_allclose(two[["z", "x"]], 2 * one[["z", "x"]])
 
 
@@ -319,7 +319,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="n_frames must be a number above 0, not 0"):
         phantom_block(1, n_frames=0)
     with pytest.raises(ValueError, match="n_bubbles must be a number above 0"):
-        phantom_bubbles(n_frames=1, n_bubbles=0, rng=np.random.default_rng(0))
+        _phantom_bubbles(n_frames=1, n_bubbles=0, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="bubbles lie outside the picture of 20 x 20 px"):
         phantom_block(1, n_frames=1, acquisition=Acquisition(shape_px=(20, 20)))
     with pytest.raises(ValueError, match="upsample must be a number above 0"):
@@ -342,7 +342,7 @@ def test_isolated_bubbles_are_localized(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         phantom_block(1, n_frames=2, n_bubbles=12).frames, made.frames[:2]
     )
-    found = locate(np.abs(made.frames), method="parabola", n_bubbles=12, min_score=0.15)
+    found = locate_peaks(np.abs(made.frames), method="parabola", n_bubbles=12, min_score=0.15)
     pairs = match_bubbles(found, made.bubbles, max_distance_px=1.0)
     assert len(pairs) > 0.8 * len(made.bubbles)
     assert (pairs[["dz", "dx"]].median().abs() < 0.1).all()

@@ -120,7 +120,7 @@ def test_gaussian_bank_has_the_widths_asked_for(
     )
     middle = bank.half_px * bank.oversample
     assert (bank.table.reshape(4, -1).argmax(axis=1) == middle * bank.table.shape[1] + middle).all()
-    # A wider half on one side goes with a narrower one on the other; bilinear reading costs the rest.
+    # A wider half on one side goes with a narrower one on the other; bilinear reading adds a bit.
     np.testing.assert_allclose(psf_width(bank.table, 8)[:, 0], width_z, rtol=0.05)
     assert np.abs(psf_width(bank.table, 8)[:, 1] / width_x - 1).max() < 0.05 + 0.3
 

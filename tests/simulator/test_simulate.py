@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ulmpaper.config import Config, load_config
 from ulmpaper.core.filters import svd_filter
-from ulmpaper.core.localize import locate
+from ulmpaper.core.localize import locate_peaks
 from ulmpaper.core.records import Block
 from ulmpaper.metrics.bubbles import detection_scores, match_bubbles
 from ulmpaper.simulator import simulate
@@ -166,7 +166,7 @@ def test_block_shows_its_truth(bank: PsfBank) -> None:
     assert block.frames.dtype == np.float32
     assert (block.px_mm, block.frame_rate_hz) == (0.1, 500.0)
     assert "Gaussian PSFs" in block.source
-    found = locate(block.frames, method="parabola", n_bubbles=6, min_score=0.3)
+    found = locate_peaks(block.frames, method="parabola", n_bubbles=6, min_score=0.3)
     pairs = found.merge(block.bubbles, on="frame", suffixes=("", "_true"))
     distance = np.hypot(pairs["z"] - pairs["z_true"], pairs["x"] - pairs["x_true"])
     assert distance.groupby([pairs["frame"], pairs["z"]]).min().median() < 0.2
@@ -344,7 +344,7 @@ def same(a: Block, b: Block) -> bool:
 
 
 def jaccard(frames: np.ndarray, truth: pd.DataFrame, n_bubbles: int) -> float:
-    found = locate(np.abs(frames), n_bubbles=n_bubbles)
+    found = locate_peaks(np.abs(frames), n_bubbles=n_bubbles)
     pairs = match_bubbles(found, truth, max_distance_px=0.5)
     return detection_scores(pairs, max_distance_px=0.5)["jaccard"]
 
@@ -619,7 +619,7 @@ class TestInvivo:
         assert not np.array_equal(blocks[0].frames, blocks[1].frames)
 
     def test_half_pixels(self, brain: tuple[Config, Scene]) -> None:
-        """Speckle keeps its size in wavelengths, so on half the pixels neighbours are more alike."""
+        """Speckle keeps its size in wavelengths: on half the pixels neighbours are more alike."""
         _, scene = brain
 
         def likeness(px_mm: float) -> float:

@@ -226,7 +226,7 @@ def jet(share: np.ndarray) -> np.ndarray:
 
 
 def drawn_maps() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Density, direction and speed as PALA paints them: a vessel down at 0.3 of the top speed, one up at 0.6."""
+    """Density, direction, speed as PALA paints them: vessels down at 0.3, up at 0.6 of the top."""
     z, x = np.indices((240, 320))
     down = np.exp(-(((x - 90 - 15 * np.sin(z / 40)) / 5) ** 2))
     up = np.exp(-(((x - 220 + 15 * np.sin(z / 50)) / 7) ** 2))

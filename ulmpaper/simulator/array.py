@@ -1,8 +1,8 @@
-"""A linear array that sends plane waves at bubbles and beamforms their echoes: bubble table in, IQ frames out.
+"""Plane waves on a linear array, through PyMUST: bubble table in, beamformed IQ frames out.
 
-The field of each element and the delay-and-sum matrix come from PyMUST (Garcia, *SIMUS*, Comput. Methods Programs
-Biomed. 2022), so the physics behind the test phantom is published and not our own. Added are frames in parallel
-processes, a record of constant length and the imperfections of tissue.
+The field of each element and the delay-and-sum matrix come from PyMUST (Garcia, *SIMUS*, Comput.
+Methods Programs Biomed. 2022), so the physics behind the test phantom is published and not our own.
+Added are frames in parallel processes, a record of constant length and the imperfections of tissue.
 
 Positions are in wavelengths (wl) of 98.56 um: z is 0 at the probe, x is 0 at its middle.
 """
@@ -26,19 +26,22 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from ulmpaper.core.doors import optional
 from ulmpaper.core.records import check_bubbles, check_positive
 
 # Verasonics L22-14v as PALA drives it.
 N_ELEMENTS = 128
-PITCH_M, WIDTH_M = 100e-6, 80e-6
+PITCH_M = 100e-6
 CENTRE_HZ = 15.625e6
-BANDWIDTH_PERCENT = 51.0  # 14-22 MHz
-SPEED_M_S = 1540.0  # what the beamformer believes
+SPEED_M_S = 1540.0  # assumed by the beamformer
 WAVELENGTH_MM = 1e3 * SPEED_M_S / CENTRE_HZ
+_WIDTH_M = 80e-6  # of an element
+_BANDWIDTH_PERCENT = 51.0  # 14-22 MHz
 _WL_M = SPEED_M_S / CENTRE_HZ
 _PROBE_WL = N_ELEMENTS * PITCH_M / _WL_M
+_PULSE_WL = 4
 _SAMPLES_PER_CYCLE = 4
-_LEAST_DB = -40.0  # frequencies that the probe sends weaker are left out: 4e-5 of the echoes
+_LEAST_DB = -40.0  # weaker frequencies of the probe are left out: 4e-5 of the echoes
 _CHUNK_FRAMES = 10
 
 
@@ -59,14 +62,14 @@ class Acquisition:
     step_wl : float
         Pixel pitch [wavelengths].
     speed_m_s : float
-        True speed of sound [m/s]; the beamformer believes in 1540.
+        True speed of sound [m/s]; the beamformer assumes 1540.
     attenuation_db : float
         Attenuation of the medium [dB/cm/MHz].
 
     Notes
     -----
-    The defaults are the grid of PALA's in silico data (Heiles et al. 2022). Its tilts are not published; 5 degrees
-    are our choice.
+    The defaults are the grid of PALA's in silico data (Heiles et al. 2022). Its tilts are not
+    published; 5 degrees are our choice.
 
     Examples
     --------
@@ -100,16 +103,18 @@ class Acquisition:
         return self.step_wl * WAVELENGTH_MM
 
     def to_wl(self, z_px: ArrayLike, x_px: ArrayLike) -> tuple[NDArray, NDArray]:
-        """Pixels to wavelengths."""
-        (z0, x0), step = self.origin_wl, self.step_wl
-        return z0 + step * np.asarray(z_px, dtype=float), x0 + step * np.asarray(x_px, dtype=float)
+        """Convert pixels to wavelengths."""
+        z0, x0 = self.origin_wl
+        z_wl = z0 + self.step_wl * np.asarray(z_px, dtype=float)
+        x_wl = x0 + self.step_wl * np.asarray(x_px, dtype=float)
+        return z_wl, x_wl
 
     def to_px(self, z_wl: ArrayLike, x_wl: ArrayLike) -> tuple[NDArray, NDArray]:
-        """Wavelengths to pixels."""
-        (z0, x0), step = self.origin_wl, self.step_wl
-        return (np.asarray(z_wl, dtype=float) - z0) / step, (
-            np.asarray(x_wl, dtype=float) - x0
-        ) / step
+        """Convert wavelengths to pixels."""
+        z0, x0 = self.origin_wl
+        z_px = (np.asarray(z_wl, dtype=float) - z0) / self.step_wl
+        x_px = (np.asarray(x_wl, dtype=float) - x0) / self.step_wl
+        return z_px, x_px
 
 
 PALA_ACQUISITION = Acquisition()
@@ -135,7 +140,7 @@ def acquire(
     acquisition : Acquisition
         Plane waves, grid and medium.
     screens_ns : array_like (T, 128), optional
-        Delay of the tissue before each element, met on the way out and on the way back [ns].
+        Delay by the tissue before each element, once on the way out and once on the way back [ns].
     n_jobs : int
         Processes; the frames do not depend on it.
     progress : bool
@@ -144,8 +149,8 @@ def acquire(
     Returns
     -------
     ndarray (T, Z, X) complex64
-        Beamformed IQ. A bubble of reflectivity 1 in the middle of the image has the amplitude 1; one at depth z
-        has the phase -4 pi z / wavelength, up to a constant.
+        Beamformed IQ. A bubble of reflectivity 1 in the middle of the image has the amplitude 1;
+        one at depth z has the phase -4 pi z / wavelength, up to a constant.
 
     Raises
     ------
@@ -154,13 +159,15 @@ def acquire(
 
     Notes
     -----
-    The field is two-dimensional and linear, with the directivity of the elements. PyMUST's ``simus`` computes it at
-    twice the frequencies and throws half of the record away, and its gain depends on the tilt; here its core,
-    ``pfield``, is called for just what the record needs, the same for all frames and tilts.
+    The field is two-dimensional and linear, with the directivity of the elements. PyMUST's ``simus``
+    computes it at twice as many frequencies and discards half of the record, and its gain depends
+    on the tilt. Here its core, ``pfield``, is called for the frequencies that the record needs, the
+    same for all frames and tilts.
 
-    A pixel is the mean over the elements of its aperture, not their sum: their number jumps from pixel to pixel,
-    which moves the peaks of bubbles near the probe by up to 0.3 px. Where part of the aperture lies beside the
-    probe, the mean is weighted with the part that does not, so that the picture fades as a sum would.
+    A pixel is the mean over the elements of its aperture, not their sum: their number jumps from
+    pixel to pixel, which would move the peaks of bubbles near the probe by up to 0.3 px. Where part
+    of the aperture lies beside the probe, the mean is weighted with the share on the probe, so that
+    the picture fades as a sum would.
 
     Examples
     --------
@@ -173,11 +180,11 @@ def acquire(
     check_positive(n_frames=n_frames)
     if len(bubbles) and bubbles["frame"].max() >= n_frames:
         raise ValueError(
-            f"bubbles in frame {bubbles['frame'].max()}, but there are frames 0 to {n_frames - 1} only"
+            f"bubbles in frame {bubbles['frame'].max()}, "
+            f"but there are frames 0 to {n_frames - 1} only"
         )
-    spans = [
-        (start, min(start + _CHUNK_FRAMES, n_frames)) for start in range(0, n_frames, _CHUNK_FRAMES)
-    ]
+    starts = range(0, n_frames, _CHUNK_FRAMES)
+    spans = [(start, min(start + _CHUNK_FRAMES, n_frames)) for start in starts]
     parts = acquire_spans(
         bubbles, spans, acquisition, screens_ns=screens_ns, n_jobs=n_jobs, progress=progress
     )
@@ -193,35 +200,53 @@ def acquire_spans(
     n_jobs: int = 1,
     progress: bool = False,
 ) -> Iterator[tuple[tuple[int, int], NDArray[np.complex64]]]:
-    """Yield stretches of frames (start, stop) in the order of `spans`, each when it is ready; see `acquire`."""
+    """Image bubbles in some spans of frames (start, stop), and yield each when it is ready.
+
+    Parameters
+    ----------
+    bubbles, acquisition, screens_ns, n_jobs, progress
+        As in `acquire`.
+    spans : sequence of (int, int)
+        First frame of each span, and the frame after its last.
+
+    Yields
+    ------
+    span : (int, int)
+        As in `spans`, and in their order.
+    frames : ndarray (stop - start, Z, X) complex64
+        Beamformed IQ.
+
+    Raises
+    ------
+    ValueError
+        Bubbles outside the picture, screens of the wrong shape.
+    """
     n_frames = max((stop for _, stop in spans), default=0)
     rows, first = _by_frame(bubbles, n_frames, acquisition)
-    screens = (
-        np.zeros((n_frames, N_ELEMENTS))
-        if screens_ns is None
-        else np.asarray(screens_ns, dtype=float)
-    )
+    if screens_ns is None:
+        screens_ns = np.zeros((n_frames, N_ELEMENTS))
+    screens = np.asarray(screens_ns, dtype=float)
     if screens.shape != (n_frames, N_ELEMENTS):
         raise ValueError(
-            f"screens_ns must have the shape (T, elements) {n_frames, N_ELEMENTS}, not {screens.shape}"
+            f"screens_ns must have the shape (T, elements) {n_frames, N_ELEMENTS}, "
+            f"not {screens.shape}"
         )
 
     def task(start: int, stop: int) -> Any:
+        """Work for one process."""
         scenes = [rows[first[t] : first[t + 1]] for t in range(start, stop)]
         return joblib.delayed(_image)(scenes, 1e-9 * screens[start:stop], acquisition)
 
-    with tqdm(
-        total=sum(stop - start for start, stop in spans),
-        unit="frame",
-        delay=2,
-        disable=not progress,
-    ) as bar:
-        results = joblib.Parallel(n_jobs=n_jobs, return_as="generator")(
-            task(*span) for span in spans
-        )
+    total = sum(stop - start for start, stop in spans)
+    with tqdm(total=total, unit="frame", delay=2, disable=not progress) as bar:
+        parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator")
+        results = parallel(task(*span) for span in spans)
         for span, frames in zip(spans, results, strict=True):
             bar.update(len(frames))
             yield span, frames
+
+
+# --- from bubbles to echoes to pixels ----------------------------------------------------------
 
 
 def _by_frame(
@@ -235,8 +260,9 @@ def _by_frame(
     if outside.any():
         k = int(outside.argmax())
         raise ValueError(
-            f"{outside.sum()} bubbles lie outside the picture of {n_z} x {n_x} px, the first at z {z[k]:g}, x {x[k]:g} "
-            f"in frame {frame[k]:g}: drop them, or take a larger grid"
+            f"{outside.sum()} bubbles lie outside the picture of {n_z} x {n_x} px, "
+            f"the first at z {z[k]:g}, x {x[k]:g} in frame {frame[k]:g}: "
+            "drop them, or take a larger grid"
         )
     order = np.argsort(frame, kind="stable")
     rows = np.stack([*acquisition.to_wl(z, x), score], axis=1)[order]
@@ -253,11 +279,8 @@ def _image(
     with threadpool_limits(1):
         beamformer = _beamformer(acquisition)
         for image, scatterers, screen_s in zip(images, scenes, screens_s, strict=True):
-            image[:] = (
-                (beamformer @ _channels(scatterers, screen_s, acquisition).ravel())
-                .reshape(n_x, n_z)
-                .T
-            )
+            echoes = _channels(scatterers, screen_s, acquisition).ravel()
+            image[:] = (beamformer @ echoes).reshape(n_x, n_z).T
     return images
 
 
@@ -272,12 +295,13 @@ def _channels(
         return spectra
     z, x, reflectivity = scatterers.T[:, None]
     for spectrum, delays in zip(spectra, _plane_waves(acquisition), strict=True):
-        # PyMUST wants no negative delays on transmit: what is added here is taken off on the way back.
+        # PyMUST refuses negative delays on transmit: they are shifted here, and back on receive.
         start = (delays + screen_s).min()
         medium = _parameters(
             acquisition.speed_m_s, attenuation=acquisition.attenuation_db, RXdelay=screen_s + start
         )
-        # The step divides twice the centre frequency into 2 n_cycles parts; half a part keeps rounding away.
+        # This step divides twice the centre frequency into 2 n_cycles parts; half a part less, so
+        # that rounding adds none.
         options = _pymust().utils.Options(
             CallFun="simus",
             RC=reflectivity,
@@ -293,7 +317,7 @@ def _channels(
 
 @functools.lru_cache(maxsize=2)
 def _beamformer(acquisition: Acquisition) -> sparse.csr_array:
-    """Delay and sum as a matrix (pixels by columns, samples of all channels and tilts), scaled as `acquire` says."""
+    """Delay and sum as a matrix (pixels by columns, samples of all channels and tilts)."""
     n_z, n_x = acquisition.shape_px
     z, x = np.meshgrid(*acquisition.to_wl(np.arange(n_z), np.arange(n_x)), indexing="ij")
     setup = _parameters(SPEED_M_S, fnumber=acquisition.f_number)
@@ -303,25 +327,25 @@ def _beamformer(acquisition: Acquisition) -> sparse.csr_array:
         for delays in _plane_waves(acquisition)
     ]
     matrix = sparse.csr_array(sparse.hstack(das, format="csr", dtype=np.complex64))
+    # The mean over the aperture, weighted with the share of it that lies on the probe.
     half = z / (2 * acquisition.f_number)
     on_probe = np.minimum(x + half, _PROBE_WL / 2) - np.maximum(x - half, -_PROBE_WL / 2)
     weight = (on_probe.clip(0) / half).ravel(order="F") / np.maximum(abs(matrix).sum(axis=1), 1)
     matrix = sparse.diags_array(weight.astype(np.complex64)) @ matrix
+    # A bubble of reflectivity 1 in the middle has the amplitude 1.
     middle = np.array([[z[n_z // 2, 0], x[0, n_x // 2], 1.0]])
     echoes = _channels(middle, np.zeros(N_ELEMENTS), acquisition).ravel()
     return sparse.csr_array(matrix / abs(matrix @ echoes)[n_x // 2 * n_z + n_z // 2])
 
 
 def _n_samples(acquisition: Acquisition) -> int:
-    """Length of the record: no echo, however far round, comes back in the next one."""
+    """Samples of the record: the last echo comes back before it ends."""
     n_z, n_x = acquisition.shape_px
     z, x = acquisition.to_wl([-0.5, n_z - 0.5], [-0.5, n_x - 0.5])
     farthest = math.hypot(z.max(), np.abs(x).max() + _PROBE_WL / 2)
     tilt = _PROBE_WL * max(abs(math.sin(math.radians(angle))) for angle in acquisition.angles_deg)
-    pulse = 4
-    return _SAMPLES_PER_CYCLE * math.ceil(
-        2 * farthest * SPEED_M_S / acquisition.speed_m_s + tilt + pulse
-    )
+    there_and_back = 2 * farthest * SPEED_M_S / acquisition.speed_m_s
+    return _SAMPLES_PER_CYCLE * math.ceil(there_and_back + tilt + _PULSE_WL)
 
 
 def _plane_waves(acquisition: Acquisition) -> list[NDArray]:
@@ -333,20 +357,26 @@ def _plane_waves(acquisition: Acquisition) -> list[NDArray]:
 
 
 def _parameters(speed_m_s: float, **more: object) -> Any:
-    probe = {
-        "fc": CENTRE_HZ,
-        "bandwidth": BANDWIDTH_PERCENT,
-        "TXnow": 1,
-        "fs": _SAMPLES_PER_CYCLE * CENTRE_HZ,
-    }
-    array = {"Nelements": N_ELEMENTS, "pitch": PITCH_M, "width": WIDTH_M, "radius": math.inf}
-    return _pymust().utils.Param(**probe, **array, c=speed_m_s, **more)
+    """Probe and medium for PyMUST."""
+    return _pymust().utils.Param(
+        fc=CENTRE_HZ,
+        bandwidth=_BANDWIDTH_PERCENT,
+        TXnow=1,
+        fs=_SAMPLES_PER_CYCLE * CENTRE_HZ,
+        Nelements=N_ELEMENTS,
+        pitch=PITCH_M,
+        width=_WIDTH_M,
+        radius=math.inf,
+        c=speed_m_s,
+        **more,
+    )
 
 
 @functools.cache
 def _pymust() -> ModuleType:
-    with warnings.catch_warnings():
-        # Python's complaint about its docstrings, when it compiles them for the first time.
+    """PyMUST, loaded on first use."""
+    with optional("simulate"), warnings.catch_warnings():
+        # Python warns of its docstrings when it compiles them for the first time.
         warnings.filterwarnings("ignore", "invalid escape sequence")
         import pymust  # type: ignore[import-untyped]
     return pymust

@@ -1,15 +1,16 @@
 r"""Bubbles, speckle and tissue to frames (Fig. 2e).
 
-A bubble :math:`m` at :math:`(z_m, x_m)` with amplitude :math:`a_m`, phase :math:`\varphi_m` and the PSF
-:math:`E_m` adds to the beamformed IQ
+A bubble :math:`m` at :math:`(z_m, x_m)` with amplitude :math:`a_m`, phase :math:`\varphi_m` and the
+PSF :math:`E_m` adds to the beamformed IQ
 
 .. math:: a_m E_m(z - z_m, x - x_m) e^{i (\varphi_m - 4 \pi z_m / \lambda)},
 
-and the B-mode is the modulus of the sum with the background. That equals the paper's way (section II-D: an oscillation
-on each PSF, radio-frequency lines, envelope), which `literal_rf` takes, but needs no grid finer than the pixels: the
-common carrier :math:`e^{i 4 \pi z / \lambda}` drops out of the modulus.
+and the B-mode is the modulus of the sum with the background. That equals the paper's way (section
+II-D: an oscillation on each PSF, radio-frequency lines, envelope), which `literal_rf` takes, but
+needs no grid finer than the pixels: the common carrier :math:`e^{i 4 \pi z / \lambda}` drops out
+of the modulus.
 
-What else than bubbles is in the frames: speckle that changes, tissue that moves, noise.
+Behind the bubbles lie speckle, constant as in the paper or changing, and in vivo moving tissue.
 """
 
 from __future__ import annotations
@@ -22,31 +23,22 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage, signal
 
+from ulmpaper.core.doors import optional
 from ulmpaper.core.records import bubble_table, check_bubbles, check_frames, check_positive
 from ulmpaper.simulator.psf import PsfBank, fine_grid, linear_array_psf
 
+with optional("simulate"):
+    import torch
+
 _COLUMNS = ("frame", "z", "x", "score", "psf", "phase")
-# Bubbles drawn at a time, so that memory does not grow with their number.
-_CHUNK_BUBBLES = 1024
+_CHUNK_BUBBLES = 1024  # drawn at a time, so that memory does not grow with their number
+_TISSUE_SPREAD = (0.5, 0.95)  # of a linear array's PSF along z and x [wavelengths]
+_TISSUE_SAMPLES = 2  # per wavelength, which carry the tissue's speckle
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # memory is the limit: more are no faster, and far slower where cores are busy
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-
-
-@_one_thread()
 def synthesize(
     bubbles: pd.DataFrame,
     bank: PsfBank,
@@ -63,12 +55,14 @@ def synthesize(
     Parameters
     ----------
     bubbles : DataFrame
-        Bubble table with amplitudes as `score` and the columns ``psf`` (row of the bank) and ``phase`` [rad]. Bubbles
-        outside the picture are drawn as far as they reach into it.
+        Bubble table with amplitudes as `score` and the columns ``psf`` (row of the bank) and
+        ``phase`` [rad]. Bubbles outside the picture are drawn as far as they reach into it.
     bank : PsfBank
         Their PSFs.
-    shape_px, n_frames : (int, int), int
-        Size of a frame (z, x) [px], and number of frames.
+    shape_px : (int, int)
+        Size of a frame (z, x) [px].
+    n_frames : int
+        Number of frames.
     background : array_like (Z, X) or (T, Z, X), optional
         Complex amplitude added to each frame.
     iq : bool
@@ -86,12 +80,14 @@ def synthesize(
     Raises
     ------
     ValueError
-        Bubbles beyond the last frame or with a PSF that the bank lacks, background of another shape, no such device.
+        Bubbles beyond the last frame or with a PSF that the bank lacks, background of another
+        shape, no such device.
 
     Notes
     -----
-    Positions are not rounded: each pixel takes the PSF at its own distance, bilinearly between the samples of the
-    table. All pixels of a bubble lie at the same place between samples, so four tables of whole pixels are mixed.
+    Positions are not rounded: each pixel takes the PSF at its own distance, bilinearly between the
+    samples of the table. All pixels of a bubble lie at the same place between samples, so four
+    tables of whole pixels are mixed.
 
     Examples
     --------
@@ -100,90 +96,20 @@ def synthesize(
     0.5
     """
     check_positive(n_frames=n_frames, z=shape_px[0], x=shape_px[1], batch_frames=batch_frames)
-    where = _check_device(device)
-    n_z, n_x = shape_px
-    margin = 2 * bank.half_px
-    table = _check_drawing(bubbles, bank, shape_px, n_frames)
-    first = np.searchsorted(table["frame"], np.arange(n_frames + 1)).tolist()
-    index, weights, corner = (part.to(where) for part in _splats(table, bank, shape_px, margin))
-    rows = _pixel_tables(bank, where)
-    window = torch.arange(2 * bank.half_px + 1)
-    inside = window[:, None] * (n_x + 2 * margin) + window
-    plane = (n_z + 2 * margin) * (n_x + 2 * margin)
-    pixels = torch.stack([inside.reshape(-1), plane + inside.reshape(-1)]).to(where)
-    frames = torch.empty(
-        (n_frames, n_z, n_x), dtype=torch.complex64 if iq else torch.float32, device=where
-    )
-    still = _background_parts(background, n_frames, shape_px, where)
-    canvas = torch.zeros((batch_frames, 2, n_z + 2 * margin, n_x + 2 * margin), device=where)
-    for start in range(0, n_frames, batch_frames):
-        part = frames[start : start + batch_frames]
-        flat, shown = canvas.view(-1), canvas[: len(part), :, margin:-margin, margin:-margin]
-        shown.copy_(still[start : start + len(part)] if len(still) > 1 else still)
-        last = first[start + len(part)]
-        for k in range(first[start], last, _CHUNK_BUBBLES):
-            chunk = slice(k, min(k + _CHUNK_BUBBLES, last))
-            patches = torch.bmm(weights[chunk], rows[index[chunk]])
-            at = corner[chunk] - 2 * plane * start
-            flat.scatter_add_(0, (at[:, None, None] + pixels).reshape(-1), patches.reshape(-1))
-        if iq:
-            part.copy_(torch.complex(shown[:, 0], shown[:, 1]))
-        else:
-            shown.square_()
-            _root_(torch.add(shown[:, 0], shown[:, 1], out=part))
-    return frames
-
-
-def speckle(
-    shape_px: tuple[int, int],
-    *,
-    rng: np.random.Generator,
-    bank: PsfBank | None = None,
-    density: float = 2.0,
-    device: str = "cpu",
-) -> NDArray[np.complex64]:
-    """Speckle of unresolved scatterers.
-
-    Parameters
-    ----------
-    shape_px : (int, int)
-        Size of a frame (z, x) [px].
-    rng : numpy.random.Generator
-        Source of positions and amplitudes.
-    bank : PsfBank, optional
-        PSFs, each scatterer takes one; by default `linear_array_psf`.
-    density, device : float, str
-        Scatterers per pixel; see `synthesize`.
-
-    Returns
-    -------
-    ndarray (Z, X) complex64
-        Amplitude with a root mean square of 1.
-
-    Notes
-    -----
-    Paper, section II-D: a simulated PSF and "scatterers randomly positioned from a normal distribution". We take that
-    as uniform positions and normal amplitudes; the density is ours.
-
-    Examples
-    --------
-    >>> speckle = speckle((20, 30), rng=np.random.default_rng(0))
-    >>> speckle.shape, round(float(np.mean(abs(speckle) ** 2)), 3)
-    ((20, 30), 1.0)
-    """
-    check_positive(z=shape_px[0], x=shape_px[1], density=density)
-    bank = bank or linear_array_psf()
-    # Scatterers beside the picture reach into it.
-    reach = bank.half_px + 0.5
-    low, high = np.full(2, -reach), np.array(shape_px) - 1 + reach
-    n = max(1, round(density * np.prod(high - low)))
-    z, x = rng.uniform(low, high, (n, 2)).T
-    scatterers = bubble_table(np.zeros(n), z, x, rng.standard_normal(n))
-    scatterers = scatterers.assign(psf=rng.integers(len(bank), size=n), phase=0.0)
-    speckle = (
-        synthesize(scatterers, bank, shape_px, n_frames=1, iq=True, device=device)[0].cpu().numpy()
-    )
-    return speckle / np.sqrt(np.mean(np.abs(speckle) ** 2))
+    torch_device = _check_device(device)
+    with _one_thread():
+        table = _check_drawing(bubbles, bank, shape_px, n_frames)
+        still = _background_parts(background, n_frames, shape_px, torch_device)
+        return _draw_frames(
+            table,
+            bank,
+            still,
+            shape_px,
+            n_frames,
+            iq=iq,
+            device=torch_device,
+            batch_frames=batch_frames,
+        )
 
 
 def literal_rf(
@@ -194,7 +120,7 @@ def literal_rf(
     n_frames: int,
     samples_per_wavelength: int = 8,
 ) -> NDArray[np.float32]:
-    """Draw bubbles in the paper's words: oscillating PSFs, radio-frequency lines, envelope. Slow.
+    """Draw bubbles as the paper words it: oscillating PSFs, radio-frequency lines, envelope. Slow.
 
     Parameters
     ----------
@@ -206,7 +132,7 @@ def literal_rf(
     Returns
     -------
     ndarray (T, Z, X) float32
-        B-mode amplitude, at most 1 % of a bubble's peak from that of `synthesize`.
+        B-mode amplitude, within 1 % of a bubble's peak of that of `synthesize`.
 
     Examples
     --------
@@ -220,14 +146,17 @@ def literal_rf(
     check_positive(samples_per_wavelength=samples_per_wavelength)
     n_z, n_x = shape_px
     fine = max(1, round(samples_per_wavelength * bank.px_wavelengths))
-    # Room above and below, for the Hilbert transform is periodic.
+    # Room above and below, since the Hilbert transform is periodic.
     pad = 2 * bank.half_px
     z = np.arange(-pad * fine, (n_z + pad) * fine) / fine
     rf = np.zeros((n_frames, len(z), n_x))
     for frame, z_m, x_m, score, psf, phase in table[list(_COLUMNS)].itertuples(index=False):
-        off_z, off_x = z - z_m, np.arange(n_x) - x_m
+        off_z = z - z_m
+        off_x = np.arange(n_x) - x_m
         places = np.meshgrid(
-            *(bank.oversample * (off + bank.half_px) for off in (off_z, off_x)), indexing="ij"
+            bank.oversample * (off_z + bank.half_px),
+            bank.oversample * (off_x + bank.half_px),
+            indexing="ij",
         )
         psf_here = ndimage.map_coordinates(bank.table[psf], places, order=1)
         carrier = np.exp(1j * (4 * np.pi * bank.px_wavelengths * off_z + phase))
@@ -236,123 +165,99 @@ def literal_rf(
     return np.abs(lines[:, pad * fine : (pad + n_z) * fine : fine]).astype(np.float32)
 
 
-def _check_device(device: str) -> torch.device:
-    if device.startswith("cuda") and not torch.cuda.is_available():
+def add_oscillation(bank: PsfBank, *, phase_rad: ArrayLike = 0.0) -> NDArray[np.float32]:
+    """Make radio-frequency PSFs: the bank's envelopes times the carrier along z.
+
+    Parameters
+    ----------
+    bank : PsfBank
+        Envelopes, or complex PSFs whose phase is added to the carrier's.
+    phase_rad : float or array_like (n,)
+        Phase of the carrier at the centre [rad].
+
+    Returns
+    -------
+    ndarray (n, S, S)
+        :math:`\\mathrm{Re}\\, E(z, x)\\, e^{i (4 \\pi z / \\lambda + \\varphi)}` on the grid of
+        the bank.
+
+    Raises
+    ------
+    ValueError
+        The grid is too coarse for a carrier, whose period in depth is half a wavelength.
+
+    Notes
+    -----
+    Paper, section II-D: "we introduced an oscillation to the PSFs".
+
+    Examples
+    --------
+    >>> add_oscillation(linear_array_psf())[0, 40, 40]
+    np.float32(1.0)
+    """
+    if bank.oversample < 6 * bank.px_wavelengths:
+        enough = int(np.ceil(8 * bank.px_wavelengths / 2)) * 2
         raise ValueError(
-            f"device {device!r} was asked for, but torch sees no CUDA device: use device='cpu'"
+            f"{bank.oversample} samples per pixel of {bank.px_wavelengths:g} wavelengths are too "
+            f"few for the carrier: take an oversample of {enough}"
         )
-    return torch.device(device)
+    turn = 4 * np.pi * bank.px_wavelengths * fine_grid(bank.half_px, bank.oversample)[:, None]
+    phase = np.asarray(phase_rad, dtype=float).reshape(-1, 1, 1)
+    return np.real(bank.table * np.exp(1j * (turn + phase))).astype(np.float32)
 
 
-def _root_(values: torch.Tensor) -> torch.Tensor:
-    """Square root in place."""
-    if values.device.type != "cpu":
-        return values.sqrt_()
-    # numpy's is exact whatever the alignment, and torch's is ten times slower on zeros.
-    np.sqrt(values.numpy(), out=values.numpy())
-    return values
+def speckle(
+    shape_px: tuple[int, int],
+    *,
+    rng: np.random.Generator,
+    bank: PsfBank | None = None,
+    density: float = 2.0,
+    device: str = "cpu",
+) -> NDArray[np.complex64]:
+    """Make speckle of unresolved scatterers.
 
+    Parameters
+    ----------
+    shape_px : (int, int)
+        Size of a frame (z, x) [px].
+    rng : numpy.random.Generator
+        Source of positions and amplitudes.
+    bank : PsfBank, optional
+        PSFs, of which each scatterer takes one; by default `ulmpaper.simulator.linear_array_psf`.
+    density : float
+        Scatterers per pixel.
+    device : str
+        See `synthesize`.
 
-@functools.lru_cache(maxsize=16)
-def _pixel_tables(bank: PsfBank, device: torch.device) -> torch.Tensor:
-    """Values of each PSF on whole pixels, one row for each of the (q + 1)^2 sub-pixel places; see `_splats`."""
-    q, side = bank.oversample, 2 * bank.half_px + 1
-    padded = np.pad(bank.table, ((0, 0), (q // 2, q // 2), (q // 2, q // 2)))
-    take = np.arange(q + 1)[:, None] + q * np.arange(side)
-    rows = padded[:, take[:, None, :, None], take[None, :, None, :]].reshape(-1, side * side)
-    parts = [rows.real, rows.imag] if np.iscomplexobj(rows) else [rows]
-    return torch.from_numpy(np.concatenate(parts)).to(device)
+    Returns
+    -------
+    ndarray (Z, X) complex64
+        Amplitude with a root mean square of 1.
 
+    Notes
+    -----
+    Paper, section II-D: a simulated PSF and "scatterers randomly positioned from a normal
+    distribution". We take that as uniform positions and normal amplitudes; the density is ours.
 
-def _splats(
-    table: pd.DataFrame, bank: PsfBank, shape_px: tuple[int, int], margin: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For each bubble the rows of `_pixel_tables` to mix, their weights for both parts, its corner on the canvas."""
-    z, x, score, psf, phase = (table[name].to_numpy() for name in _COLUMNS[1:])
-    q = bank.oversample
-    pixel_z, pixel_x = np.floor(z + 0.5), np.floor(x + 0.5)
-    # From the sample below the first pixel's place, in samples; the place is within half a pixel of the centre.
-    shift_z, shift_x = q * (pixel_z - z + 0.5), q * (pixel_x - x + 0.5)
-    low_z, low_x = (np.minimum(shift.astype(int), q - 1) for shift in (shift_z, shift_x))
-    part_z, part_x = shift_z - low_z, shift_x - low_x
-    first = (psf.astype(int) * (q + 1) + low_z) * (q + 1) + low_x
-    index = first[:, None] + [0, 1, q + 1, q + 2]
-    mix = np.stack(
-        [
-            (1 - part_z) * (1 - part_x),
-            (1 - part_z) * part_x,
-            part_z * (1 - part_x),
-            part_z * part_x,
-        ],
-        axis=1,
-    )
-    turn = phase - 4 * np.pi * bank.px_wavelengths * z
-    real, imag = mix * (score * np.cos(turn))[:, None], mix * (score * np.sin(turn))[:, None]
-    if np.iscomplexobj(bank.table):
-        index = np.concatenate([index, index + len(bank) * (q + 1) ** 2], axis=1)
-        weights = np.stack(
-            [np.concatenate([real, -imag], axis=1), np.concatenate([imag, real], axis=1)], axis=1
-        )
-    else:
-        weights = np.stack([real, imag], axis=1)
-    n_z, n_x = (n + 2 * margin for n in shape_px)
-    top, left = (
-        pixel_z.astype(int) + margin - bank.half_px,
-        pixel_x.astype(int) + margin - bank.half_px,
-    )
-    corner = (2 * table["frame"].to_numpy(np.int64) * n_z + top) * n_x + left
-    return (
-        torch.from_numpy(index),
-        torch.from_numpy(weights.astype(np.float32)),
-        torch.from_numpy(corner),
-    )
-
-
-def _check_drawing(
-    bubbles: pd.DataFrame, bank: PsfBank, shape_px: tuple[int, int], n_frames: int
-) -> pd.DataFrame:
-    """Those bubbles, ordered by frame, that reach into the picture."""
-    table = check_bubbles(bubbles, columns=_COLUMNS)
-    if len(table):
-        last, low, high = table["frame"].max(), table["psf"].min(), table["psf"].max()
-        if table["frame"].min() < 0 or last >= n_frames:
-            raise ValueError(
-                f"the table goes up to frame {last}, but with n_frames {n_frames} the last is {n_frames - 1}"
-            )
-        if low < 0 or high >= len(bank):
-            raise ValueError(
-                f"bubbles ask for PSFs {low} to {high}, but the bank holds {len(bank)}, counted from 0"
-            )
+    Examples
+    --------
+    >>> field = speckle((20, 30), rng=np.random.default_rng(0))
+    >>> field.shape, round(float(np.mean(abs(field) ** 2)), 3)
+    ((20, 30), 1.0)
+    """
+    check_positive(z=shape_px[0], x=shape_px[1], density=density)
+    bank = bank or linear_array_psf()
+    # Scatterers beside the picture reach into it.
     reach = bank.half_px + 0.5
-    (n_z, n_x), z, x = shape_px, table["z"], table["x"]
-    seen = (z >= -reach) & (z < n_z - 1 + reach) & (x >= -reach) & (x < n_x - 1 + reach)
-    return table[seen].sort_values("frame", kind="stable")
-
-
-def _background_parts(
-    background: ArrayLike | None, n_frames: int, shape_px: tuple[int, int], device: torch.device
-) -> torch.Tensor:
-    """Real and imaginary part (1 or T, 2, Z, X)."""
-    values = np.zeros(shape_px) if background is None else np.asarray(background)
-    values = check_frames(
-        values[None] if values.ndim == 2 else values, what="background", allow_complex=True
-    )
-    if values.shape[1:] != tuple(shape_px) or len(values) not in (1, n_frames):
-        raise ValueError(
-            f"background must have the shape {shape_px} or {(n_frames, *shape_px)}, not {values.shape}"
-        )
-    return torch.from_numpy(np.stack([values.real, values.imag], axis=1).astype(np.float32)).to(
-        device
-    )
-
-
-# PALA draws its noise with -2 dBW into 0.2 ohm.
-_PALA_SPREAD = np.sqrt(0.2 * 10**-0.2)
-_PALA_BLUR_PX = 1.5
-_PALA_NOISE_DB = 10.0
-# Axial and lateral spread of a linear array's PSF [wavelengths]; samples per wavelength that carry the speckle.
-_SPREAD = (0.5, 0.95)
-_SAMPLES = 2
+    low = np.full(2, -reach)
+    high = np.array(shape_px) - 1 + reach
+    n = max(1, round(density * np.prod(high - low)))
+    z, x = rng.uniform(low, high, (n, 2)).T
+    scatterers = bubble_table(np.zeros(n), z, x, rng.standard_normal(n))
+    scatterers = scatterers.assign(psf=rng.integers(len(bank), size=n), phase=0.0)
+    drawn = synthesize(scatterers, bank, shape_px, n_frames=1, iq=True, device=device)
+    field = drawn[0].cpu().numpy()
+    return field / np.sqrt(np.mean(np.abs(field) ** 2))
 
 
 def cut_speckle(
@@ -363,7 +268,7 @@ def cut_speckle(
     rng: np.random.Generator,
     memory: float = 1.0,
 ) -> NDArray[np.complex64]:
-    """Cut frames of speckle from a larger field, which is quicker than to make new ones.
+    """Cut frames of speckle from a larger field, which is quicker than making new ones.
 
     Parameters
     ----------
@@ -385,8 +290,8 @@ def cut_speckle(
 
     Notes
     -----
-    :math:`b_t = \\rho b_{t-1} + \\sqrt{1 - \\rho^2} n_t`, where :math:`n_t` is cut at a random place, mirrored at
-    random and turned by a random phase.
+    :math:`b_t = \\rho b_{t-1} + \\sqrt{1 - \\rho^2} n_t` with :math:`\\rho` the memory, where
+    :math:`n_t` is cut at a random place, mirrored at random and turned by a random phase.
 
     Examples
     --------
@@ -400,7 +305,8 @@ def cut_speckle(
     room = [have - want for have, want in zip(speckle.shape, shape_px, strict=True)]
     if min(room) < 0:
         raise ValueError(
-            f"a field of {speckle.shape} px holds no frame of {tuple(shape_px)} px: make a larger one"
+            f"a field of {speckle.shape} px holds no frame of {tuple(shape_px)} px: "
+            "make a larger one"
         )
     frames = np.empty((n_frames, *shape_px), dtype=np.complex64)
     for frame in frames:
@@ -414,50 +320,6 @@ def cut_speckle(
     return frames
 
 
-def pala_noise(
-    frames: ArrayLike, clutter_db: float, *, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Add noise as PALA does to its simulated frames.
-
-    Parameters
-    ----------
-    frames : array_like (T, Z, X)
-        IQ or B-mode of one block.
-    clutter_db : float
-        Level :math:`c` relative to the block's maximum [dB]; PALA takes -60 to -10.
-    rng : numpy.random.Generator
-        Source of the noise.
-
-    Returns
-    -------
-    ndarray (T, Z, X) float32
-        Noisy amplitude. Some pixels may fall below 0, as in PALA.
-
-    Notes
-    -----
-    With :math:`M` the maximum of :math:`|IQ|`, PALA's ``PALA_AddNoiseInIQ`` gives
-    :math:`|IQ| + G * (M 10^{c/20} + n M 10^{(c + 10)/20})`: :math:`n` is white with a variance of
-    :math:`0.2 \\cdot 10^{-0.2}` and :math:`G` a Gaussian of 1.5 px (7 x 7), frame by frame.
-
-    Examples
-    --------
-    >>> noisy = pala_noise(np.ones((50, 20, 20)), -30, rng=np.random.default_rng(0))
-    >>> round(float(noisy.mean()), 2)
-    1.03
-    """
-    amplitude = np.abs(check_frames(frames, allow_complex=True)).astype(np.float32)
-    if not np.isfinite(clutter_db):
-        raise ValueError(f"clutter_db must be a number, not {clutter_db}")
-    top = float(amplitude.max())
-    spread = np.float32(_PALA_SPREAD * top * 10 ** ((clutter_db + _PALA_NOISE_DB) / 20))
-    for frame in amplitude:
-        noise = spread * rng.standard_normal(frame.shape, dtype=np.float32)
-        # 7 x 7 samples and the edge repeated outwards, as in MATLAB's imgaussfilt.
-        frame += ndimage.gaussian_filter(noise, _PALA_BLUR_PX, mode="nearest", radius=3)
-    amplitude += np.float32(top * 10 ** (clutter_db / 20))
-    return amplitude
-
-
 def tissue_clutter(
     shape_px: tuple[int, int],
     n_frames: int,
@@ -469,7 +331,7 @@ def tissue_clutter(
     breathing_hz: float = 1.5,
     px_wavelengths: float = 1.0,
 ) -> NDArray[np.complex64]:
-    """Speckle of tissue that breathes: bright, slow and coherent, to be added to IQ.
+    """Make speckle of tissue that breathes: bright, slow and coherent, to be added to IQ.
 
     Parameters
     ----------
@@ -486,7 +348,7 @@ def tissue_clutter(
     motion_px : float
         Amplitude of the motion in depth in the middle of the image [px]; a third of it across.
     breathing_hz : float
-        Its frequency [Hz].
+        Frequency of the motion [Hz].
     px_wavelengths : float
         Pixel pitch [wavelengths].
 
@@ -497,26 +359,28 @@ def tissue_clutter(
 
     Notes
     -----
-    The motion grows with depth by half from top to bottom, so that the tissue is stretched and fills more than one
-    singular component of `filters.svd_filter`. Ours; the paper filters real data (section III).
+    The motion grows with depth, from three quarters of its amplitude in the middle to five
+    quarters, so that the tissue is stretched and fills more than one singular component of
+    `ulmpaper.core.svd_filter`. Ours; the paper filters real data (section III).
 
     Examples
     --------
-    >>> iq = tissue_clutter((20, 30), 5, rng=np.random.default_rng(0), frame_rate_hz=1000.0, level_db=20.0)
+    >>> rng = np.random.default_rng(0)
+    >>> iq = tissue_clutter((20, 30), 5, rng=rng, frame_rate_hz=1000.0, level_db=20.0)
     >>> iq.shape, round(float(np.sqrt(np.mean(abs(iq) ** 2))))
     ((5, 20, 30), 10)
     """
     check_positive(z=shape_px[0], x=shape_px[1], n_frames=n_frames, frame_rate_hz=frame_rate_hz)
     check_positive(motion_px=motion_px, breathing_hz=breathing_hz, px_wavelengths=px_wavelengths)
-    fine = max(1, int(np.ceil(_SAMPLES * px_wavelengths)))
+    fine = max(1, int(np.ceil(_TISSUE_SAMPLES * px_wavelengths)))
     # Room for the motion, so that no edge comes into the picture.
     room = int(np.ceil(2 * motion_px)) + 2
     size = [fine * (n + 2 * room) for n in shape_px]
     white = rng.standard_normal((2, *size))
-    spread = [fine * s / px_wavelengths for s in _SPREAD]
-    speckle = ndimage.gaussian_filter(white, (0, *spread), mode="wrap")
-    speckle /= np.sqrt(2 * np.mean(speckle**2))
-    splines = [ndimage.spline_filter(part, mode="mirror") for part in speckle]
+    spread = [fine * s / px_wavelengths for s in _TISSUE_SPREAD]
+    field = ndimage.gaussian_filter(white, (0, *spread), mode="wrap")
+    field /= np.sqrt(2 * np.mean(field**2))
+    real_spline, imag_spline = (ndimage.spline_filter(part, mode="mirror") for part in field)
     z, x = np.mgrid[: shape_px[0], : shape_px[1]].astype(np.float64)
     stretch = 0.75 + 0.5 * z / shape_px[0]
     breath = np.sin(2 * np.pi * (breathing_hz * np.arange(n_frames) / frame_rate_hz + rng.random()))
@@ -524,47 +388,193 @@ def tissue_clutter(
     for frame, now in zip(frames, breath, strict=True):
         moved = motion_px * now * stretch
         places = [fine * (z - moved + room), fine * (x - moved / 3 + room)]
-        real, imag = (
-            ndimage.map_coordinates(part, places, order=3, prefilter=False) for part in splines
-        )
+        real = ndimage.map_coordinates(real_spline, places, order=3, prefilter=False)
+        imag = ndimage.map_coordinates(imag_spline, places, order=3, prefilter=False)
         frame[:] = (real + 1j * imag) * np.exp(-4j * np.pi * px_wavelengths * moved)
     return frames * np.float32(10 ** (level_db / 20))
 
 
-def add_oscillation(bank: PsfBank, *, phase_rad: ArrayLike = 0.0) -> NDArray[np.float32]:
-    """Radio-frequency PSFs: the bank's envelopes times the carrier along z.
+# --- drawing -----------------------------------------------------------------------------------
 
-    Parameters
-    ----------
-    bank : PsfBank
-        Envelopes, or complex PSFs whose phase is added to the carrier's.
-    phase_rad : float or array_like (n,)
-        Phase of the carrier at the centre [rad].
 
-    Returns
-    -------
-    ndarray (n, S, S)
-        :math:`\\mathrm{Re}\\, E(z, x)\\, e^{i (4 \\pi z / \\lambda + \\varphi)}` on the bank's grid.
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: memory is the limit, and more are far slower on busy cores."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
-    Raises
-    ------
-    ValueError
-        The grid is too coarse for a carrier, whose period in depth is half a wavelength.
 
-    Notes
-    -----
-    Paper, section II-D: "we introduced an oscillation to the PSFs".
+def _draw_frames(
+    table: pd.DataFrame,
+    bank: PsfBank,
+    still: torch.Tensor,
+    shape_px: tuple[int, int],
+    n_frames: int,
+    *,
+    iq: bool,
+    device: torch.device,
+    batch_frames: int,
+) -> torch.Tensor:
+    """Frames (T, Z, X): each batch of them starts as the background, and bubbles are added."""
+    n_z, n_x = shape_px
+    margin = 2 * bank.half_px  # room for the bubbles at the border
+    first = np.searchsorted(table["frame"], np.arange(n_frames + 1)).tolist()
+    index, weights, corner = (part.to(device) for part in _splats(table, bank, shape_px, margin))
+    rows = _pixel_tables(bank, device)
 
-    Examples
-    --------
-    >>> add_oscillation(linear_array_psf())[0, 40, 40]
-    np.float32(1.0)
-    """
-    if bank.oversample < 6 * bank.px_wavelengths:
+    # Places of a patch's pixels on the flat canvas, from its corner, in both of its parts.
+    window = torch.arange(2 * bank.half_px + 1)
+    inside = window[:, None] * (n_x + 2 * margin) + window
+    plane = (n_z + 2 * margin) * (n_x + 2 * margin)
+    pixels = torch.stack([inside.reshape(-1), plane + inside.reshape(-1)]).to(device)
+
+    dtype = torch.complex64 if iq else torch.float32
+    frames = torch.empty((n_frames, n_z, n_x), dtype=dtype, device=device)
+    canvas = torch.zeros((batch_frames, 2, n_z + 2 * margin, n_x + 2 * margin), device=device)
+    flat = canvas.view(-1)
+    for start in range(0, n_frames, batch_frames):
+        part = frames[start : start + batch_frames]
+        seen = canvas[: len(part), :, margin:-margin, margin:-margin]
+        seen.copy_(still[start : start + len(part)] if len(still) > 1 else still)
+        last = first[start + len(part)]
+        for k in range(first[start], last, _CHUNK_BUBBLES):
+            chunk = slice(k, min(k + _CHUNK_BUBBLES, last))
+            patches = torch.bmm(weights[chunk], rows[index[chunk]])
+            at = corner[chunk] - 2 * plane * start
+            flat.scatter_add_(0, (at[:, None, None] + pixels).reshape(-1), patches.reshape(-1))
+        if iq:
+            part.copy_(torch.complex(seen[:, 0], seen[:, 1]))
+        else:
+            seen.square_()
+            _root_(torch.add(seen[:, 0], seen[:, 1], out=part))
+    return frames
+
+
+def _splats(
+    table: pd.DataFrame, bank: PsfBank, shape_px: tuple[int, int], margin: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Each bubble's rows of `_pixel_tables`, their weights in both parts, its canvas corner."""
+    z, x, score, psf, phase = (table[name].to_numpy() for name in _COLUMNS[1:])
+    q = bank.oversample
+    pixel_z = np.floor(z + 0.5)
+    pixel_x = np.floor(x + 0.5)
+    # Place of the bubble in its pixel, 0 to q samples: a whole sample below and a fraction.
+    shift_z = q * (pixel_z - z + 0.5)
+    shift_x = q * (pixel_x - x + 0.5)
+    low_z = np.minimum(shift_z.astype(int), q - 1)
+    low_x = np.minimum(shift_x.astype(int), q - 1)
+    part_z = shift_z - low_z
+    part_x = shift_x - low_x
+    # Four neighbouring rows, mixed bilinearly.
+    first = (psf.astype(int) * (q + 1) + low_z) * (q + 1) + low_x
+    index = first[:, None] + [0, 1, q + 1, q + 2]
+    mix = np.stack(
+        [
+            (1 - part_z) * (1 - part_x),
+            (1 - part_z) * part_x,
+            part_z * (1 - part_x),
+            part_z * part_x,
+        ],
+        axis=1,
+    )
+    turn = phase - 4 * np.pi * bank.px_wavelengths * z
+    real = mix * (score * np.cos(turn))[:, None]
+    imag = mix * (score * np.sin(turn))[:, None]
+    if np.iscomplexobj(bank.table):
+        # The rows of the PSFs' imaginary parts follow those of their real parts.
+        index = np.concatenate([index, index + len(bank) * (q + 1) ** 2], axis=1)
+        to_real = np.concatenate([real, -imag], axis=1)
+        to_imag = np.concatenate([imag, real], axis=1)
+        weights = np.stack([to_real, to_imag], axis=1)
+    else:
+        weights = np.stack([real, imag], axis=1)
+    # Each frame has two planes on the canvas, for its real and its imaginary part.
+    n_z, n_x = (n + 2 * margin for n in shape_px)
+    top = pixel_z.astype(int) + margin - bank.half_px
+    left = pixel_x.astype(int) + margin - bank.half_px
+    corner = (2 * table["frame"].to_numpy(np.int64) * n_z + top) * n_x + left
+    return (
+        torch.from_numpy(index),
+        torch.from_numpy(weights.astype(np.float32)),
+        torch.from_numpy(corner),
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _pixel_tables(bank: PsfBank, device: torch.device) -> torch.Tensor:
+    """Each PSF on whole pixels, a row for each of (q + 1)^2 places in a pixel; see `_splats`."""
+    q = bank.oversample
+    side = 2 * bank.half_px + 1
+    padded = np.pad(bank.table, ((0, 0), (q // 2, q // 2), (q // 2, q // 2)))
+    take = np.arange(q + 1)[:, None] + q * np.arange(side)
+    rows = padded[:, take[:, None, :, None], take[None, :, None, :]].reshape(-1, side * side)
+    parts = [rows.real, rows.imag] if np.iscomplexobj(rows) else [rows]
+    return torch.from_numpy(np.concatenate(parts)).to(device)
+
+
+def _root_(values: torch.Tensor) -> torch.Tensor:
+    """Take the square root in place."""
+    if values.device.type != "cpu":
+        return values.sqrt_()
+    # numpy's is exact whatever the alignment, and torch's is ten times slower on zeros.
+    np.sqrt(values.numpy(), out=values.numpy())
+    return values
+
+
+# --- checks ------------------------------------------------------------------------------------
+
+
+def _check_device(device: str) -> torch.device:
+    """Device by its name, if torch has it."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
-            f"{bank.oversample} samples per pixel of {bank.px_wavelengths:g} wavelengths are too few for the carrier: "
-            f"take an oversample of {int(np.ceil(8 * bank.px_wavelengths / 2)) * 2}"
+            f"device {device!r} was asked for, but torch sees no CUDA device: use device='cpu'"
         )
-    turn = 4 * np.pi * bank.px_wavelengths * fine_grid(bank.half_px, bank.oversample)[:, None]
-    phase = np.asarray(phase_rad, dtype=float).reshape(-1, 1, 1)
-    return np.real(bank.table * np.exp(1j * (turn + phase))).astype(np.float32)
+    return torch.device(device)
+
+
+def _check_drawing(
+    bubbles: pd.DataFrame, bank: PsfBank, shape_px: tuple[int, int], n_frames: int
+) -> pd.DataFrame:
+    """Bubbles that reach into the picture, ordered by frame."""
+    table = check_bubbles(bubbles, columns=_COLUMNS)
+    if len(table):
+        last = table["frame"].max()
+        if table["frame"].min() < 0 or last >= n_frames:
+            raise ValueError(
+                f"the table goes up to frame {last}, "
+                f"but with n_frames {n_frames} the last is {n_frames - 1}"
+            )
+        low = table["psf"].min()
+        high = table["psf"].max()
+        if low < 0 or high >= len(bank):
+            raise ValueError(
+                f"bubbles ask for PSFs {low} to {high}, "
+                f"but the bank holds {len(bank)}, counted from 0"
+            )
+    reach = bank.half_px + 0.5
+    n_z, n_x = shape_px
+    seen_z = (table["z"] >= -reach) & (table["z"] < n_z - 1 + reach)
+    seen_x = (table["x"] >= -reach) & (table["x"] < n_x - 1 + reach)
+    return table[seen_z & seen_x].sort_values("frame", kind="stable")
+
+
+def _background_parts(
+    background: ArrayLike | None, n_frames: int, shape_px: tuple[int, int], device: torch.device
+) -> torch.Tensor:
+    """Real and imaginary part (1 or T, 2, Z, X) of the background."""
+    values = np.zeros(shape_px) if background is None else np.asarray(background)
+    if values.ndim == 2:
+        values = values[None]
+    values = check_frames(values, what="background", allow_complex=True)
+    if values.shape[1:] != tuple(shape_px) or len(values) not in (1, n_frames):
+        raise ValueError(
+            f"background must have the shape {shape_px} or {(n_frames, *shape_px)}, "
+            f"not {values.shape}"
+        )
+    parts = np.stack([values.real, values.imag], axis=1).astype(np.float32)
+    return torch.from_numpy(parts).to(device)

@@ -1,7 +1,8 @@
 """PSF banks: record, file, formulas.
 
-A PSF is tabulated on a grid finer than the frames' pixels, so that a bubble can be drawn anywhere between them. It may
-be an envelope (real, cut from B-mode as in the paper) or keep its phase (complex, cut from IQ).
+A PSF is tabulated on a grid finer than the frames' pixels, so that a bubble can be drawn anywhere
+between them. It may be an envelope (real, cut from B-mode as in the paper) or keep its phase
+(complex, cut from IQ).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import zipfile
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,11 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from ulmpaper.core.records import check_positive
+from ulmpaper.io.files import write_atomic
 
 SHIPPED_BANK = Path(__file__).parent / "banks" / "psf_bank.npz"
 _FILE_KEYS = {"values", "samples_per_px", "half_px", "px_wavelengths", "source"}
-_FWHM = 2 * np.sqrt(2 * np.log(2))
+_FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in standard deviations
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,15 +32,17 @@ class PsfBank:
     Parameters
     ----------
     table : ndarray (n, S, S)
-        Envelopes (kept as float32) or complex amplitudes (complex64) of peak 1; S = 2 `half_px` `oversample` + 1.
+        Envelopes (kept as float32) or complex amplitudes (complex64) of peak 1;
+        S = 2 `half_px` `oversample` + 1.
     oversample : int
         Samples per pixel of the frames, even.
     half_px : int
         Reach of a PSF from its centre [px].
     px_wavelengths : float
-        Pixel pitch of the frames [wavelengths]; sets how the phase of a bubble turns as it moves in depth.
+        Pixel pitch of the frames [wavelengths]; sets how the phase of a bubble turns as it moves in
+        depth.
     source : str
-        Where they come from, in words fit for a figure's title.
+        Where they come from, in words for a figure's title.
 
     Raises
     ------
@@ -57,13 +62,12 @@ class PsfBank:
         shape = np.shape(self.table)
         if len(shape) != 3 or shape[0] == 0 or shape[1:] != (side, side):
             raise ValueError(
-                f"with half_px {self.half_px} and oversample {self.oversample} a bank's table has the shape "
-                f"(n, {side}, {side}), not {shape}"
+                f"with half_px {self.half_px} and oversample {self.oversample} a bank's table has "
+                f"the shape (n, {side}, {side}), not {shape}"
             )
-        # A copy that cannot change, so that what is prepared from it stays valid.
-        table = np.array(
-            self.table, dtype=np.complex64 if np.iscomplexobj(self.table) else np.float32
-        )
+        # A copy that cannot change, so that tables prepared from it and cached stay valid.
+        dtype = np.complex64 if np.iscomplexobj(self.table) else np.float32
+        table = np.array(self.table, dtype=dtype)
         if not np.isfinite(table).all():
             raise ValueError("the bank's table holds NaN or infinite values: drop those PSFs")
         table.setflags(write=False)
@@ -74,7 +78,7 @@ class PsfBank:
 
 
 def fine_grid(half_px: int, oversample: int) -> NDArray[np.float64]:
-    """Places of a PSF's samples along either axis, from its centre [px].
+    """Give the positions of a PSF's samples along either axis, from its centre [px].
 
     Examples
     --------
@@ -89,41 +93,123 @@ def fine_grid(half_px: int, oversample: int) -> NDArray[np.float64]:
     return np.arange(-half_px * oversample, half_px * oversample + 1) / oversample
 
 
-def write_bank(bank: PsfBank, path: str | os.PathLike, *, samples_per_px: int = 2) -> Path:
-    """Write a bank to a small ``.npz`` file, in half precision.
+def gaussian_bank(
+    n_psf: int,
+    *,
+    rng: np.random.Generator,
+    fwhm_z_px: tuple[float, float] = (1.1, 1.7),
+    fwhm_x_px: tuple[float, float] = (1.9, 2.7),
+    skew: float = 0.3,
+    tilt: float = 0.2,
+    curvature_rad: float = 0.0,
+    half_px: int = 5,
+    oversample: int = 8,
+    px_wavelengths: float = 1.0,
+) -> PsfBank:
+    """Draw Gaussian PSFs of varied shape.
 
     Parameters
     ----------
-    bank, path : PsfBank, path-like
-        What to write, and where.
-    samples_per_px : int
-        Samples kept per pixel, a divisor of the bank's `oversample`; `read_bank` fills in the rest by cubic splines.
-        With 2, 200 envelopes take 0.15 MB, and those 1.5 px wide come back to 2 % of their peak (1.1 px: 4 %).
+    n_psf : int
+        Number of PSFs.
+    rng : numpy.random.Generator
+        Source of the shapes.
+    fwhm_z_px, fwhm_x_px : (float, float)
+        Range of the full widths at half maximum [px].
+    skew : float
+        The two sides differ in width by up to this share, below 1.
+    tilt : float
+        Largest slope, in pixels of depth per lateral pixel.
+    curvature_rad : float
+        Largest phase one full width beside the axis, as of a curved wave front [rad]; above 0 the
+        bank is complex.
+    half_px, oversample, px_wavelengths
+        See `PsfBank`.
+
+    Examples
+    --------
+    >>> bank = gaussian_bank(2, rng=np.random.default_rng(0), fwhm_z_px=(1, 1), skew=0, tilt=0)
+    >>> bank.table[:, 36, 40].tolist()  # half a width above the centre
+    [0.5, 0.5]
     """
-    path = Path(path)
-    step, rest = divmod(bank.oversample, samples_per_px)
-    if rest or samples_per_px % 2:
-        raise ValueError(
-            f"samples_per_px must be even and divide the oversample {bank.oversample}, not {samples_per_px}"
-        )
-    values = bank.table[:, ::step, ::step]
-    if np.iscomplexobj(values):
-        values = np.stack([values.real, values.imag], axis=-1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part.npz")
-    try:
-        np.savez_compressed(
-            part,
-            values=values.astype(np.float16),
-            samples_per_px=samples_per_px,
-            half_px=bank.half_px,
-            px_wavelengths=bank.px_wavelengths,
-            source=bank.source,
-        )
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    check_positive(n_psf=n_psf, fwhm_z_px=min(fwhm_z_px), fwhm_x_px=min(fwhm_x_px))
+    if not 0 <= skew < 1:
+        raise ValueError(f"skew must be 0 or more and below 1, not {skew}")
+
+    def draw(low: float, high: float) -> NDArray:
+        """One number for each PSF."""
+        return rng.uniform(low, high, n_psf)[:, None, None]
+
+    grid = fine_grid(half_px, oversample)
+    width_z = draw(*fwhm_z_px)
+    width_x = draw(*fwhm_x_px)
+    # Distances from the centre in standard deviations, along the tilted axis and across.
+    u = _FWHM * (grid[:, None] - draw(-tilt, tilt) * grid) / width_z
+    v = _FWHM * grid / width_x
+    u = u / (1 + draw(-skew, skew) / 2 * np.tanh(u))
+    v = v / (1 + draw(-skew, skew) / 2 * np.tanh(v))
+    table = np.exp(-(u**2 + v**2) / 2)
+    if curvature_rad:
+        table = table * np.exp(1j * draw(-curvature_rad, curvature_rad) * (grid / width_x) ** 2)
+    return PsfBank(table, oversample, half_px, px_wavelengths, "Gaussian PSFs")
+
+
+def linear_array_psf(
+    *,
+    sigma_z_wavelengths: float = 0.5,
+    sigma_x_wavelengths: float = 0.95,
+    half_px: int = 5,
+    oversample: int = 8,
+    px_wavelengths: float = 1.0,
+) -> PsfBank:
+    """Make a bank of one Gaussian PSF, by default a simulated L22-14v at an F-number of 1.9.
+
+    Examples
+    --------
+    >>> linear_array_psf().table.shape
+    (1, 81, 81)
+    """
+    check_positive(sigma_z_wavelengths=sigma_z_wavelengths, sigma_x_wavelengths=sigma_x_wavelengths)
+    along = fine_grid(half_px, oversample) * px_wavelengths
+    by_z = np.exp(-((along / sigma_z_wavelengths) ** 2) / 2)
+    by_x = np.exp(-((along / sigma_x_wavelengths) ** 2) / 2)
+    table = (by_z[:, None] * by_x)[None]
+    return PsfBank(table, oversample, half_px, px_wavelengths, "Gaussian model of a linear array")
+
+
+def resample(bank: PsfBank, *, px_wavelengths: float | None = None, oversample: int = 8) -> PsfBank:
+    """Tabulate the same PSFs for frames of another pixel, or more finely, by cubic splines.
+
+    Parameters
+    ----------
+    bank : PsfBank
+        PSFs, which keep their size in wavelengths.
+    px_wavelengths : float, optional
+        Pixel pitch of the frames [wavelengths], by default the bank's.
+    oversample : int
+        Samples per pixel, even.
+
+    Examples
+    --------
+    >>> half = resample(linear_array_psf(), px_wavelengths=0.5)
+    >>> half.half_px, half.table[0, 80, 88] == linear_array_psf().table[0, 40, 44]
+    (10, np.True_)
+    """
+    pitch = bank.px_wavelengths if px_wavelengths is None else px_wavelengths
+    check_positive(px_wavelengths=pitch)
+    if (pitch, oversample) == (bank.px_wavelengths, bank.oversample):
+        return bank
+    ratio = pitch / bank.px_wavelengths
+    half_px = int(np.ceil(bank.half_px / ratio))
+    known = fine_grid(bank.half_px, bank.oversample)
+    wanted = ratio * fine_grid(half_px, oversample)
+    # Splines are linear in their samples: one matrix for both axes of all PSFs.
+    spline = CubicSpline(known, np.eye(len(known)))(wanted)
+    spline[np.abs(wanted) > bank.half_px] = 0  # a PSF ends where its table does
+    table = spline @ bank.table @ spline.T
+    if not np.iscomplexobj(table):
+        table = np.maximum(table, 0)  # splines overshoot where an envelope fades out
+    return PsfBank(table, oversample, half_px, pitch, bank.source)
 
 
 def read_bank(path: str | os.PathLike = SHIPPED_BANK, *, oversample: int = 8) -> PsfBank:
@@ -151,122 +237,61 @@ def read_bank(path: str | os.PathLike = SHIPPED_BANK, *, oversample: int = 8) ->
     values = content["values"].astype(np.float32)
     if values.ndim == 4:
         values = values[..., 0] + 1j * values[..., 1]
-    samples, half_px, pitch = (
-        int(content["samples_per_px"]),
-        int(content["half_px"]),
-        float(content["px_wavelengths"]),
+    bank = PsfBank(
+        values,
+        oversample=int(content["samples_per_px"]),
+        half_px=int(content["half_px"]),
+        px_wavelengths=float(content["px_wavelengths"]),
+        source=str(content["source"]),
     )
-    return resample(
-        PsfBank(values, samples, half_px, pitch, str(content["source"])), oversample=oversample
-    )
+    return resample(bank, oversample=oversample)
 
 
-def resample(bank: PsfBank, *, px_wavelengths: float | None = None, oversample: int = 8) -> PsfBank:
-    """Tabulate the same PSFs for frames of another pixel, or more finely, by cubic splines.
+def write_bank(bank: PsfBank, path: str | os.PathLike, *, samples_per_px: int = 2) -> Path:
+    """Write a bank to a small ``.npz`` file, in half precision.
 
     Parameters
     ----------
     bank : PsfBank
-        PSFs, which keep their size in wavelengths.
-    px_wavelengths, oversample : float, int, optional
-        Pixel pitch of the frames [wavelengths], by default the bank's; samples per pixel, even.
+        The PSFs.
+    path : path-like
+        The file; missing folders are made.
+    samples_per_px : int
+        Samples kept per pixel, a divisor of the bank's `oversample`; `read_bank` fills in the rest
+        by cubic splines. With 2, 200 envelopes take 0.15 MB, and those 1.5 px wide come back to 2 %
+        of their peak (1.1 px: 4 %).
 
-    Examples
-    --------
-    >>> half = resample(linear_array_psf(), px_wavelengths=0.5)
-    >>> half.half_px, half.table[0, 80, 88] == linear_array_psf().table[0, 40, 44]
-    (10, np.True_)
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    ValueError
+        `samples_per_px` is odd or does not divide the bank's `oversample`.
+    OSError
+        The file cannot be written.
     """
-    pitch = bank.px_wavelengths if px_wavelengths is None else px_wavelengths
-    check_positive(px_wavelengths=pitch)
-    if (pitch, oversample) == (bank.px_wavelengths, bank.oversample):
-        return bank
-    ratio, known = pitch / bank.px_wavelengths, fine_grid(bank.half_px, bank.oversample)
-    half_px = int(np.ceil(bank.half_px / ratio))
-    wanted = ratio * fine_grid(half_px, oversample)
-    spline = CubicSpline(known, np.eye(len(known)))(wanted)
-    spline[np.abs(wanted) > bank.half_px] = 0  # a PSF ends where its table does
-    table = spline @ bank.table @ spline.T
-    if not np.iscomplexobj(table):
-        table = np.maximum(table, 0)  # splines overshoot where an envelope fades out
-    return PsfBank(table, oversample, half_px, pitch, bank.source)
-
-
-def gaussian_bank(
-    n_psf: int,
-    *,
-    rng: np.random.Generator,
-    fwhm_z_px: tuple[float, float] = (1.1, 1.7),
-    fwhm_x_px: tuple[float, float] = (1.9, 2.7),
-    skew: float = 0.3,
-    tilt: float = 0.2,
-    curvature_rad: float = 0.0,
-    half_px: int = 5,
-    oversample: int = 8,
-    px_wavelengths: float = 1.0,
-) -> PsfBank:
-    """Draw Gaussian PSFs of varied shape.
-
-    Parameters
-    ----------
-    n_psf : int
-        How many.
-    rng : numpy.random.Generator
-        Source of the shapes.
-    fwhm_z_px, fwhm_x_px : (float, float)
-        Range of the full widths at half maximum [px].
-    skew : float
-        The two sides differ in width by up to this share, below 1.
-    tilt : float
-        Largest slope, in pixels of depth per lateral pixel.
-    curvature_rad : float
-        Largest phase one full width beside the axis, as of a curved wave front [rad]; above 0 the bank is complex.
-    half_px, oversample, px_wavelengths
-        See `PsfBank`.
-
-    Examples
-    --------
-    >>> bank = gaussian_bank(2, rng=np.random.default_rng(0), fwhm_z_px=(1, 1), skew=0, tilt=0)
-    >>> bank.table[:, 36, 40].tolist()  # half a width above the centre
-    [0.5, 0.5]
-    """
-    check_positive(n_psf=n_psf, fwhm_z_px=min(fwhm_z_px), fwhm_x_px=min(fwhm_x_px))
-    if not 0 <= skew < 1:
-        raise ValueError(f"skew must be 0 or more and below 1, not {skew}")
-
-    def draw(low: float, high: float) -> NDArray:
-        return rng.uniform(low, high, n_psf)[:, None, None]
-
-    grid = fine_grid(half_px, oversample)
-    width_z, width_x = draw(*fwhm_z_px), draw(*fwhm_x_px)
-    u = _FWHM * (grid[:, None] - draw(-tilt, tilt) * grid) / width_z
-    v = _FWHM * grid / width_x
-    u, v = (w / (1 + draw(-skew, skew) / 2 * np.tanh(w)) for w in (u, v))
-    table = np.exp(-(u**2 + v**2) / 2)
-    if curvature_rad:
-        table = table * np.exp(1j * draw(-curvature_rad, curvature_rad) * (grid / width_x) ** 2)
-    return PsfBank(table, oversample, half_px, px_wavelengths, "Gaussian PSFs")
-
-
-def linear_array_psf(
-    *,
-    sigma_z_wavelengths: float = 0.5,
-    sigma_x_wavelengths: float = 0.95,
-    half_px: int = 5,
-    oversample: int = 8,
-    px_wavelengths: float = 1.0,
-) -> PsfBank:
-    """PSF of a linear array, alone in its bank; the defaults are a simulated L22-14v at F-number 1.9.
-
-    Examples
-    --------
-    >>> linear_array_psf().table.shape
-    (1, 81, 81)
-    """
-    check_positive(sigma_z_wavelengths=sigma_z_wavelengths, sigma_x_wavelengths=sigma_x_wavelengths)
-    along = fine_grid(half_px, oversample) * px_wavelengths
-    by_z, by_x = (
-        np.exp(-((along / sigma) ** 2) / 2) for sigma in (sigma_z_wavelengths, sigma_x_wavelengths)
+    path = Path(path)
+    step, rest = divmod(bank.oversample, samples_per_px)
+    if rest or samples_per_px % 2:
+        raise ValueError(
+            f"samples_per_px must be even and divide the oversample {bank.oversample}, "
+            f"not {samples_per_px}"
+        )
+    values = bank.table[:, ::step, ::step]
+    if np.iscomplexobj(values):
+        values = np.stack([values.real, values.imag], axis=-1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = BytesIO()
+    np.savez_compressed(
+        content,
+        values=values.astype(np.float16),
+        samples_per_px=samples_per_px,
+        half_px=bank.half_px,
+        px_wavelengths=bank.px_wavelengths,
+        source=bank.source,
     )
-    table = (by_z[:, None] * by_x)[None]
-    return PsfBank(table, oversample, half_px, px_wavelengths, "Gaussian model of a linear array")
+    write_atomic(path, content.getvalue())
+    return path
