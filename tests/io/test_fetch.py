@@ -16,7 +16,7 @@ from pathlib import Path
 import pooch
 import pytest
 
-from ulmpaper.io.fetch import REGISTRY, DataSet, fetch, registry_table, unpack
+from ulmpaper.io.fetch import REGISTRY, fetch, registry_table, unpack
 
 CONTENT = bytes(range(256)) * 2000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -24,7 +24,7 @@ KIDNEY = REGISTRY["rat-kidney"].files[0].name
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """``/good`` sends the content, ``/other`` something else, ``/cut`` only half of what it announces."""
+    """``/good`` sends the content, ``/other`` something else, ``/cut`` only half of it."""
 
     def do_GET(self) -> None:
         self.server.paths.append(self.path)
@@ -177,31 +177,31 @@ def test_a_damaged_file_is_an_error_and_stays(serve, server, tmp_path: Path) -> 
     assert server.paths == []
 
 
-def test_unpublished_checksum_is_told_kept_and_held(serve, tmp_path: Path) -> None:
+def test_unpublished_checksum_is_reported_kept_and_held(serve, tmp_path: Path) -> None:
     serve("pala-insilico", "good", None)
-    said: list[str] = []
-    path = fetch("pala-insilico", tmp_path, progress=False, notify=said.append)
-    assert "about 4.4 GB" in said[0]
-    assert SHA256 in said[1]
+    messages: list[str] = []
+    path = fetch("pala-insilico", tmp_path, progress=False, notify=messages.append)
+    assert "about 4.4 GB" in messages[0]
+    assert SHA256 in messages[1]
     note = path.with_name(path.name + ".sha256.json")
     assert json.loads(note.read_text())["sha256"] == SHA256
-    assert fetch("pala-insilico", tmp_path, progress=False, notify=said.append) == path
-    assert len(said) == 2
+    assert fetch("pala-insilico", tmp_path, progress=False, notify=messages.append) == path
+    assert len(messages) == 2
 
     path.write_bytes(b"changed")
     with pytest.raises(
         ValueError, match=rf"expected {SHA256}.*delete it and fetch again.*delete .*sha256\.json"
     ):
-        fetch("pala-insilico", tmp_path, progress=False, notify=said.append)
+        fetch("pala-insilico", tmp_path, progress=False, notify=messages.append)
     path.unlink()
     serve("pala-insilico", "other", None)
     with pytest.raises(ValueError, match=f"expected {SHA256}"):
-        fetch("pala-insilico", tmp_path, progress=False, notify=said.append)
+        fetch("pala-insilico", tmp_path, progress=False, notify=messages.append)
     note.write_text("{")
     with pytest.raises(ValueError, match="to accept the new checksum, delete"):
-        fetch("pala-insilico", tmp_path, progress=False, notify=said.append)
+        fetch("pala-insilico", tmp_path, progress=False, notify=messages.append)
     note.unlink()
-    assert fetch("pala-insilico", tmp_path, progress=False, notify=said.append).is_file()
+    assert fetch("pala-insilico", tmp_path, progress=False, notify=messages.append).is_file()
 
 
 def test_messages_go_to_standard_error(
@@ -217,9 +217,9 @@ def test_messages_go_to_standard_error(
 
 def test_file_put_in_place_by_hand_gets_its_checksum_recorded(tmp_path: Path) -> None:
     (tmp_path / REGISTRY["pala-insilico"].files[0].name).write_bytes(CONTENT)
-    said: list[str] = []
-    fetch("pala-insilico", tmp_path, notify=said.append)
-    assert [SHA256 in message for message in said] == [True]
+    messages: list[str] = []
+    fetch("pala-insilico", tmp_path, notify=messages.append)
+    assert [SHA256 in message for message in messages] == [True]
 
 
 def test_some_files_of_a_set(serve, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_unknown_name() -> None:
 
 
 class TestMirror:
-    """A folder that is looked in before the network."""
+    """A folder that is searched before the network."""
 
     @pytest.fixture
     def mirror(self, serve, server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -397,8 +397,9 @@ class TestRegistry:
         assert (table["fetched"] == "no").all()
         assert (table[["what", "size", "licence", "address"]].map(len) > 0).all(axis=None)
 
-    @pytest.mark.parametrize(("name", "data"), REGISTRY.items())
-    def test_addresses_are_pinned(self, name: str, data: DataSet) -> None:
+    @pytest.mark.parametrize("name", REGISTRY)
+    def test_addresses_are_pinned(self, name: str) -> None:
+        data = REGISTRY[name]
         for file in data.files:
             if file.url.startswith("https://github.com/"):
                 assert len(file.url.split("/raw/")[1].split("/")[0]) == 40, "a full commit"
@@ -413,7 +414,7 @@ class TestRegistry:
 
     def test_file_names_are_unique(self) -> None:
         names = [file.name for data in REGISTRY.values() for file in data.files]
-        assert len(names) == len(set(names)), "a mirror is looked in by name alone"
+        assert len(names) == len(set(names)), "a mirror is searched by name alone"
 
     def test_archives_of_the_rat_brain_follow_each_other(self) -> None:
         names = [file.name for file in REGISTRY["pala-ratbrain"].files]

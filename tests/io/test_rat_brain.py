@@ -1,4 +1,4 @@
-"""Several blocks of PALA's rat brain, miniature, as one recording: processes, a Dask cluster, the command line."""
+"""Blocks of PALA's rat brain, miniature, as one recording: processes, Dask, command line."""
 
 from __future__ import annotations
 

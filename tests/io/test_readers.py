@@ -395,7 +395,7 @@ def make_bad(folder: Path, what: str) -> Path:
         ("pickled npy", "cannot read .* damaged"),
         (
             "flat npy",
-            r"no array of three axes; it holds array \(5, 4\). Save a single frame as frame\[None\]",
+            r"no array of three axes; it holds array \(5, 4\)\. Save .* as frame\[None\]",
         ),
         ("words npy", "no array of three axes; it holds no arrays of numbers"),
         ("empty npy", r"holds no frames: array has the shape \(0, 5, 4\)"),

