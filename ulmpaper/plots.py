@@ -13,20 +13,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection
-from matplotlib.colorbar import Colorbar
-from matplotlib.colors import FuncNorm, LinearSegmentedColormap, Normalize, PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from ulmpaper.core.doors import optional
 from ulmpaper.core.filters import to_db
 from ulmpaper.core.records import check_choice
+
+with optional("plot"):
+    from matplotlib import colormaps
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import LineCollection
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.colors import FuncNorm, LinearSegmentedColormap, Normalize, PowerNorm
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
 
 # The darkest fifth of viridis would hide slow vessels on a black ground.
 _BRIGHT = colormaps["viridis"](np.linspace(0.2, 1, 256))

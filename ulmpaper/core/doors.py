@@ -34,7 +34,10 @@ def offer(
 
     def load(name: str) -> Any:
         if name in home:
-            return getattr(importlib.import_module(f"{room}.{home[name]}"), name)
+            try:
+                return getattr(importlib.import_module(f"{room}.{home[name]}"), name)
+            except MissingExtra as error:
+                return _answer(name, error)
         try:  # a file of the room
             if not name.startswith("_"):
                 return importlib.import_module(f"{room}.{name}")
@@ -48,14 +51,18 @@ def offer(
     return list(home), load, lambda: list(home)
 
 
+class MissingExtra(ImportError):
+    """A package is missing that an extra of ulmpaper brings."""
+
+
 @contextlib.contextmanager
 def optional(extra: str) -> Iterator[None]:
     """Name the extra to install where an import inside fails because a package is missing.
 
     Raises
     ------
-    ImportError
-        A package is missing.
+    MissingExtra
+        An ImportError: a package is missing.
 
     Examples
     --------
@@ -63,14 +70,24 @@ def optional(extra: str) -> Iterator[None]:
     ...     import no_such_package
     Traceback (most recent call last):
     ...
-    ImportError: no_such_package is not installed: pip install 'ulmpaper[simulate]'
+    ulmpaper.core.doors.MissingExtra: no_such_package is not installed: pip install 'ulmpaper[simulate]'
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{error.name} is not installed: pip install 'ulmpaper[{extra}]'", name=error.name
-        ) from None
+        text = f"{error.name} is not installed: pip install 'ulmpaper[{extra}]'"
+        raise MissingExtra(text, name=error.name) from None
+
+
+def _answer(name: str, error: MissingExtra) -> Callable[..., Any]:
+    """Stand in for a function that cannot be loaded: listing and help work, calls say why not."""
+
+    def missing(*_: Any, **__: Any) -> Any:
+        raise error
+
+    missing.__name__ = name
+    missing.__doc__ = f"Not available here: {error}."
+    return missing
 
 
 def _nearest(name: str, names: Mapping[str, str]) -> str:

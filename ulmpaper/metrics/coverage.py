@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from ulmpaper.core.doors import optional
 from ulmpaper.core.records import check_bubbles, check_positive
 
 
@@ -76,7 +77,8 @@ def mask_centreline(mask: ArrayLike) -> pd.DataFrame:
     >>> int(centreline.z.mode()[0]), float(centreline.reach.max()), centreline.vessel.mode()[0]
     (3, 2.0, '2 to 4 px wide')
     """
-    from skimage.morphology import skeletonize  # here, because it is slow to load
+    with optional("simulate"):
+        from skimage.morphology import skeletonize  # slow to load
 
     inside = np.array(mask, dtype=bool)
     line = np.argwhere(skeletonize(inside.copy()))

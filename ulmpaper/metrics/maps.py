@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ulmpaper.core.doors import optional
 from ulmpaper.core.records import check_choice, check_positive
 from ulmpaper.metrics.coverage import score_lines
 
@@ -66,7 +67,8 @@ def score_image(
     >>> score_image(np.eye(64) / 2, np.eye(64))["gain"]
     2.0
     """
-    from skimage.metrics import structural_similarity as ssim  # here, because it is slow to load
+    with optional("simulate"):
+        from skimage.metrics import structural_similarity as ssim  # slow to load
 
     check_positive(upsample=upsample)
     a, b = _maps(estimate, reference, min_shape=(11, 4 * upsample + 7))

@@ -9,7 +9,10 @@ Each method gets its best setting on validation data; intervals come from drawin
 again.
 """
 
-from ulmpaper.core.doors import offer
+from ulmpaper.core.doors import offer, optional
+
+with optional("all"):
+    import matplotlib  # noqa: F401
 
 __all__, __getattr__, __dir__ = offer(
     __name__,
