@@ -23,7 +23,6 @@ import pandas as pd
 import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ulmpaper.core.doors import optional
@@ -159,10 +158,10 @@ def acquire(
 
     Notes
     -----
-    The field is two-dimensional and linear, with the directivity of the elements. PyMUST's ``simus``
-    computes it at twice as many frequencies and discards half of the record, and its gain depends
-    on the tilt. Here its core, ``pfield``, is called for the frequencies that the record needs, the
-    same for all frames and tilts.
+    The field is two-dimensional and linear, with the directivity of the elements. ``simus`` of
+    PyMUST computes it at twice as many frequencies and discards half of the record, and its gain
+    depends on the tilt. Here its core, ``pfield``, is called for the frequencies that the record
+    needs, the same for all frames and tilts.
 
     A pixel is the mean over the elements of its aperture, not their sum: their number jumps from
     pixel to pixel, which would move the peaks of bubbles near the probe by up to 0.3 px. Where part
@@ -273,6 +272,9 @@ def _image(
     scenes: list[NDArray], screens_s: NDArray, acquisition: Acquisition
 ) -> NDArray[np.complex64]:
     """Frames (t, Z, X) of scatterers (z, x, reflectivity) behind phase screens."""
+    with optional("simulate"):
+        from threadpoolctl import threadpool_limits
+
     n_z, n_x = acquisition.shape_px
     images = np.empty((len(scenes), n_z, n_x), dtype=np.complex64)
     # Threads would only get in each other's way, and change the last digits.
@@ -339,7 +341,7 @@ def _beamformer(acquisition: Acquisition) -> sparse.csr_array:
 
 
 def _n_samples(acquisition: Acquisition) -> int:
-    """Samples of the record: the last echo comes back before it ends."""
+    """Samples of the record, which is periodic and so must hold the last echo."""
     n_z, n_x = acquisition.shape_px
     z, x = acquisition.to_wl([-0.5, n_z - 0.5], [-0.5, n_x - 0.5])
     farthest = math.hypot(z.max(), np.abs(x).max() + _PROBE_WL / 2)

@@ -532,7 +532,7 @@ def _check_device(device: str) -> torch.device:
     """Device by its name, if torch has it."""
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
-            f"device {device!r} was asked for, but torch sees no CUDA device: use device='cpu'"
+            f"there is no device {device!r}, torch sees no CUDA device: use device='cpu'"
         )
     return torch.device(device)
 
