@@ -21,12 +21,13 @@ from ulmpaper.config import Config, load_config
 from ulmpaper.core.records import Block
 from ulmpaper.metrics.bubbles import score_bubbles
 from ulmpaper.networks.checkpoint import BEST, METRICS
-from ulmpaper.networks.localize import load_network, locate
+from ulmpaper.networks.localize import load_network
 from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet
 from ulmpaper.networks.predict import predict_counts, predict_heatmaps, predict_maps
 from ulmpaper.networks.train import train
 from ulmpaper.networks.weights import read_network
 from ulmpaper.networks.windows import SimulatedSource, seeded_sequence
+from ulmpaper.pipeline import locate
 
 pytestmark = pytest.mark.gpu
 SHAPE = (45, 52)
@@ -75,7 +76,7 @@ def test_shipped_networks_find_the_same_bubbles(method: str, block: Block) -> No
     scores, tables = {}, {}
     for device, precision in (("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")):
         cfg = load_config("quick", {"compute.device": device, "compute.precision": precision})
-        tables[device, precision] = locate(block.frames, cfg, method=method)
+        tables[device, precision] = locate(block.frames, method, cfg=cfg)
         scores[device, precision] = score_bubbles(tables[device, precision], block.truth)[
             "jaccard_near"
         ]
@@ -95,9 +96,9 @@ def config(**overrides: object) -> Config:
 
 @pytest.mark.parametrize("name", ["ml3d", "count", "mspcn"])
 def test_trainings_start_stop_and_go_on(name: str, tmp_path: Path) -> None:
-    stopped = train(name, config(), tmp_path / "run", stop_after=4)
+    stopped = train(name, tmp_path / "run", config(), stop_after=4)
     assert stopped.step == 4
-    summary = train(name, config(), tmp_path / "run")
+    summary = train(name, tmp_path / "run", config())
     assert summary.step == summary.n_steps == 6
     net = read_network(tmp_path / "run" / BEST, recipe=name)
     about = net.about
@@ -111,7 +112,7 @@ def test_a_step_is_that_of_the_cpu(tmp_path: Path) -> None:
         cfg = config(
             compute__device=device, train__precision="float32", ml3d__epochs=1, ml3d__steps=1
         )
-        train("ml3d", cfg, tmp_path / device)
+        train("ml3d", tmp_path / device, cfg)
         losses.append(pd.read_csv(tmp_path / device / METRICS)["loss"].iloc[0])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
@@ -125,7 +126,7 @@ def test_compiled_training_lowers_the_loss(tmp_path: Path) -> None:
         "ml3d__batch": 4,
         "train__crops": 4,
     }
-    train("ml3d", config(**size, ml3d__learning_rate=5e-3, compute__compile=True), tmp_path)
+    train("ml3d", tmp_path, config(**size, ml3d__learning_rate=5e-3, compute__compile=True))
     table = pd.read_csv(tmp_path / METRICS)
     assert table["loss"].iloc[-1] < 0.8 * table["loss"].iloc[0]
 
@@ -152,6 +153,6 @@ def test_two_gpus_share_a_step(tmp_path: Path) -> None:
         str(tmp_path / "two"),
     ]
     subprocess.run(command, check=True)
-    train("ml3d", config(train__precision="float32", ml3d__batch=4), tmp_path / "one")
+    train("ml3d", tmp_path / "one", config(train__precision="float32", ml3d__batch=4))
     one, two = (pd.read_csv(tmp_path / name / METRICS)["loss"] for name in ("one", "two"))
     np.testing.assert_allclose(two, one, rtol=1e-2)

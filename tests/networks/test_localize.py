@@ -12,18 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from ulmpaper.config import load_config
-from ulmpaper.core.records import bubble_table
+from ulmpaper.core.records import UlmWarning, bubble_table
 from ulmpaper.networks import localize
 from ulmpaper.networks.localize import (
     check_networks,
     load_network,
-    locate,
     locate_ml3d,
     locate_mspcn,
 )
 from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet
-from ulmpaper.networks.targets import MIN_DISTANCE_PX, Mirrored, encode_heatmap, encode_offsets
+from ulmpaper.networks.predict import Mirrored
+from ulmpaper.networks.targets import MIN_DISTANCE_PX, encode_heatmap, encode_offsets
 from ulmpaper.networks.weights import write_network
+from ulmpaper.pipeline import locate
 
 N_FRAMES, SHAPE = 12, (30, 26)
 NETWORKS = {
@@ -73,7 +74,7 @@ def truth() -> pd.DataFrame:
 
 @pytest.fixture
 def frames() -> np.ndarray:
-    """Frames that bear their number: the value of every pixel."""
+    """Frames whose pixels all hold the frame's number."""
     return np.arange(1.0, N_FRAMES + 1)[:, None, None] * np.ones(SHAPE)
 
 
@@ -210,13 +211,13 @@ def test_dark_frames_have_no_bubbles(frames: np.ndarray, shipped: Path) -> None:
 def test_weights_bring_their_window_tile_and_threshold(
     frames: np.ndarray, shipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = {}
+    given = {}
 
     def spy(name: str) -> None:
         original = getattr(localize, name)
 
         def call(*arguments, **options):
-            asked[name] = options
+            given[name] = options
             return original(*arguments, **options)
 
         monkeypatch.setattr(localize, name, call)
@@ -224,31 +225,29 @@ def test_weights_bring_their_window_tile_and_threshold(
     for name in ("predict_maps", "predict_counts", "decode_offsets", "decode_heatmap"):
         spy(name)
     locate_ml3d(frames, device="cpu")
-    assert (asked["predict_maps"]["window"], asked["predict_counts"]["tile_px"]) == (4, 16)
-    assert asked["decode_offsets"]["threshold"] == 1e-4
+    assert (given["predict_maps"]["window"], given["predict_counts"]["tile_px"]) == (4, 16)
+    assert given["decode_offsets"]["threshold"] == 1e-4
     locate_ml3d(frames, window=3, count_tile_px=20, threshold=0.0, device="cpu")
-    assert (asked["predict_maps"]["window"], asked["predict_counts"]["tile_px"]) == (3, 20)
-    assert asked["decode_offsets"]["threshold"] == 0.0
+    assert (given["predict_maps"]["window"], given["predict_counts"]["tile_px"]) == (3, 20)
+    assert given["decode_offsets"]["threshold"] == 0.0
     locate_mspcn(frames, device="cpu")
-    assert asked["decode_heatmap"]["threshold"] == 0.01
+    assert given["decode_heatmap"]["threshold"] == 0.01
     locate_mspcn(frames, threshold=0.2, device="cpu")
-    assert asked["decode_heatmap"]["threshold"] == 0.2
+    assert given["decode_heatmap"]["threshold"] == 0.2
 
 
 def test_files_are_read_once_and_again_when_they_change(shipped: Path) -> None:
     path = shipped / "ml3d.safetensors"
     net = load_network("ml3d")
-    about = net.about
-    assert about == ABOUT["ml3d"]
+    assert net.about == ABOUT["ml3d"]
     assert load_network("ml3d", str(path)) is net
     write_network(
         path, ML3DResNet(6, 1), recipe="ml3d", network={"features": 6, "blocks": 1}, about={}
     )
     again = load_network("ml3d", path)
-    about = again.about
     assert again is not net
-    assert about == {}
-    assert load_network("ml3d", net) == (net, {})
+    assert again.about == {}
+    assert load_network("ml3d", net) is net
 
 
 def test_frames_unlike_those_of_the_training_are_warned_of(
@@ -265,39 +264,36 @@ def test_frames_unlike_those_of_the_training_are_warned_of(
             about=about,
         )
     with pytest.warns(
-        UserWarning, match=r"0\.0051 bubbles per pixel \(0\.0001 to 0\.0002\)"
+        UlmWarning, match=r"0\.0051 bubbles per pixel \(0\.0001 to 0\.0002\)"
     ) as caught:
         locate_ml3d(frames, n_bubbles=4, min_distance_px=0, device="cpu")
     assert len(caught) == 1
     assert caught[0].filename == __file__
-    said: list[str] = []
-    locate_mspcn(
-        frames,
-        n_bubbles=9,
-        threshold=-9.0,
-        device="cpu",
-    )
-    assert len(said) == 1
-    assert "bubbles per pixel (0.0001 to 0.0002)" in said[0]
+    with pytest.warns(UlmWarning, match=r"bubbles per pixel \(0\.0001 to 0\.0002\)") as caught:
+        locate_mspcn(frames, n_bubbles=9, threshold=-9.0, device="cpu")
+    assert len(caught) == 1
 
 
 def test_settings_reach_the_networks(
     frames: np.ndarray, shipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = load_config("smoke", {"ml3d.stride": 2, "compute.batch": 3, "compute.device": "cpu"})
-    pd.testing.assert_frame_equal(locate(frames, cfg), locate_ml3d(frames, stride=2, device="cpu"))
     pd.testing.assert_frame_equal(
-        locate(frames, cfg, method="mspcn"), locate_mspcn(frames, device="cpu")
+        locate(frames, "ml3d", cfg=cfg), locate_ml3d(frames, stride=2, device="cpu")
+    )
+    pd.testing.assert_frame_equal(
+        locate(frames, "mspcn", cfg=cfg), locate_mspcn(frames, device="cpu")
     )
     elsewhere = shipped / "other.safetensors"
     (shipped / "ml3d.safetensors").rename(elsewhere)
     with pytest.raises(FileNotFoundError, match="ulmpaper train --recipe ml3d"):
-        locate(frames, cfg)
+        locate(frames, "ml3d", cfg=cfg)
     named = load_config(
         "smoke", {"ml3d.weights": str(elsewhere), "ml3d.stride": 2, "compute.device": "cpu"}
     )
     pd.testing.assert_frame_equal(
-        locate(frames, named), locate_ml3d(frames, net=elsewhere, stride=2, device="cpu")
+        locate(frames, "ml3d", cfg=named),
+        locate_ml3d(frames, net=elsewhere, stride=2, device="cpu"),
     )
 
 
@@ -306,15 +302,14 @@ def test_min_score_holds_for_networks(
 ) -> None:
     maps = encode_offsets(truth, N_FRAMES, SHAPE)
     maps[0] *= torch.linspace(0.1, 1, N_FRAMES)[:, None, None]
-    monkeypatch.setattr(localize, "load_network", lambda recipe, _: (nets[recipe], {"window": 1}))
+    monkeypatch.setattr(localize, "load_network", lambda recipe, _: nets[recipe])
     nets = {
         "ml3d": Knows(maps.movedim(1, 0)),
         "count": Counts(np.bincount(truth["frame"], minlength=N_FRAMES)),
     }
-    found = locate(
-        frames,
-        load_config("smoke", {"locate.min_score": 0.5, "ml3d.stride": 1, "compute.device": "cpu"}),
-    )
+    nets["ml3d"].about = {"window": 1}
+    cfg = load_config("smoke", {"locate.min_score": 0.5, "ml3d.stride": 1, "compute.device": "cpu"})
+    found = locate(frames, "ml3d", cfg=cfg)
     assert len(found) == (np.linspace(0.1, 1, N_FRAMES)[truth["frame"]] > 0.5).sum()
     assert found.index.tolist() == list(range(len(found)))
 
@@ -359,11 +354,7 @@ def test_a_run_is_checked_before_it_starts(shipped: Path) -> None:
             "no weights at",
         ),
         (lambda f, _: locate_mspcn(f, net=MSPCN(2)), ValueError, "give threshold, counts or both"),
-        (
-            lambda f, _: locate(f, load_config("smoke"), method="radial"),
-            ValueError,
-            "unknown network 'radial'",
-        ),
+        (lambda f, _: locate(f, "ml3"), ValueError, "unknown method 'ml3': did you mean 'ml3d'"),
     ],
 )
 def test_bad_input_is_one_clear_error(

@@ -208,7 +208,7 @@ class TestCountLoss:
     def test_refuses(self) -> None:
         with pytest.raises(
             ValueError,
-            match="counts go from 0 to 12, but the network tells 0 to 9: set its n_max higher",
+            match="counts go from 0 to 12, but the network predicts 0 to 9: set its n_max higher",
         ):
             count_loss(torch.zeros(2, 10), torch.tensor([0, 12]))
         with pytest.raises(ValueError, match=r"do not fit: \(2, 10\) and \(3,\)"):

@@ -13,7 +13,8 @@ from torch import nn
 from ulmpaper.core.records import bubble_table
 from ulmpaper.networks.loss import count_loss
 from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet, ResidualBlock, SkipSum, layer_table
-from ulmpaper.networks.targets import Mirrored, decode_heatmap
+from ulmpaper.networks.predict import Mirrored
+from ulmpaper.networks.targets import decode_heatmap
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from ulmpaper.config import load_config
-from ulmpaper.core import localize
 from ulmpaper.core.records import Block
 from ulmpaper.metrics.bubbles import join_sequences, score_bubbles
-from ulmpaper.networks.localize import load_network, locate
+from ulmpaper.networks.localize import load_network
 from ulmpaper.networks.predict import predict_counts
 from ulmpaper.networks.windows import SimulatedSource, seeded_sequence
 from ulmpaper.paper.tables import paper_sized
+from ulmpaper.pipeline import locate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSICAL = ("radial", "parabola", "gaussian")
@@ -45,12 +45,12 @@ def blocks(
 def find(
     method: str, sequences: Sequence[Block], n_bubbles: int, **settings: object
 ) -> list[pd.DataFrame]:
-    """Networks count for themselves, the others are told the number."""
+    """Networks count for themselves, the others are given the number."""
     cfg = load_config("quick", {"compute.device": "cpu", **settings})
     return [
-        locate(block.frames, cfg, method=method)
+        locate(block.frames, method, cfg=cfg)
         if method in ("ml3d", "mspcn")
-        else localize.locate(block.frames, method=method, n_bubbles=n_bubbles, max_peaks_in_roi=9)
+        else locate(block.frames, method, n_bubbles, max_peaks_in_roi=9)
         for block in sequences
     ]
 
@@ -78,7 +78,7 @@ def test_the_network_of_the_papers_size_works_without_a_gpu() -> None:
     cfg = load_config(
         "paper", {"compute.device": "cpu", "compute.precision": "auto", "ml3d.threshold": None}
     )
-    assert near([locate(block.frames, cfg) for block in sequences], sequences) > 0.7
+    assert near([locate(block.frames, "ml3d", cfg=cfg) for block in sequences], sequences) > 0.7
     net = load_network("ml3d", "paper")
     about = net.about
     assert (net.extract.out_channels, len(net.blocks)) == (cfg.ml3d.features, cfg.ml3d.blocks)

@@ -27,7 +27,7 @@ from ulmpaper.networks import train
 from ulmpaper.networks.checkpoint import BEST, LAST, METRICS
 from ulmpaper.networks.recipes import RECIPES
 from ulmpaper.networks.targets import decode_offsets
-from ulmpaper.networks.train import _begin, _step, learning_rate, training_windows
+from ulmpaper.networks.train import _begin, _learning_rate, _step, training_windows
 from ulmpaper.networks.weights import read_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # as the processes started here
@@ -69,7 +69,7 @@ def test_thirty_windows_are_learnt_by_heart() -> None:
     optimizer = torch.optim.Adam(net.parameters())
     options = Fitted(epochs=1, steps=300, learning_rate=1e-2, warmup=0.05, decay="cosine")
     for step in range(options.steps):
-        optimizer.param_groups[0]["lr"] = learning_rate(options, step)
+        optimizer.param_groups[0]["lr"] = _learning_rate(options, step)
         optimizer.zero_grad()
         loss, _ = recipe.loss(net(frames), batch.targets)
         loss.backward()
@@ -92,21 +92,21 @@ def test_thirty_windows_are_learnt_by_heart() -> None:
 @pytest.mark.parametrize("name", ["ml3d", "count", "mspcn"])
 def test_a_stopped_training_goes_on_as_if_it_had_not(name: str, tmp_path: Path) -> None:
     cfg = config()
-    whole = train.train(name, cfg, tmp_path / "whole")
+    whole = train.train(name, tmp_path / "whole", cfg)
     assert (whole.step, whole.n_steps) == (6, 6)
     for stop in (2, 4, 5):  # within an epoch, and after its end
-        part = train.train(name, cfg, tmp_path / "parts", stop_after=stop)
+        part = train.train(name, tmp_path / "parts", cfg, stop_after=stop)
         assert part.step == progress(part.folder)["step"] == stop
-    last = train.train(name, cfg, tmp_path / "parts")
+    last = train.train(name, tmp_path / "parts", cfg)
     assert_same_run(whole.folder, last.folder)
     assert last.scores == whole.scores
-    again = train.train(name, cfg, tmp_path / "parts")  # nothing is left to do
+    again = train.train(name, tmp_path / "parts", cfg)  # nothing is left to do
     assert (again.step, again.scores) == (6, whole.scores)
 
 
 def test_workers_do_not_change_the_outcome(tmp_path: Path) -> None:
-    alone = train.train("count", config(), tmp_path / "alone")
-    helped = train.train("count", config(compute__workers=1), tmp_path / "helped")
+    alone = train.train("count", tmp_path / "alone", config())
+    helped = train.train("count", tmp_path / "helped", config(compute__workers=1))
     assert_same_run(alone.folder, helped.folder)
 
 
@@ -114,7 +114,7 @@ def test_workers_do_not_change_the_outcome(tmp_path: Path) -> None:
 def test_a_signal_stops_after_the_step_and_saves(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rate = learning_rate
+    rate = _learning_rate
 
     def raising(options: Fitted, step: int) -> float:
         if step == 3:
@@ -123,12 +123,12 @@ def test_a_signal_stops_after_the_step_and_saves(
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "learning_rate", raising)
-        summary = train.train("count", config(), tmp_path / "stopped")
+        patch.setattr(train, "_learning_rate", raising)
+        summary = train.train("count", tmp_path / "stopped", config())
     assert summary.step == progress(summary.folder)["step"] == 4
     assert signal.getsignal(number) is before
-    train.train("count", config(), tmp_path / "stopped")
-    assert_same_run(train.train("count", config(), tmp_path / "whole").folder, summary.folder)
+    train.train("count", tmp_path / "stopped", config())
+    assert_same_run(train.train("count", tmp_path / "whole", config()).folder, summary.folder)
 
 
 GROUP = """
@@ -147,7 +147,7 @@ def killing(*arguments):
 
 if __name__ == "__main__":
     train._step = killing
-    print(train.train("count", cfg, sys.argv[1]).step)
+    print(train.train("count", sys.argv[1], cfg).step)
 """
 
 
@@ -178,9 +178,9 @@ def test_a_crash_at_any_write_leaves_a_state_to_go_on_from(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", crashing)
         with pytest.raises(KeyboardInterrupt):
-            train.train("count", config(), tmp_path / "crashed")
-    train.train("count", config(), tmp_path / "crashed")
-    assert_same_run(train.train("count", config(), tmp_path / "whole").folder, tmp_path / "crashed")
+            train.train("count", tmp_path / "crashed", config())
+    train.train("count", tmp_path / "crashed", config())
+    assert_same_run(train.train("count", tmp_path / "whole", config()).folder, tmp_path / "crashed")
 
 
 SCRIPT = """
@@ -190,14 +190,14 @@ from ulmpaper.config import load_config
 from ulmpaper.networks.train import train
 cfg = load_config("smoke", {"train.precision": "float32", "compute.device": "cpu", **eval(sys.argv[2])})
 if __name__ == "__main__":
-    train("ml3d", cfg, sys.argv[1])
+    train("ml3d", sys.argv[1], cfg)
 """
 
 
 @pytest.mark.slow
 def test_kill_at_random_moments(tmp_path: Path) -> None:
     longer = {"ml3d.epochs": 12}
-    train.train("ml3d", config(ml3d__epochs=12), tmp_path / "whole")
+    train.train("ml3d", tmp_path / "whole", config(ml3d__epochs=12))
     (tmp_path / "run.py").write_text(SCRIPT, encoding="utf-8")
     rng, killed = np.random.default_rng(time.time_ns()), 0
     command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "killed"), repr(longer)]
@@ -231,7 +231,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path: Path) -> 
         for k in range(2)
     ]
     assert [process.wait() for process in both] == [0, 0]
-    train.train("ml3d", config(ml3d__batch=4), tmp_path / "one")
+    train.train("ml3d", tmp_path / "one", config(ml3d__batch=4))
     one, two = tensors(tmp_path / "one"), tensors(tmp_path / "two")
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=name)
@@ -241,9 +241,9 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["ml3d", "count", "mspcn"])
 def test_parts_of_a_batch_add_up(name: str, tmp_path: Path) -> None:
-    whole = train.train(name, config(), tmp_path / "whole", stop_after=1)
+    whole = train.train(name, tmp_path / "whole", config(), stop_after=1)
     parts = train.train(
-        name, config(**{f"{name}__accumulate": 2}), tmp_path / "parts", stop_after=1
+        name, tmp_path / "parts", config(**{f"{name}__accumulate": 2}), stop_after=1
     )
     gradient, other = (
         {n: t for n, t in tensors(run.folder).items() if n.startswith("adam.exp_avg.")}
@@ -257,7 +257,7 @@ def test_training_lowers_the_loss_and_tells_so(tmp_path: Path) -> None:
     cfg = config(
         ml3d__epochs=4, ml3d__steps=30, ml3d__batch=4, ml3d__learning_rate=5e-3, train__crops=4
     )
-    train.train("ml3d", cfg, tmp_path)
+    train.train("ml3d", tmp_path, cfg)
     table = pd.read_csv(tmp_path / METRICS)
     assert table["epoch"].tolist() == [1, 2, 3, 4]
     assert table["step"].tolist() == [30, 60, 90, 120]
@@ -286,7 +286,7 @@ def test_compiled_and_bfloat16_are_passed_on(
 
     monkeypatch.setattr(train, "_step", noting)
     cfg = config(compute__compile=True, train__precision="bfloat16")
-    summary = train.train("count", cfg, tmp_path, stop_after=2)
+    summary = train.train("count", tmp_path, cfg, stop_after=2)
     assert len(compiled) == 1
     assert types == [torch.bfloat16] * 2
     assert all(value.dtype == torch.float32 for value in tensors(summary.folder).values())
@@ -299,68 +299,68 @@ def test_stored_data_are_trained_and_validated_on(tmp_path: Path) -> None:
     )
     with BlockStore(tmp_path / "data.h5", "w") as store:
         store.append(Block(rng.random((40, 64, 72), dtype=np.float32), table, 0.1, 1000.0))
-    summary = train.train("mspcn", config(), tmp_path / "run", data=tmp_path / "data.h5")
+    summary = train.train("mspcn", tmp_path / "run", config(), data=tmp_path / "data.h5")
     assert summary.step == 6
     about = read_network(summary.folder / BEST).about
     assert about["data"] == "data.h5"
     assert "domain" not in about
     with pytest.raises(ValueError, match=r"data = data\.h5, not simulated"):
-        train.train("mspcn", config(), tmp_path / "run")
+        train.train("mspcn", tmp_path / "run", config())
     (tmp_path / "elsewhere").mkdir()
     with BlockStore(tmp_path / "elsewhere" / "data.h5", "w") as store:
         store.append(Block(rng.random((40, 64, 72), dtype=np.float32), table, 0.1, 1000.0))
     with pytest.raises(ValueError, match="begun with content = "):
-        train.train("mspcn", config(), tmp_path / "run", data=tmp_path / "elsewhere" / "data.h5")
+        train.train("mspcn", tmp_path / "run", config(), data=tmp_path / "elsewhere" / "data.h5")
     with pytest.raises(ValueError, match="4 frames in this part, a window needs 30"):
-        train.train("ml3d", config(ml3d__window=30), tmp_path / "other", data=tmp_path / "data.h5")
+        train.train("ml3d", tmp_path / "other", config(ml3d__window=30), data=tmp_path / "data.h5")
 
 
 def test_a_training_begins_with_the_weights_of_another(tmp_path: Path) -> None:
-    first = train.train("count", config(), tmp_path / "first").folder / BEST
+    first = train.train("count", tmp_path / "first", config()).folder / BEST
     still = config(count__learning_rate=1e-12)
-    train.train("count", still, tmp_path / "second", start=first)
+    train.train("count", tmp_path / "second", still, start=first)
     one, two = load_file(first), load_file(tmp_path / "second" / BEST)
     assert all(torch.allclose(one[name], two[name], atol=1e-9) for name in one)
     about = read_network(tmp_path / "second" / BEST).about
     assert len(about["settings"]["start"]) == 10
     with pytest.raises(ValueError, match="start = None"):
-        train.train("count", still, tmp_path / "first", start=first)
+        train.train("count", tmp_path / "first", still, start=first)
     with pytest.raises(ValueError, match="does not fit this CountNet"):
         train.train(
-            "count", still, tmp_path / "shipped", start="paper"
+            "count", tmp_path / "shipped", still, start="paper"
         )  # the shipped one, of another size
     with pytest.raises(FileNotFoundError, match="no weights at papr"):
-        train.train("count", still, tmp_path / "none", start="papr")
+        train.train("count", tmp_path / "none", still, start="papr")
     with pytest.raises(ValueError, match="does not fit this CountNet"):
-        train.train("count", config(count__features=8), tmp_path / "third", start=first)
+        train.train("count", tmp_path / "third", config(count__features=8), start=first)
 
 
 def test_data_without_truth_are_refused(tmp_path: Path) -> None:
     with BlockStore(tmp_path / "data.h5", "w") as store:
         store.append(Block(np.zeros((40, 64, 72), dtype=np.float32)))
     with pytest.raises(ValueError, match="without true bubbles"):
-        train.train("count", config(), tmp_path / "run", data=tmp_path / "data.h5")
+        train.train("count", tmp_path / "run", config(), data=tmp_path / "data.h5")
 
 
 def test_a_diverging_training_stops_and_keeps_its_last_state(tmp_path: Path) -> None:
     cfg = config(count__learning_rate=1e30, count__steps=1, count__epochs=9)
     with pytest.raises(FloatingPointError, match=r"diverged.*lower count.learning_rate"):
-        train.train("count", cfg, tmp_path)
+        train.train("count", tmp_path, cfg)
     assert progress(tmp_path)["step"] >= 1
 
 
 def test_a_run_begun_with_other_settings_is_not_touched(tmp_path: Path) -> None:
-    train.train("count", config(), tmp_path, stop_after=2)
+    train.train("count", tmp_path, config(), stop_after=2)
     before = (tmp_path / LAST).read_bytes()
     with pytest.raises(
         ValueError, match=r"begun with count\.features = 4, not 8: choose another folder"
     ):
-        train.train("count", config(count__features=8), tmp_path)
+        train.train("count", tmp_path, config(count__features=8))
     with pytest.raises(ValueError, match="begun with"):
-        train.train("mspcn", config(), tmp_path)
+        train.train("mspcn", tmp_path, config())
     assert (tmp_path / LAST).read_bytes() == before
     assert (
-        train.train("count", config(compute__batch=1, ml3d__features=3), tmp_path).step == 6
+        train.train("count", tmp_path, config(compute__batch=1, ml3d__features=3)).step == 6
     )  # none of its business
 
 
@@ -370,29 +370,29 @@ def test_a_run_begun_with_other_settings_is_not_touched(tmp_path: Path) -> None:
 def test_a_damaged_state_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / LAST).write_bytes(content)
     with pytest.raises(ValueError, match=r"cannot go on from .*delete the folder"):
-        train.train("count", config(), tmp_path)
+        train.train("count", tmp_path, config())
     assert (tmp_path / LAST).read_bytes() == content
 
 
 def test_bad_requests(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown recipe 'ml3'"):
-        train.train("ml3", config(), tmp_path)
+        train.train("ml3", tmp_path, config())
     with pytest.raises(ValueError, match=r"must be a multiple of train\.crops = 3"):
-        train.train("count", config(train__crops=3), tmp_path)
+        train.train("count", tmp_path, config(train__crops=3))
     with pytest.raises(ValueError, match="does not fit into frames"):
-        train.train("ml3d", config(ml3d__crop_px=100), tmp_path)
+        train.train("ml3d", tmp_path, config(ml3d__crop_px=100))
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="choose another one"):
-        train.train("count", config(), tmp_path / "file")
+        train.train("count", tmp_path / "file", config())
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match=r"cuda.*cannot be used"):
-            train.train("count", config(compute__device="cuda"), tmp_path / "cuda")
+            train.train("count", tmp_path / "cuda", config(compute__device="cuda"))
 
 
 def test_learning_rates() -> None:
     options = Fitted(epochs=10, steps=10, learning_rate=1.0, warmup=0.2)
     rates = {
-        decay: [learning_rate(dataclasses.replace(options, decay=decay), k) for k in range(100)]
+        decay: [_learning_rate(dataclasses.replace(options, decay=decay), k) for k in range(100)]
         for decay in ("none", "cosine", "halfway")
     }
     for curve in rates.values():

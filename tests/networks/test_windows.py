@@ -20,8 +20,8 @@ from ulmpaper.networks.windows import (
     Batches,
     SimulatedSource,
     StoredSource,
+    _flip,
     cut,
-    flip,
     seeded_sequence,
 )
 from ulmpaper.simulator.psf_from_frames import correlation_width
@@ -59,9 +59,9 @@ def test_parts_and_their_mirror_images_keep_their_bubbles(
     assert np.count_nonzero(part.frames) <= len(part.truth)
     assert not at_bubble or len(part.truth)
     assert_true(part)
-    turned = flip(part, np.array(axes))
+    turned = _flip(part, np.array(axes))
     assert_true(turned)
-    again = flip(turned, np.array(axes))
+    again = _flip(turned, np.array(axes))
     np.testing.assert_array_equal(again.frames, part.frames)
     np.testing.assert_allclose(
         again.truth[["frame", "z", "x"]], part.truth[["frame", "z", "x"]], atol=1e-12
@@ -93,7 +93,7 @@ def test_speckle_of_a_training_is_that_of_a_test_whatever_the_pixel() -> None:
 def test_offsets_are_mirrored_with_the_frames() -> None:
     block = random_block(3)
     maps = encode_offsets(block.truth, 4, (30, 40))
-    turned = encode_offsets(flip(block, np.array([False, True, True])).truth, 4, (30, 40)).flip(
+    turned = encode_offsets(_flip(block, np.array([False, True, True])).truth, 4, (30, 40)).flip(
         -1, -2
     )
     torch.testing.assert_close(turned[0], maps[0])

@@ -1,4 +1,4 @@
-"""A training on disk, and what its weights record of it."""
+"""A training on disk: its state to go on from, and the record that its weights carry."""
 
 from __future__ import annotations
 
@@ -27,8 +27,16 @@ from ulmpaper.networks.weights import load_tensors
 from ulmpaper.simulator.psf_from_frames import psf_width
 from ulmpaper.simulator.simulate import psf_bank
 
-FORMAT = "ulmpaper training 1"
-LAST, BEST, METRICS, SETTINGS = "last.safetensors", "best.safetensors", "metrics.csv", "config.json"
+LAST = "last.safetensors"  # network and optimizer
+BEST = "best.safetensors"  # the network with the best score
+METRICS = "metrics.csv"  # a row for each epoch
+
+_SETTINGS = "config.json"
+_FORMAT = "ulmpaper training 1"
+_NET = "net."  # before the names of the network's tensors
+_ADAM = "adam."  # before those of the optimizer: adam.<what>.<parameter>
+
+# --- state -------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -44,7 +52,7 @@ class TrainingState:
     sums : dict of str to float
         Loss and its parts, summed over the steps of the unfinished epoch.
     rows : list of dict
-        What was measured after each epoch.
+        Losses and scores of each epoch.
     best : dict of str to float
         The best of the scores.
     """
@@ -56,21 +64,23 @@ class TrainingState:
     best: dict[str, float] = field(default_factory=dict)
 
     def add(self, parts: Mapping[str, float]) -> None:
-        """Count a step with its loss and the parts of that."""
+        """Count a step with its loss and the loss's parts."""
         self.step += 1
         self.sums = {key: self.sums.get(key, 0.0) + value for key, value in parts.items()}
 
     def close_epoch(self, n_steps: int, scores: Mapping[str, float], learning_rate: float) -> bool:
-        """Note what an epoch of `n_steps` came to; returns whether its score is the best so far."""
+        """Note the means of an epoch of `n_steps`; return whether its score is the best so far."""
         losses = {key: value / n_steps for key, value in self.sums.items()}
-        row = {
-            "epoch": self.step // n_steps,
-            "step": self.step,
-            "learning_rate": learning_rate,
-            **losses,
-            **scores,
-        }
-        self.rows.append({**row, "seconds": round(self.seconds, 1)})
+        self.rows.append(
+            {
+                "epoch": self.step // n_steps,
+                "step": self.step,
+                "learning_rate": learning_rate,
+                **losses,
+                **scores,
+                "seconds": round(self.seconds, 1),
+            }
+        )
         self.sums = {}
         is_best = scores["score"] > self.best.get("score", -math.inf)
         if is_best:
@@ -100,7 +110,7 @@ def write_state(
     folder: Path,
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
-    progress: TrainingState,
+    state: TrainingState,
     settings: Mapping[str, Any],
 ) -> None:
     """Write ``last.safetensors``, ``metrics.csv`` and ``config.json``, each at once or not at all.
@@ -108,42 +118,48 @@ def write_state(
     Parameters
     ----------
     folder : Path
-        The run's folder, which is there.
-    net, optimizer, progress
-        The state of the training. The optimizer is an Adam over the parameters of `net`, in their order.
+        The run's folder, which exists.
+    net, optimizer, state
+        The training. The optimizer is an Adam over the parameters of `net`, in their order.
     settings : mapping
-        What the outcome depends on, see `ulmpaper.networks.recipes.training_settings`.
+        All that the outcome depends on.
 
     Raises
     ------
     OSError
         The folder cannot be written to.
     """
-    tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
+    tensors = {_NET + name: value for name, value in net.state_dict().items()}
     for name, parameter in net.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"adam.{key}.{name}"] = value
-    # Compact copies: layouts that are quick to compute with are not what files hold.
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+            tensors[f"{_ADAM}{key}.{name}"] = value
+    # Compact copies: files hold no memory layouts that are quick to compute with.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     about = {
-        "format": FORMAT,
-        "progress": json.dumps(dataclasses.asdict(progress)),
+        "format": _FORMAT,
+        "progress": json.dumps(dataclasses.asdict(state)),
         "settings": json.dumps(settings),
     }
-    write_atomic(folder / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
-    write_atomic(folder / METRICS, pd.DataFrame(progress.rows).to_csv(index=False).encode())
-    write_atomic(folder / LAST, save(plain, about))  # the last, for it is the one that counts
+    write_atomic(folder / _SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
+    write_atomic(folder / METRICS, pd.DataFrame(state.rows).to_csv(index=False).encode())
+    # Last, since a training goes on from this file: after a crash before it, from the one before.
+    write_atomic(folder / LAST, save(tensors, about))
 
 
 def read_state(
     folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
 ) -> TrainingState:
-    """Put `net` and `optimizer` into the state that ``last.safetensors`` holds; without the file, into none.
+    """Put `net` and `optimizer` into the state of ``last.safetensors``, if there is one.
 
     Parameters
     ----------
     folder, net, optimizer, settings
         See `write_state`; the settings must be those of the file.
+
+    Returns
+    -------
+    TrainingState
+        That of the file, or a new one.
 
     Raises
     ------
@@ -153,105 +169,120 @@ def read_state(
     path = folder / LAST
     if not path.exists():
         return TrainingState()
+    tensors, about = _read_tensors(path)
+    _check_same(folder, json.loads(about["settings"]), json.loads(json.dumps(settings)))
+    device = next(net.parameters()).device
+    own = {name.removeprefix(_NET): t for name, t in tensors.items() if name.startswith(_NET)}
+    load_tensors(net, own, what=str(path))
+    net.to(device)
+    # torch numbers the parameters of an optimizer and knows its state by these numbers.
+    numbers = {name: k for k, (name, _) in enumerate(net.named_parameters())}
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(_ADAM):
+            key, parameter = name.removeprefix(_ADAM).split(".", 1)
+            moments.setdefault(numbers[parameter], {})[key] = value
+    optimizer.param_groups[0]["params"] = list(net.parameters())
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    return TrainingState(**json.loads(about["progress"]))
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a ``last.safetensors``."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-            # Copies: views of the file lie in memory in a way that rounds anew.
-            tensors: dict[str, Tensor] = {
-                name: file.get_tensor(name).clone() for name in file.keys()
-            }  # noqa: SIM118
-        if about.get("format") != FORMAT:
+            names = list(file.keys())
+            # Copies: safetensors returns views of the file, whose layout in memory rounds anew.
+            tensors = {name: file.get_tensor(name).clone() for name in names}
+        if about.get("format") != _FORMAT:
             raise ValueError("it is no training of ulmpaper")
     except Exception as error:  # safetensors raises a type of its own on damaged files
         raise ValueError(
             f"cannot go on from {path} ({error}): delete the folder to start anew"
         ) from error
-    old, new = json.loads(about["settings"]), json.loads(json.dumps(settings))
-    other = [
+    return tensors, about
+
+
+def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuse to go on with other settings."""
+    changed = [
         f"{key} = {old.get(key)}, not {new.get(key)}"
         for key in {**new, **old}
         if old.get(key) != new.get(key)
     ]
-    if other:
+    if changed:
         raise ValueError(
-            f"{folder} was begun with {'; '.join(other)}: choose another folder, or delete it to start anew"
+            f"{folder} was begun with {'; '.join(changed)}: choose another folder, or delete it "
+            "to start anew"
         )
-    device = next(net.parameters()).device
-    load_tensors(
-        net, {n[4:]: t for n, t in tensors.items() if n.startswith("net.")}, what=str(path)
-    )
-    net.to(device)
-    numbers = {name: k for k, (name, _) in enumerate(net.named_parameters())}
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("adam."):
-            _, key, parameter = name.split(".", 2)
-            state.setdefault(numbers[parameter], {})[key] = value
-    optimizer.param_groups[0]["params"] = list(net.parameters())
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
-    return TrainingState(**json.loads(about["progress"]))
 
 
-def revision() -> str:
-    """Commit of the source, with ``-dirty`` where files were changed; ``unknown`` where it is no checkout."""
-    try:
-        command = [
-            "git",
-            "-C",
-            str(Path(__file__).parent),
-            "describe",
-            "--always",
-            "--dirty",
-            "--exclude=*",
-        ]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+# --- record ------------------------------------------------------------------------------------
 
 
 def describe(
     recipe: Recipe,
     cfg: Config,
     settings: Mapping[str, Any],
-    progress: TrainingState,
+    state: TrainingState,
     device: torch.device,
 ) -> dict[str, Any]:
-    """What the weights of a training should tell: how they were made and what they are good for."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
-    on_gpu = device.type == "cuda"
-    return {
-        "digest": digest,
+    """Record for the weights of a training: how they were made and what they are good for.
+
+    Returns
+    -------
+    dict
+        ``digest`` of the settings, ``revision``, ``ulmpaper``, ``data``, ``settings``, ``steps``,
+        ``seconds``, ``hardware``, ``scores``; where they apply ``domain``, ``window``, ``tile_px``
+        and ``threshold``. Becomes the network's ``about``.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
+    else:
+        hardware = f"{torch.get_num_threads()} threads of a CPU"
+    about = {
+        "digest": digest[:10],
         "revision": revision(),
         "ulmpaper": __version__,
         "data": settings["data"],
         "settings": settings,
-        "steps": progress.step,
-        "seconds": round(progress.seconds),
-        "hardware": torch.cuda.get_device_name(device)
-        if on_gpu
-        else f"{torch.get_num_threads()} threads of a CPU",
-        "scores": progress.best,
-        **({} if settings["data"] != "simulated" else {"domain": _domain(cfg)}),
-        **{
-            name: getattr(recipe.settings, name)
-            for name in ("window", "tile_px")
-            if hasattr(recipe.settings, name)
-        },
-        **({"threshold": progress.best["threshold"]} if "threshold" in progress.best else {}),
+        "steps": state.step,
+        "seconds": round(state.seconds),
+        "hardware": hardware,
+        "scores": state.best,
     }
+    if settings["data"] == "simulated":
+        about["domain"] = _domain(cfg)
+    for name in ("window", "tile_px"):
+        if hasattr(recipe.settings, name):
+            about[name] = getattr(recipe.settings, name)
+    if "threshold" in state.best:
+        about["threshold"] = state.best["threshold"]
+    return about
+
+
+def revision() -> str:
+    """Commit of the source, ``-dirty`` where files were changed, ``unknown`` without a checkout."""
+    where = ["git", "-C", str(Path(__file__).parent)]
+    command = [*where, "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
 
 
 def _domain(cfg: Config) -> dict[str, Any]:
-    """Widths of the PSFs (their middle nine tenths) and densities that simulated training data cover."""
-    banks = [
-        psf_bank(cfg, kind)
-        for kind in (("bmode", "iq") if cfg.train.psf == "both" else (cfg.train.psf,))
-    ]
+    """Widths of PSFs (the middle nine tenths) and densities in simulated training data."""
+    kinds = ("bmode", "iq") if cfg.train.psf == "both" else (cfg.train.psf,)
+    banks = [psf_bank(cfg, kind) for kind in kinds]
     widths = np.concatenate([psf_width(bank.table, bank.oversample) for bank in banks])
     low, high = np.quantile(widths, (0.05, 0.95), axis=0)
-    low, high = low * cfg.train.stretch[0], high * cfg.train.stretch[1]
+    low = low * cfg.train.stretch[0]
+    high = high * cfg.train.stretch[1]
     area = math.prod(cfg.cam.shape_px)
     return {
         "fwhm_z_px": [round(float(low[0]), 3), round(float(high[0]), 3)],

@@ -1,7 +1,7 @@
 """Losses of the three networks, in full precision whatever that of the network.
 
-Eqs. (1) to (3) of the paper are sums over a frame, averaged over frames: means over pixels would vanish, since few
-pixels hold a bubble.
+Eqs. (1) to (3) of the paper are sums over a frame, averaged over frames: means over pixels would
+vanish, since few pixels hold a bubble.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-HEATMAP_SCALE = 50.0  # what mSPCN learns to put out for a bubble, before the blur
+HEATMAP_SCALE = 50.0  # output that mSPCN learns for a bubble, before the blur
 HEATMAP_GAIN = 2.0  # sum of mSPCN's blur
 
 
@@ -38,7 +38,8 @@ def blur(maps: Tensor, *, sigma_px: float = 1.0) -> Tensor:
 
     Notes
     -----
-    Paper, Eq. (2): "a small Gaussian blur". Its width is ours: 1 px, cut off at 3 px, so 7 x 7 pixels.
+    Paper, Eq. (2): "a small Gaussian blur". Its width is ours: 1 px, cut off at 3 px, so 7 x 7
+    pixels.
 
     Examples
     --------
@@ -61,7 +62,8 @@ def detection_loss(maps: Tensor, truth: Tensor, *, sigma_px: float = 1.0) -> Ten
     Parameters
     ----------
     maps, truth : Tensor (..., 3, N, Z, X)
-        p, oz, ox, as from `ulmpaper.networks.model.ML3DResNet` and `ulmpaper.networks.targets.encode_offsets`. Only p is looked at.
+        p, oz, ox, as from `ulmpaper.networks.ML3DResNet` and `ulmpaper.networks.encode_offsets`.
+        Only p is compared.
     sigma_px : float
         Width of the blur, see `blur` [px].
 
@@ -77,8 +79,8 @@ def detection_loss(maps: Tensor, truth: Tensor, *, sigma_px: float = 1.0) -> Ten
 
     Notes
     -----
-    Paper, Eq. (2): :math:`L_{pos} = \\| H * Pos - H * \\hat{Pos} \\|_F^2`, computed as :math:`\\| H * (Pos -
-    \\hat{Pos}) \\|_F^2`. The mean over frames is our reading.
+    Paper, Eq. (2): :math:`L_{pos} = \\| H * Pos - H * \\hat{Pos} \\|_F^2`, computed as :math:`\\| H
+    * (Pos - \\hat{Pos}) \\|_F^2`. The mean over frames is our reading.
 
     Examples
     --------
@@ -92,19 +94,20 @@ def detection_loss(maps: Tensor, truth: Tensor, *, sigma_px: float = 1.0) -> Ten
 
 
 def offset_loss(maps: Tensor, truth: Tensor, *, masked: bool = True) -> Tensor:
-    """Compare the places in the pixel of found and true bubbles.
+    """Compare the positions of found and true bubbles in their pixels.
 
     Parameters
     ----------
     maps, truth : Tensor (..., 3, N, Z, X)
         See `detection_loss`.
     masked : bool
-        Look only at pixels that hold a true bubble; otherwise the offsets must be 0 in all others.
+        Compare only pixels that hold a true bubble; otherwise the offsets must be 0 in all others.
 
     Returns
     -------
     Tensor ()
-        Half the squared Frobenius norms of a frame's differences along z and x, mean over all frames.
+        Half the squared Frobenius norms of a frame's differences along z and x, mean over all
+        frames.
 
     Raises
     ------
@@ -113,10 +116,11 @@ def offset_loss(maps: Tensor, truth: Tensor, *, masked: bool = True) -> Tensor:
 
     Notes
     -----
-    Paper, Eq. (3): :math:`L_{loc} = \\frac{1}{2} \\| X - \\hat{X} \\|_F^2 + \\frac{1}{2} \\| Y - \\hat{Y} \\|_F^2`,
-    with the truth 0 off the bubbles. So taken literally it asks for zeros there (`masked` False); the words "for MBs
-    detected in the first channel" are our reason for the mask. The literal form needs a network whose offsets start
-    near 0 (``output="linear"``): from 1/2, where a sigmoid starts, it drives all three maps to 0.
+    Paper, Eq. (3): :math:`L_{loc} = \\frac{1}{2} \\| X - \\hat{X} \\|_F^2 + \\frac{1}{2} \\| Y -
+    \\hat{Y} \\|_F^2`, with the truth 0 off the bubbles. So taken literally it asks for zeros there
+    (`masked` False); the words "for MBs detected in the first channel" are our reason for the mask.
+    The literal form needs a network whose offsets start near 0 (``output="linear"``): from 1/2,
+    where a sigmoid starts, it drives all three maps to 0.
 
     Examples
     --------
@@ -167,28 +171,29 @@ def ml3d_loss(
 
 
 def count_loss(outputs: Tensor, counts: Tensor) -> Tensor:
-    """Compare told and true numbers of bubbles.
+    """Compare predicted and true counts of bubbles.
 
     Parameters
     ----------
     outputs : Tensor (B, n_max + 1) or (B, 1)
-        Logits, or numbers, as from `ulmpaper.networks.model.CountNet`.
+        Logits, or counts, as from `ulmpaper.networks.CountNet`.
     counts : Tensor (B,) of int
-        True numbers.
+        True counts.
 
     Returns
     -------
     Tensor ()
-        Cross-entropy of logits, or smooth L1 distance of numbers; mean over the frames.
+        Cross-entropy of logits, or smooth L1 distance of counts; mean over the frames.
 
     Raises
     ------
     ValueError
-        Shapes that do not fit, numbers below 0 or above `n_max`.
+        Shapes that do not fit, counts below 0 or above `n_max`.
 
     Notes
     -----
-    Paper, section II-A: a "classification-style network". Its loss is not stated; both are our choice.
+    Paper, section II-A: a "classification-style network". Its loss is not stated; both are our
+    choice.
 
     Examples
     --------
@@ -199,7 +204,8 @@ def count_loss(outputs: Tensor, counts: Tensor) -> Tensor:
     """
     if outputs.ndim != 2 or counts.shape != outputs.shape[:1]:
         raise ValueError(
-            f"outputs (B, classes) and counts (B,) do not fit: {tuple(outputs.shape)} and {tuple(counts.shape)}"
+            f"outputs (B, classes) and counts (B,) do not fit: {tuple(outputs.shape)} and "
+            f"{tuple(counts.shape)}"
         )
     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     n_max = outputs.shape[1] - 1
@@ -207,7 +213,8 @@ def count_loss(outputs: Tensor, counts: Tensor) -> Tensor:
         return functional.smooth_l1_loss(outputs[:, 0], counts.to(outputs))
     if counts.min() < 0 or counts.max() > n_max:
         raise ValueError(
-            f"counts go from {counts.min()} to {counts.max()}, but the network tells 0 to {n_max}: set its n_max higher"
+            f"counts go from {counts.min()} to {counts.max()}, but the network predicts 0 to "
+            f"{n_max}: set its n_max higher"
         )
     return functional.cross_entropy(outputs, counts.long())
 
@@ -220,15 +227,17 @@ def mspcn_loss(
     Parameters
     ----------
     maps, truth : Tensor (B, 1, uZ, uX)
-        As from `ulmpaper.networks.model.MSPCN` and `ulmpaper.networks.targets.encode_heatmap`; 7 fine pixels or more each way.
+        As from `ulmpaper.networks.MSPCN` and `ulmpaper.networks.encode_heatmap`; 7 fine pixels or
+        more each way.
     sparsity : float
         Weight of the second part.
 
     Returns
     -------
     Tensor (), dict of str to Tensor
-        The loss, and its parts without gradients: ``heatmap``, the mean squared difference between `maps` and 50 times
-        the truth, both blurred; and ``sparsity``, the mean absolute value of `maps`.
+        The loss, and its parts without gradients: ``heatmap``, the mean squared difference between
+        `maps` and 50 times the truth, both blurred; and ``sparsity``, the mean absolute value of
+        `maps`.
 
     Raises
     ------
@@ -237,8 +246,9 @@ def mspcn_loss(
 
     Notes
     -----
-    Liu et al., IEEE Trans. Med. Imaging 39 (2020) 3064. The factor, the weight and the blur (Gaussian of 1 fine pixel,
-    7 x 7, sum 2, only where it lies inside) are those of the training script that they published.
+    Liu et al., IEEE Trans. Med. Imaging 39 (2020) 3064. The factor, the weight and the blur
+    (Gaussian of 1 fine pixel, 7 x 7, sum 2, only where it lies inside) are those of the training
+    script that they published.
 
     Examples
     --------
@@ -249,12 +259,13 @@ def mspcn_loss(
     """
     if maps.shape != truth.shape or maps.ndim != 4 or min(maps.shape[-2:]) < 7:
         raise ValueError(
-            f"maps and truth must both be (B, 1, uZ, uX), 7 or more each way, not {tuple(maps.shape)} and "
-            f"{tuple(truth.shape)}"
+            "maps and truth must both be (B, 1, uZ, uX), 7 or more each way, not "
+            f"{tuple(maps.shape)} and {tuple(truth.shape)}"
         )
     maps = maps.to(truth.dtype)
     difference = _convolve(maps - HEATMAP_SCALE * truth, HEATMAP_GAIN * _gaussian(3, 1.0))
-    heatmap, size = difference.square().mean(), maps.abs().mean()
+    heatmap = difference.square().mean()
+    size = maps.abs().mean()
     return heatmap + sparsity * size, {"heatmap": heatmap.detach(), "sparsity": size.detach()}
 
 
@@ -269,16 +280,18 @@ def _convolve(maps: Tensor, kernel: Tensor, padding: int = 0) -> Tensor:
     """Every frame of `maps` (..., Z, X) convolved with `kernel`."""
     frames = maps.reshape(1, -1, *maps.shape[-2:])
     kernels = kernel.to(frames).expand(frames.shape[1], 1, *kernel.shape)
-    # Frames as channels, each with its own kernel: on a CPU thirty times as fast as frames as a batch.
+    # Frames as channels, each with its own kernel: on a CPU thirty times as fast as as a batch.
     with torch.autocast(maps.device.type, enabled=False):
         blurred = functional.conv2d(frames, kernels, padding=padding, groups=frames.shape[1])
     return blurred.reshape(*maps.shape[:-2], *blurred.shape[-2:])
 
 
 def _difference(maps: Tensor, truth: Tensor) -> Tensor:
+    """Maps minus truth, in the precision of the truth."""
     if maps.shape != truth.shape or maps.ndim < 4 or maps.shape[-4] != 3:
         raise ValueError(
-            f"maps and truth must both be (..., 3, N, Z, X), not {tuple(maps.shape)} and {tuple(truth.shape)}"
+            f"maps and truth must both be (..., 3, N, Z, X), not {tuple(maps.shape)} and "
+            f"{tuple(truth.shape)}"
         )
     return maps.to(truth.dtype) - truth
 

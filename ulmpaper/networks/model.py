@@ -1,6 +1,6 @@
-"""The three networks: 3DML-ResNet, the network that counts bubbles, and mSPCN, to which the paper compares.
+"""The three networks: 3DML-ResNet, the one that counts bubbles, and mSPCN of the comparison.
 
-Frames go in divided by the maximum of their batch (paper, section II-E). Training and use stand elsewhere.
+Frames go in divided by the maximum of their batch (paper, section II-E).
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from ulmpaper.core.records import check_choice, check_positive
 
-P_BIAS = -4.0  # so p starts at 2 %: bubbles are rare
-BLOCK_WEIGHT = 0.3
-_POOL_CELLS = 32  # of 4 x 4 px: sums over fewer cells are too large for the layers behind, over more too small
+_P_BIAS = -4.0  # so p starts at 2 %: bubbles are rare
+_BLOCK_WEIGHT = 0.3  # of the layers of a residual block, at the start
+# Cells of 4 x 4 px that the sum over a frame is divided by: with fewer, it is too large for the
+# layers behind, with more too small.
+_POOL_CELLS = 32
 _OUTPUTS = {"sigmoid": nn.Sigmoid, "linear": nn.Identity}
 
 
@@ -31,7 +33,8 @@ class SkipSum(nn.Module):
 
     Notes
     -----
-    The paper's "weighted element-wise sum" (Fig. 1) with one number for all channels, which is our reading.
+    The paper's "weighted element-wise sum" (Fig. 1) with one number for all channels, which is our
+    reading.
 
     Examples
     --------
@@ -49,14 +52,14 @@ class SkipSum(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Convolution, PReLU, convolution, weighted sum with the input: (B, F, N, Z, X) to the same shape.
+    """Convolution, PReLU, convolution, weighted sum with the input; keeps (B, F, N, Z, X).
 
     Parameters
     ----------
     features : int
         Channels F.
     temporal_kernel : int
-        Frames that a convolution looks at, odd.
+        Frames that a convolution spans, odd.
 
     Notes
     -----
@@ -73,7 +76,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = _conv3d(features, features, temporal_kernel)
         self.prelu = nn.PReLU()
         self.conv2 = _conv3d(features, features, temporal_kernel)
-        self.sum = SkipSum(BLOCK_WEIGHT)
+        self.sum = SkipSum(_BLOCK_WEIGHT)
 
     def forward(self, features: Tensor) -> Tensor:
         """Refine `features`."""
@@ -83,8 +86,9 @@ class ResidualBlock(nn.Module):
 class ML3DResNet(nn.Module):
     """Find and localize bubbles in a window of frames: (B, 1, N, Z, X) to (B, 3, N, Z, X).
 
-    The three maps are p, the probability that a pixel holds a bubble, and oz, ox, its place in that pixel from 0
-    (upper or left edge) over 1/2 (centre) to 1; see `ulmpaper.networks.targets.decode_offsets`. B, N, Z and X are free.
+    The three maps are p, the probability that a pixel holds a bubble, and oz, ox, its position in
+    that pixel from 0 (upper or left edge) over 1/2 (centre) to 1; see
+    `ulmpaper.networks.decode_offsets`. B, N, Z and X are free.
 
     Parameters
     ----------
@@ -93,20 +97,22 @@ class ML3DResNet(nn.Module):
     blocks : int
         Residual blocks.
     temporal_kernel : int
-        Frames that a convolution looks at, odd: 3 in the paper; 1 treats every frame by itself.
+        Frames that a convolution spans, odd: 3 in the paper; 1 treats every frame by itself.
     output : str
         ``sigmoid`` keeps the maps between 0 and 1; ``linear`` leaves them as they are.
 
     Raises
     ------
     ValueError
-        A number is not above 0, an even `temporal_kernel`, an unknown `output`, input of another shape.
+        A number is not above 0, an even `temporal_kernel`, an unknown `output`, input of another
+        shape.
 
     Notes
     -----
-    Paper, section II-A and Fig. 1. Ours, because the paper does not say: zeros around the window in space and time;
-    the sigmoid ("all CNN outputs remain positive", section II-E); p's bias, which starts at -4 so that an untrained
-    network sees few bubbles, and the blocks' weights, which start at 0.3.
+    Paper, section II-A and Fig. 1. Ours, because the paper does not say: zeros around the window in
+    space and time; the sigmoid ("all CNN outputs remain positive", section II-E); p's bias, which
+    starts at -4 so that an untrained network sees few bubbles, and the blocks' weights, which start
+    at 0.3.
 
     Examples
     --------
@@ -126,11 +132,12 @@ class ML3DResNet(nn.Module):
         output: str = "sigmoid",
     ):
         super().__init__()
-        self.about: dict[str, Any] = {}  # of its training, where it was read from a file
+        self.about: dict[str, Any] = {}  # record of its training, from its file
         check_positive(features=features, blocks=blocks, temporal_kernel=temporal_kernel)
         if temporal_kernel % 2 == 0:
             raise ValueError(
-                f"temporal_kernel must be odd, not {temporal_kernel}: a frame and as many on both sides"
+                f"temporal_kernel must be odd, not {temporal_kernel}: a frame and as many on both "
+                "sides"
             )
         check_choice(output, _OUTPUTS, "output")
         self.extract = _conv3d(1, features, temporal_kernel)
@@ -142,7 +149,7 @@ class ML3DResNet(nn.Module):
         self.reconstruct = _conv3d(features, 3, temporal_kernel)
         self.output = _OUTPUTS[output]()
         if output == "sigmoid":
-            nn.init.constant_(self.reconstruct.bias[:1], P_BIAS)  # type: ignore[index]
+            nn.init.constant_(self.reconstruct.bias[:1], _P_BIAS)  # type: ignore[index]
 
     def forward(self, frames: Tensor) -> Tensor:
         """Maps (B, 3, N, Z, X) of `frames` (B, 1, N, Z, X)."""
@@ -152,12 +159,13 @@ class ML3DResNet(nn.Module):
 
 
 class CountNet(nn.Module):
-    """Count the bubbles of single frames: (B, 1, Z, X) to (B, n_max + 1), one logit for each number from 0.
+    """Count the bubbles of single frames: (B, 1, Z, X) to (B, n_max + 1) logits of 0 to n_max.
 
     Parameters
     ----------
     n_max : int or None
-        Largest number that can be told. None makes it a regression: (B, 1), the number itself.
+        Largest count that the network can predict. None makes it a regression: (B, 1), the count
+        itself.
     features : int
         Channels of the first layer; the next ones have two and four times as many.
 
@@ -168,10 +176,11 @@ class CountNet(nn.Module):
 
     Notes
     -----
-    Paper, section II-A: a "classification-style network, composed of convolutional layers followed by fully connected
-    layers". Its layout is ours. Features are summed over the frame, not averaged, since the number of bubbles grows
-    with the area. Even so, logits are right only for frames of the size trained on; a regression roughly carries over.
-    Weights start after He et al. (ICCV 2015): with torch's own start the logits learn nothing for hundreds of steps.
+    Paper, section II-A: a "classification-style network, composed of convolutional layers followed
+    by fully connected layers". Its layout is ours. Features are summed over the frame, not
+    averaged, since the number of bubbles grows with the area. Even so, logits are right only for
+    frames of the size trained on; a regression roughly carries over. Weights start after He et al.
+    (ICCV 2015): with torch's own start the logits learn nothing for hundreds of steps.
 
     Examples
     --------
@@ -183,8 +192,10 @@ class CountNet(nn.Module):
 
     def __init__(self, n_max: int | None = 100, features: int = 16) -> None:
         super().__init__()
-        self.about: dict[str, Any] = {}  # of its training, where it was read from a file
-        check_positive(features=features, **({} if n_max is None else {"n_max": n_max}))
+        self.about: dict[str, Any] = {}  # record of its training, from its file
+        check_positive(features=features)
+        if n_max is not None:
+            check_positive(n_max=n_max)
         self.conv = nn.Sequential(
             nn.Conv2d(1, features, 3, padding=1),
             nn.ReLU(),
@@ -234,11 +245,12 @@ class MSPCN(nn.Module):
 
     Notes
     -----
-    Liu et al., IEEE Trans. Med. Imaging 39 (2020) 3064, the paper's [3]. A 9 x 9 convolution, five residual blocks, one
-    more convolution and a sum with the first features, all with 64 channels; then u^2 channels, shuffled into u x u
-    fine pixels. Layers are named as the authors named them, ``conv1`` to ``conv13``, so their weights load. These
-    put a bubble into fine pixel u (z + 1) - 1, counted from 0, which `ulmpaper.networks.targets.decode_heatmap` reads as
-    z + 1/2 - 1/(2 u): 3/8 px too far down and right where u is 4.
+    Liu et al., IEEE Trans. Med. Imaging 39 (2020) 3064, the paper's [3]. A 9 x 9 convolution, five
+    residual blocks, one more convolution and a sum with the first features, all with 64 channels;
+    then u^2 channels, shuffled into u x u fine pixels. Layers are named as the authors named them,
+    ``conv1`` to ``conv13``, so their weights load. These put a bubble into fine pixel u (z + 1) -
+    1, counted from 0, which `ulmpaper.networks.decode_heatmap` reads as z + 1/2 - 1/(2 u): 3/8 px
+    too far down and right where u is 4.
 
     Examples
     --------
@@ -248,7 +260,7 @@ class MSPCN(nn.Module):
 
     def __init__(self, upsample: int = 4) -> None:
         super().__init__()
-        self.about: dict[str, Any] = {}  # of its training, where it was read from a file
+        self.about: dict[str, Any] = {}  # record of its training, from its file
         check_positive(upsample=upsample)
         self.conv1 = nn.Conv2d(1, 64, 9, padding=4)
         for k in range(2, 13):
@@ -284,37 +296,34 @@ def layer_table(net: nn.Module, input_shape: tuple[int, ...]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``name`` of the layer in `net`; ``kind``, its class; ``kernel``, e.g. (3, 3, 3), or empty; ``output_shape``;
-        ``parameters``, 0 when a layer runs again.
+        ``name`` of the layer in `net`; ``kind``, its class; ``kernel``, e.g. (3, 3, 3), or empty;
+        ``output_shape``; ``parameters``, 0 when a layer runs again.
 
     Examples
     --------
-    >>> layer_table(ML3DResNet(features=4, blocks=1), (1, 1, 10, 20, 30))[["name", "kind", "parameters"]].head(2)
+    >>> table = layer_table(ML3DResNet(features=4, blocks=1), (1, 1, 10, 20, 30))
+    >>> table[["name", "kind", "parameters"]].head(2)
                  name    kind  parameters
     0         extract  Conv3d         112
     1  blocks.0.conv1  Conv3d         436
     """
     ghost = copy.deepcopy(net).to("meta")  # tensors with shapes but without values
+    columns = ["name", "kind", "kernel", "output_shape", "parameters"]
     rows: list[tuple] = []
 
     def note(name: str, layer: nn.Module, _: tuple, output: Tensor) -> None:
-        size = 0 if name in {row[0] for row in rows} else sum(p.numel() for p in layer.parameters())
-        rows.append(
-            (
-                name,
-                type(layer).__name__,
-                getattr(layer, "kernel_size", ()),
-                tuple(output.shape),
-                size,
-            )
-        )
+        kernel = getattr(layer, "kernel_size", ())
+        # A layer that runs again has no parameters of its own.
+        ran_before = any(row[0] == name for row in rows)
+        n_parameters = 0 if ran_before else sum(p.numel() for p in layer.parameters())
+        rows.append((name, type(layer).__name__, kernel, tuple(output.shape), n_parameters))
 
     for name, layer in ghost.named_modules():
         if not list(layer.children()):
             layer.register_forward_hook(functools.partial(note, name))
     with torch.no_grad():
         ghost(torch.empty(input_shape, device="meta"))
-    return pd.DataFrame(rows, columns=["name", "kind", "kernel", "output_shape", "parameters"])
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _conv3d(n_in: int, n_out: int, temporal_kernel: int) -> nn.Conv3d:
@@ -323,7 +332,9 @@ def _conv3d(n_in: int, n_out: int, temporal_kernel: int) -> nn.Conv3d:
 
 
 def _check_shape(frames: Tensor, axes: str) -> None:
+    """Refuse frames without the axes of the network."""
     if frames.ndim != axes.count(",") + 1 or frames.shape[1] != 1:
         raise ValueError(
-            f"frames must have the shape ({axes}), not {tuple(frames.shape)}: unsqueeze what is missing"
+            f"frames must have the shape ({axes}), not {tuple(frames.shape)}: "
+            "unsqueeze what is missing"
         )

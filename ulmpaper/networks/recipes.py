@@ -1,4 +1,4 @@
-"""The three trainings: which network, on what, with which loss, and how it is judged."""
+"""The three trainings: network, target, loss and score of each."""
 
 from __future__ import annotations
 
@@ -21,12 +21,25 @@ from ulmpaper.networks.loss import count_loss, ml3d_loss, mspcn_loss
 from ulmpaper.networks.model import CountNet
 from ulmpaper.networks.predict import count_tiles
 from ulmpaper.networks.targets import decode_heatmap, decode_offsets, encode_heatmap, encode_offsets
-from ulmpaper.networks.windows import Encode
+from ulmpaper.networks.windows import Encode, over_peak
 
-_PROBABILITIES = np.linspace(0.05, 0.95, 19)
-_HEIGHTS = np.geomspace(0.5, 40, 23)  # mSPCN learns to put out 50 for a bubble
-_MANY = 3  # times as many bubbles as are true are looked at
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+Run = Callable[[Tensor], Tensor]
+Score = Callable[[Run, Sequence[Block]], dict[str, float]]
+
+_PROBABILITIES = np.linspace(0.05, 0.95, 19)  # thresholds tried for 3DML-ResNet
+_HEIGHTS = np.geomspace(0.5, 40, 23)  # thresholds tried for mSPCN, which learns 50 for a bubble
+_MANY = 3  # multiple of the true count that is decoded to choose a threshold
+# Settings of the use of a network: they change nothing in its training.
+_OF_USE = (
+    "stride",
+    "mirrored",
+    "min_distance_px",
+    "centre_side",
+    "margin",
+    "weights",
+    "threshold",
+)
 
 
 @dataclass(frozen=True)
@@ -40,18 +53,20 @@ class Recipe:
     settings : Fitted
         That section.
     arguments : mapping
-        What the network is made with, see `ulmpaper.networks.weights.CLASSES`.
+        Keyword arguments of the network's class.
     n_frames, crop_px : int, int or None
         Frames and side of a window.
     as_tiles : bool
-        Cut windows as tiles, see `ulmpaper.networks.windows.Batches`.
+        Cut windows as tiles, see `ulmpaper.networks.Batches`.
+    as_volumes : bool
+        The network takes windows (B, 1, N, Z, X) and not single frames (B, 1, Z, X).
     encode : callable
         Target of a window, from its bubbles, number of frames and size.
     loss : callable
         Loss and its parts, from the network's output and the target.
     score : callable
-        Scores on validation blocks, from the network as a function of normalized frames (B, N, Z, X) and the blocks.
-        The first is the one that counts, the higher the better.
+        Scores on validation blocks, from the network as a function of normalized frames (B, N, Z,
+        X) and the blocks. Of these, ``score`` chooses the best weights: the higher the better.
     """
 
     name: str
@@ -60,75 +75,78 @@ class Recipe:
     n_frames: int
     crop_px: int | None
     as_tiles: bool
+    as_volumes: bool
     encode: Encode
     loss: Loss
-    score: Callable[[Callable[[Tensor], Tensor], Sequence[Block]], dict[str, float]]
-
-    @property
-    def volumes(self) -> bool:
-        """Whether the network takes windows (B, 1, N, Z, X) and not single frames (B, 1, Z, X)."""
-        return self.name == "ml3d"
+    score: Score
 
     @property
     def layout(self) -> torch.memory_format:
         """Memory layout that is quicker on CPUs and on GPUs."""
-        return torch.channels_last_3d if self.volumes else torch.channels_last
+        return torch.channels_last_3d if self.as_volumes else torch.channels_last
 
     def inputs(self, frames: Tensor) -> Tensor:
         """Shape `frames` (B, N, Z, X) as the network takes them."""
-        return frames[:, None] if self.volumes else frames
+        return frames[:, None] if self.as_volumes else frames
 
 
-def ml3d(cfg: Config) -> Recipe:
+def _ml3d(cfg: Config) -> Recipe:
     """3DML-ResNet (paper, sections II-A, II-C)."""
-    s = cfg.ml3d
-    names = ("features", "blocks", "temporal_kernel", "output")
+    own = cfg.ml3d
     return Recipe(
-        "ml3d",
-        s,
-        {name: getattr(s, name) for name in names},
-        s.window,
-        s.crop_px,
-        False,
-        encode_offsets,
-        functools.partial(ml3d_loss, sigma_px=s.sigma_px, masked=s.masked),
-        functools.partial(_score_ml3d, min_distance_px=s.min_distance_px),
+        name="ml3d",
+        settings=own,
+        arguments={
+            "features": own.features,
+            "blocks": own.blocks,
+            "temporal_kernel": own.temporal_kernel,
+            "output": own.output,
+        },
+        n_frames=own.window,
+        crop_px=own.crop_px,
+        as_tiles=False,
+        as_volumes=True,
+        encode=encode_offsets,
+        loss=functools.partial(ml3d_loss, sigma_px=own.sigma_px, masked=own.masked),
+        score=functools.partial(_score_ml3d, min_distance_px=own.min_distance_px),
     )
 
 
-def count(cfg: Config) -> Recipe:
+def _count(cfg: Config) -> Recipe:
     """The network that counts bubbles (paper, section II-A), here those of a tile."""
-    s = cfg.count
+    own = cfg.count
     return Recipe(
-        "count",
-        s,
-        {"n_max": s.n_max, "features": s.features},
-        1,
-        s.tile_px,
-        True,
-        functools.partial(_encode_count, n_max=s.n_max),
-        _loss_count,
-        functools.partial(_score_count, tile_px=s.tile_px),
+        name="count",
+        settings=own,
+        arguments={"n_max": own.n_max, "features": own.features},
+        n_frames=1,
+        crop_px=own.tile_px,
+        as_tiles=True,
+        as_volumes=False,
+        encode=functools.partial(_encode_count, n_max=own.n_max),
+        loss=_loss_count,
+        score=functools.partial(_score_count, tile_px=own.tile_px),
     )
 
 
-def mspcn(cfg: Config) -> Recipe:
+def _mspcn(cfg: Config) -> Recipe:
     """mSPCN, to which the paper compares (Liu et al., IEEE Trans. Med. Imaging 39 (2020) 3064)."""
-    s = cfg.mspcn
+    own = cfg.mspcn
     return Recipe(
-        "mspcn",
-        s,
-        {"upsample": s.upsample},
-        1,
-        s.crop_px,
-        False,
-        functools.partial(_encode_mspcn, upsample=s.upsample),
-        functools.partial(mspcn_loss, sparsity=s.sparsity),
-        functools.partial(_score_mspcn, upsample=s.upsample, centre_side=s.centre_side),
+        name="mspcn",
+        settings=own,
+        arguments={"upsample": own.upsample},
+        n_frames=1,
+        crop_px=own.crop_px,
+        as_tiles=False,
+        as_volumes=False,
+        encode=functools.partial(_encode_mspcn, upsample=own.upsample),
+        loss=functools.partial(mspcn_loss, sparsity=own.sparsity),
+        score=functools.partial(_score_mspcn, upsample=own.upsample, centre_side=own.centre_side),
     )
 
 
-RECIPES: dict[str, Callable[[Config], Recipe]] = {"ml3d": ml3d, "count": count, "mspcn": mspcn}
+RECIPES: dict[str, Callable[[Config], Recipe]] = {"ml3d": _ml3d, "count": _count, "mspcn": _mspcn}
 
 
 def training_settings(cfg: Config, name: str) -> dict[str, Any]:
@@ -136,119 +154,120 @@ def training_settings(cfg: Config, name: str) -> dict[str, Any]:
 
     Examples
     --------
-    >>> from ulmpaper.config import load_config
+    >>> from ulmpaper import load_config
     >>> settings = training_settings(load_config("smoke"), "ml3d")
     >>> settings["ml3d.features"], "ml3d.stride" in settings
     (8, False)
     """
-    in_use = (
-        "stride",
-        "mirrored",
-        "min_distance_px",
-        "centre_side",
-        "margin",
-        "weights",
-        "threshold",
-    )
-    sections = ("acquisition", "cam", "train", name)
-    pairs = {
-        f"{section}.{key}": list(value) if isinstance(value, tuple) else value
-        for section in sections
-        for key, value in dataclasses.asdict(getattr(cfg, section)).items()
-        if key not in in_use
-    }
-    return {"seed": cfg.seed, **pairs}
+    settings: dict[str, Any] = {"seed": cfg.seed}
+    for section in ("acquisition", "cam", "train", name):
+        for key, value in dataclasses.asdict(getattr(cfg, section)).items():
+            if key not in _OF_USE:
+                is_tuple = isinstance(value, tuple)  # JSON knows lists only
+                settings[f"{section}.{key}"] = list(value) if is_tuple else value
+    return settings
 
 
-def _score_ml3d(
-    net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, min_distance_px: float
-) -> dict[str, float]:
-    """Detection scores with the true number of bubbles given, for counting is another network's work.
+# --- 3DML-ResNet -------------------------------------------------------------------------------
 
-    Also the threshold that serves best where the number is too high.
-    """
-    told, many = [], []
+
+def _score_ml3d(net: Run, blocks: Sequence[Block], *, min_distance_px: float) -> dict[str, float]:
+    """Detection scores with the true counts given, and the best threshold for counts too high."""
+    exact = []
+    generous = []
     for block in blocks:
         maps = net(_normalized(block)[None])[0]
         n_true = np.bincount(block.truth["frame"], minlength=len(block.frames))
         found = decode_offsets(maps, _MANY * n_true, min_distance_px=min_distance_px)
-        told.append(found[found.groupby("frame").cumcount() < n_true[found["frame"]]])
-        many.append(found)
-    return {
-        **_scores(told, blocks),
-        "threshold": _best_threshold(many, blocks, _PROBABILITIES)["threshold"],
-    }
+        # Bubbles come by falling score, so the first of a frame are those of the true count.
+        rank = found.groupby("frame").cumcount()
+        exact.append(found[rank < n_true[found["frame"]]])
+        generous.append(found)
+    best = _best_threshold(generous, blocks, _PROBABILITIES)
+    return {**_scores(exact, blocks), "threshold": best["threshold"]}
+
+
+# --- the counting network ----------------------------------------------------------------------
 
 
 def _encode_count(
     bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int], *, n_max: int | None
 ) -> Tensor:
-    """Number of bubbles in the picture, at most what the network can tell."""
+    """Number of bubbles in the frame, at most the largest that the network can predict."""
     return torch.tensor(len(bubbles) if n_max is None else min(len(bubbles), n_max))
 
 
 def _loss_count(outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of the counts, which has no parts."""
     return count_loss(outputs, targets), {}
 
 
-def _score_count(
-    net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, tile_px: int
-) -> dict[str, float]:
-    """Mean error of the number of bubbles in a frame, counted as `ulmpaper.networks.predict.predict_counts` does."""
-    told, true = [], []
+def _score_count(net: Run, blocks: Sequence[Block], *, tile_px: int) -> dict[str, float]:
+    """Mean error of the counts of whole frames, added up over tiles as in `predict_counts`."""
+    predicted = []
+    true = []
     for block in blocks:
         tiles = count_tiles(_normalized(block), tile_px)
-        told.append(sum(CountNet.expected(net(tile[:, None])).numpy() for tile in tiles))
-        places, size = block.truth[["z", "x"]].to_numpy() + 0.5, block.frames.shape[1:]
-        inside = ((places >= 0) & (places < size)).all(axis=1)
-        true.append(
-            np.bincount(block.truth["frame"].to_numpy()[inside], minlength=len(block.frames))
-        )
-    error = np.concatenate(told) - np.concatenate(true)
+        predicted.append(sum(CountNet.expected(net(tile[:, None])).numpy() for tile in tiles))
+        # A tile's count, like its target, leaves out bubbles beyond the border of the frame.
+        positions = block.truth[["z", "x"]].to_numpy() + 0.5
+        inside = ((positions >= 0) & (positions < block.frames.shape[1:])).all(axis=1)
+        frame = block.truth["frame"].to_numpy()[inside]
+        true.append(np.bincount(frame, minlength=len(block.frames)))
+    error = np.concatenate(predicted) - np.concatenate(true)
     mean = max(float(np.concatenate(true).mean()), 1.0)
     share = float(np.abs(error).mean()) / mean
     return {"score": 1 - share, "error_share": share, "bias_share": float(error.mean()) / mean}
 
 
+# --- mSPCN -------------------------------------------------------------------------------------
+
+
 def _encode_mspcn(
     bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int], *, upsample: int
 ) -> Tensor:
+    """Heat maps (T, uZ, uX), which `Batches` stacks to (B, T, uZ, uX)."""
     return encode_heatmap(bubbles, n_frames, shape_px, upsample=upsample)[:, 0]
 
 
 def _score_mspcn(
-    net: Callable[[Tensor], Tensor], blocks: Sequence[Block], *, upsample: int, centre_side: int
+    net: Run, blocks: Sequence[Block], *, upsample: int, centre_side: int
 ) -> dict[str, float]:
     """Detection scores at the threshold that serves these blocks best."""
-    how: dict[str, Any] = {"threshold": float(_HEIGHTS[0]), "centre_side": centre_side}
-    found = [decode_heatmap(net(_normalized(block)[:, None]), upsample, **how) for block in blocks]
+    lowest = float(_HEIGHTS[0])
+    found = []
+    for block in blocks:
+        heatmaps = net(_normalized(block)[:, None])
+        found.append(decode_heatmap(heatmaps, upsample, threshold=lowest, centre_side=centre_side))
     return _best_threshold(found, blocks, _HEIGHTS)
+
+
+# --- shared ------------------------------------------------------------------------------------
 
 
 def _best_threshold(
     found: Sequence[pd.DataFrame], blocks: Sequence[Block], thresholds: NDArray[np.float64]
 ) -> dict[str, float]:
     """Scores at the threshold that serves the blocks best, and that threshold."""
-    by_threshold = [
-        {
-            **_scores([table[table["score"] > threshold] for table in found], blocks),
-            "threshold": float(threshold),
-        }
-        for threshold in thresholds
-    ]
-    return max(by_threshold, key=lambda scores: scores["score"])
+    tried = []
+    for threshold in thresholds:
+        kept = [table[table["score"] > threshold] for table in found]
+        tried.append({**_scores(kept, blocks), "threshold": float(threshold)})
+    return max(tried, key=lambda scores: scores["score"])
 
 
 def _scores(found: Sequence[pd.DataFrame], blocks: Sequence[Block]) -> dict[str, float]:
     """Detection scores over all blocks, 0 where there is nothing to divide by."""
     scores = score_bubbles(*join_sequences(found, [block.truth for block in blocks]))
-    kept = {
-        key: float(np.nan_to_num(scores[key]))
-        for key in (f"{s}_{limit}" for limit in LIMITS_PX for s in SCORES)
-    }
+    kept = {}
+    for limit in LIMITS_PX:
+        for name in SCORES:
+            key = f"{name}_{limit}"
+            kept[key] = float(np.nan_to_num(scores[key]))
     return {"score": kept["jaccard_near"], **kept}
 
 
 def _normalized(block: Block) -> Tensor:
-    frames = torch.from_numpy(np.ascontiguousarray(np.abs(block.frames), dtype=np.float32))
-    return frames / frames.amax().clamp(min=torch.finfo(frames.dtype).tiny)
+    """Amplitude (T, Z, X) of a block, with a maximum of 1."""
+    amplitude = np.abs(block.frames)
+    return over_peak(torch.from_numpy(np.ascontiguousarray(amplitude, dtype=np.float32)))

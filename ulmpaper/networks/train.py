@@ -1,9 +1,9 @@
 """The training loop: data parallel, mixed precision, resumable, stopped by signals.
 
-A run is a folder: ``last.safetensors`` (network and optimizer, to go on from), ``best.safetensors`` (the network that
-scored best on validation data), ``metrics.csv`` (a row for each epoch) and ``config.json``.
-
-Processes that train together, those that make their batches, and the signals that stop them.
+A run is a folder: ``last.safetensors`` (network and optimizer, to go on from), ``best.safetensors``
+(the network that scored best on validation data), ``metrics.csv`` (a row for each epoch) and
+``config.json``. First comes the loop, then its parts: data, a step, and the processes that share a
+training.
 """
 
 from __future__ import annotations
@@ -45,15 +45,19 @@ from ulmpaper.networks.windows import (
     SimulatedSource,
     Source,
     StoredSource,
+    over_peak,
     seeded_sequence,
 )
 
-_STORED_PARTS = {"train": (0.0, 0.9), "validation": (0.9, 1.0)}
+_STORED_PARTS = {"train": (0.0, 0.9), "validation": (0.9, 1.0)}  # shares of a block store
+_VALIDATION_BATCH = 16  # frames or windows that go through the network together
+
+# --- the loop ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a training came to.
+    """Outcome of a training.
 
     Parameters
     ----------
@@ -89,17 +93,18 @@ def train(
     Parameters
     ----------
     name : {"ml3d", "count", "mspcn"}
-        What to train, see `ulmpaper.networks.recipes`.
+        Recipe, see `ulmpaper.networks.RECIPES`.
     folder : path
-        Where the run is, or will be.
+        Folder of the run, new or begun.
     cfg : Config, mapping or str, optional
-        Settings, as in `ulmpaper.ulm`: the section of that name, ``train``, ``compute``, and for simulated data ``cam``.
+        Settings, as in `ulmpaper.ulm`: the section of that name, ``train``, ``compute``, and for
+        simulated data ``cam``.
     data : path, optional
-        Block store with true bubbles to train on, its last tenth to validate on; by default sequences are simulated,
-        new ones for every step.
+        Block store with true bubbles to train on, its last tenth to validate on; by default
+        sequences are simulated, new ones for every step.
     start : path, optional
-        Weights to begin with, of a network of the same size, e.g. to adapt it to `data`; a file, or ``phantom`` or
-        ``paper``, see `ulmpaper.networks.weights.find_weights`. By default random ones.
+        Weights to begin with, of a network of the same size, e.g. to adapt it to `data`; a file, or
+        ``phantom`` or ``paper``, see `ulmpaper.networks.find_weights`. By default random ones.
     stop_after : int, optional
         Stop when this step is done, as SIGINT and SIGTERM do after the step under way.
     progress : bool
@@ -108,22 +113,23 @@ def train(
     Returns
     -------
     RunSummary
-        How far it came and how well it did.
+        Steps done, best scores, time.
 
     Raises
     ------
     ValueError
-        Unknown recipe; a run that was begun with other settings; settings that cannot be met; `start` is of another
-        size or none of ours.
+        Unknown recipe; a run that was begun with other settings; settings that cannot be met;
+        `start` is of another size or none of ours.
     FloatingPointError
-        Loss or gradient are no numbers any more. What was last written stays.
+        Loss or gradient are no numbers any more. The last files written stay.
     OSError
         The folder cannot be written to.
 
     Notes
     -----
-    Paper, section II-E: Adam, and frames divided by the maximum of their batch. Started by ``torchrun``, all processes
-    share a step, and the gradient is the mean of theirs: two of them with a batch of 5 do what one does with 10.
+    Paper, section II-E: Adam, and frames divided by the maximum of their batch. Started by
+    ``torchrun``, all processes share a step, and the gradient is the mean of theirs: two of them
+    with a batch of 5 do what one does with 10.
 
     Examples
     --------
@@ -134,48 +140,49 @@ def train(
     """
     cfg = as_config(cfg)
     recipe = RECIPES[check_choice(name, RECIPES, "recipe")](cfg)
-    options, folder = recipe.settings, make_folder(folder)
-    settings = {
-        **training_settings(cfg, name),
-        "data": "simulated" if data is None else Path(data).name,
-    }
-    if data is not None:
-        settings["content"] = fingerprint([Path(data)])
+    options = recipe.settings
+    n_steps = options.epochs * options.steps
+    last = n_steps if stop_after is None else min(stop_after, n_steps)
+    folder = make_folder(folder)
     if start is not None:
         start = find_weights(name, start)
-        read_network(start, recipe=name)  # says in plain words what is wrong with it
-        settings["start"] = fingerprint([start])
-    n_steps = options.epochs * options.steps
-    kernels = torch.backends.cudnn.flags(
-        enabled=True, benchmark=True
-    )  # try out which are the quickest
-    with processes(cfg.compute.device) as (rank, world, device), stop_signals() as stop, kernels:
+        read_network(start, recipe=name)  # raises before any work if it is none
+    settings = _all_settings(cfg, name, data, start)
+    # Let cuDNN try out which kernels are the quickest for the size of the batches.
+    kernels = torch.backends.cudnn.flags(enabled=True, benchmark=True)
+    with _processes(cfg.compute.device) as (rank, world, device), _stop_signals() as stop, kernels:
+        is_first = rank == 0  # only the first process validates and writes
         net = _begin(recipe, cfg.seed, start).to(device)
         optimizer = torch.optim.Adam(net.parameters(), lr=options.learning_rate)
         state = read_state(folder, net, optimizer, settings)
         net.to(memory_format=recipe.layout)  # type: ignore[call-overload]
         run = compile_parts(net) if cfg.compute.compile else net
         dtype = resolve_precision(cfg.train.precision, device)
-        blocks = validation_blocks(recipe, cfg, data) if rank == 0 else []
+        blocks = validation_blocks(recipe, cfg, data) if is_first else []
         windows = training_windows(recipe, cfg, data, rank=rank, world=world)
-        last = n_steps if stop_after is None else min(stop_after, n_steps)
-        began = time.perf_counter() - state.seconds
+        began = time.perf_counter() - state.seconds  # as if all earlier runs had been in one go
         bar = tqdm(
-            total=n_steps, initial=state.step, unit="step", disable=not (progress and rank == 0)
+            total=n_steps, initial=state.step, unit="step", disable=not (progress and is_first)
         )
-        for batch in prefetch(windows, range(state.step, last), cfg.compute.workers):
-            optimizer.param_groups[0]["lr"] = learning_rate(options, state.step)
+        for batch in _prefetch(windows, range(state.step, last), cfg.compute.workers):
+            rate = _learning_rate(options, state.step)
+            optimizer.param_groups[0]["lr"] = rate
             state.add(_step(recipe, run, optimizer, batch, dtype, world))
-            stopping = any_process(stop.is_set(), world, device)
-            if rank == 0 and state.step % options.steps == 0:
+            stopping = _any_process(stop.is_set(), world, device)
+            epoch_ends = state.step % options.steps == 0
+            if is_first and epoch_ends:
                 scores = recipe.score(_frozen(recipe, net, device, dtype), blocks)
                 state.seconds = time.perf_counter() - began
-                if state.close_epoch(options.steps, scores, learning_rate(options, state.step - 1)):
-                    about = describe(recipe, cfg, settings, state, device)
+                is_best = state.close_epoch(options.steps, scores, rate)
+                if is_best:
                     write_network(
-                        folder / BEST, net, recipe=name, network=recipe.arguments, about=about
+                        folder / BEST,
+                        net,
+                        recipe=name,
+                        network=recipe.arguments,
+                        about=describe(recipe, cfg, settings, state, device),
                     )
-            if rank == 0 and (state.step % options.steps == 0 or stopping or state.step == last):
+            if is_first and (epoch_ends or stopping or state.step == last):
                 state.seconds = time.perf_counter() - began
                 write_state(folder, net, optimizer, state, settings)
             bar.set_postfix(best=f"{state.best.get('score', math.nan):.3f}", refresh=False)
@@ -186,15 +193,31 @@ def train(
     return RunSummary(folder, state.step, n_steps, state.best, state.seconds)
 
 
-def learning_rate(options: Fitted, step: int) -> float:
-    """Step size of Adam at a step, counted from 0.
+def _all_settings(
+    cfg: Config, name: str, data: str | Path | None, start: str | Path | None
+) -> dict[str, Any]:
+    """Everything that the outcome depends on: a run goes on only where all of it is the same."""
+    settings = training_settings(cfg, name)
+    settings["data"] = "simulated" if data is None else Path(data).name
+    if data is not None:
+        settings["content"] = fingerprint([Path(data)])
+    if start is not None:
+        settings["start"] = fingerprint([Path(start)])
+    return settings
 
-    Examples
-    --------
-    >>> options = Fitted(epochs=10, steps=10, learning_rate=0.1, warmup=0.1, decay="cosine")
-    >>> [round(learning_rate(options, step), 3) for step in (0, 9, 54, 99)]
-    [0.01, 0.1, 0.051, 0.0]
-    """
+
+def _begin(recipe: Recipe, seed: int, start: str | Path | None = None) -> nn.Module:
+    """Network with the weights of a file, or with random ones that the seed decides."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = CLASSES[recipe.name](**recipe.arguments)
+    if start is not None:
+        load_tensors(net, read_network(start, recipe=recipe.name).state_dict(), what=str(start))
+    return net
+
+
+def _learning_rate(options: Fitted, step: int) -> float:
+    """Step size of Adam at a step, counted from 0: a linear warm-up, then the decay."""
     n_steps = options.epochs * options.steps
     n_warm = round(options.warmup * n_steps)
     if step < n_warm:
@@ -208,21 +231,34 @@ def learning_rate(options: Fitted, step: int) -> float:
     return options.learning_rate * factor[options.decay]
 
 
+# --- data --------------------------------------------------------------------------------------
+
+
 def training_windows(
     recipe: Recipe, cfg: Config, data: str | Path | None = None, *, rank: int = 0, world: int = 1
 ) -> Batches:
-    """Batches that a training sees; parameters as in `fit` and `ulmpaper.networks.windows.Batches`.
+    """Make the batches of a training.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        As from `ulmpaper.networks.RECIPES`.
+    cfg, data
+        As in `ulmpaper.train`.
+    rank, world : int
+        See `ulmpaper.networks.Batches`.
 
     Raises
     ------
     ValueError
-        A batch that is no multiple of the parts cut out of each sequence.
+        The batch is no multiple of the parts cut out of each sequence.
     """
-    options, crops = recipe.settings, min(cfg.train.crops, recipe.settings.batch)
+    options = recipe.settings
+    crops = min(cfg.train.crops, options.batch)
     if options.batch % crops:
         raise ValueError(
-            f"{recipe.name}.batch = {options.batch} must be a multiple of train.crops = {crops}, the parts cut out of "
-            "each sequence"
+            f"{recipe.name}.batch = {options.batch} must be a multiple of train.crops = {crops}, "
+            "the parts cut out of each sequence"
         )
     return Batches(
         _source(cfg, data, "train"),
@@ -242,9 +278,15 @@ def training_windows(
 
 
 def validation_blocks(recipe: Recipe, cfg: Config, data: str | Path | None = None) -> list[Block]:
-    """Sequences that a training is judged by, of ``train.validation_frames`` frames in all; parameters as in `fit`."""
+    """Make the sequences that a training is validated on, ``train.validation_frames`` in all.
+
+    Parameters
+    ----------
+    recipe, cfg, data
+        As in `training_windows`.
+    """
     source = _source(cfg, data, "validation")
-    n_blocks = -(-cfg.train.validation_frames // recipe.n_frames)
+    n_blocks = math.ceil(cfg.train.validation_frames / recipe.n_frames)
     return [
         seeded_sequence(source, recipe.n_frames, cfg.seed, "validation", number)
         for number in range(n_blocks)
@@ -252,21 +294,39 @@ def validation_blocks(recipe: Recipe, cfg: Config, data: str | Path | None = Non
 
 
 def _source(cfg: Config, data: str | Path | None, split: str) -> Source:
-    return (
-        SimulatedSource(cfg, split)
-        if data is None
-        else StoredSource(str(data), _STORED_PARTS[split])
+    """Sequences of a split: simulated, or from a block store."""
+    if data is None:
+        return SimulatedSource(cfg, split)
+    return StoredSource(str(data), _STORED_PARTS[split])
+
+
+def _prefetch(batches: Dataset, steps: range, n_workers: int) -> Iterable[Any]:
+    """Batches of `steps`, made ahead by `n_workers` processes, or one by one where that is 0."""
+    if n_workers == 0:
+        return (batches[step] for step in steps)
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=steps,
+        num_workers=n_workers,
+        collate_fn=_unchanged,
+        worker_init_fn=_ignore_signals,
+        multiprocessing_context="spawn",  # a fork would copy threads and CUDA's state
     )
 
 
-def _begin(recipe: Recipe, seed: int, start: str | Path | None = None) -> nn.Module:
-    """Network with the weights of a file, or with start values that the seed decides."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = CLASSES[recipe.name](**recipe.arguments)
-    if start is not None:
-        load_tensors(net, read_network(start, recipe=recipe.name).state_dict(), what=str(start))
-    return net
+def _unchanged(batch: Any) -> Any:
+    """The batch itself; a function of the module, so that a worker can import it."""
+    return batch
+
+
+def _ignore_signals(_: int) -> None:
+    """Let workers live on: signals reach all processes of a job, but the training stops workers."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+
+
+# --- a step ------------------------------------------------------------------------------------
 
 
 def _step(
@@ -280,17 +340,21 @@ def _step(
     """Learn from a batch; returns the loss and its parts."""
     parameters = optimizer.param_groups[0]["params"]
     device = parameters[0].device
-    frames = _normalized(batch.frames.to(device), world) * batch.gain.to(device)
+    frames = batch.frames.to(device)
+    peak = frames.amax()
+    if world > 1:  # the maximum of the batch, of which this process holds a part
+        distributed.all_reduce(peak, distributed.ReduceOp.MAX)
+    frames = over_peak(frames, peak) * batch.gain.to(device)
+    targets = batch.targets.to(device)
+    # Gradients of the parts of a batch add up, so it may be larger than memory allows.
     n_parts = min(recipe.settings.accumulate, len(frames))
     total: dict[str, Tensor] = {}
     optimizer.zero_grad(set_to_none=True)
-    for inputs, targets in zip(
-        frames.chunk(n_parts), batch.targets.to(device).chunk(n_parts), strict=True
-    ):
+    for part, target in zip(frames.chunk(n_parts), targets.chunk(n_parts), strict=True):
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            outputs = run(recipe.inputs(inputs))
-        loss, parts = recipe.loss(outputs, targets)
-        share = len(inputs) / len(frames)
+            outputs = run(recipe.inputs(part))
+        loss, parts = recipe.loss(outputs, target)
+        share = len(part) / len(frames)
         (share * loss).backward()
         for key, value in {"loss": loss.detach(), **parts}.items():
             total[key] = total.get(key, torch.zeros_like(value)) + share * value
@@ -299,22 +363,15 @@ def _step(
             distributed.all_reduce(value)
             value /= world
     norm = nn.utils.clip_grad_norm_(parameters, recipe.settings.clip)
-    found = {key: float(value) for key, value in total.items()}
-    if not (math.isfinite(found["loss"]) and math.isfinite(norm)):
+    losses = {key: float(value) for key, value in total.items()}
+    if not (math.isfinite(losses["loss"]) and math.isfinite(norm)):
         raise FloatingPointError(
-            f"the training has diverged: loss {found['loss']}, gradient {float(norm)}. The state after the last epoch "
-            f"is kept; lower {recipe.name}.learning_rate or {recipe.name}.clip"
+            f"the training has diverged: loss {losses['loss']}, gradient {float(norm)}. The state "
+            f"after the last epoch is kept; lower {recipe.name}.learning_rate or "
+            f"{recipe.name}.clip"
         )
     optimizer.step()
-    return found
-
-
-def _normalized(frames: Tensor, world: int) -> Tensor:
-    """Frames over the maximum of the batch in all processes."""
-    peak = frames.amax().clamp(min=torch.finfo(frames.dtype).tiny)
-    if world > 1:
-        distributed.all_reduce(peak, distributed.ReduceOp.MAX)
-    return frames / peak
+    return losses
 
 
 def _frozen(
@@ -324,81 +381,38 @@ def _frozen(
 
     @torch.no_grad()
     def run(frames: Tensor) -> Tensor:
+        outputs = []
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return torch.cat(
-                [net(recipe.inputs(part)).float().cpu() for part in frames.to(device).split(16)]
-            )
+            for part in frames.to(device).split(_VALIDATION_BATCH):
+                outputs.append(net(recipe.inputs(part)).float().cpu())
+        return torch.cat(outputs)
 
     return run
 
 
-@contextlib.contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """Event that SIGINT and SIGTERM set instead of ending the process; never set outside the main thread.
-
-    Examples
-    --------
-    >>> with stop_signals() as stop:
-    ...     signal.raise_signal(signal.SIGTERM)
-    ...     stop.is_set()
-    True
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    names = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.signal(name, lambda *_: stop.set()) for name in names}
-    try:
-        yield stop
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+# --- processes and signals ---------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def processes(device: str) -> Iterator[tuple[int, int, torch.device]]:
-    """Rank of this process, number of processes that ``torchrun`` started, and the device for this one.
-
-    Parameters
-    ----------
-    device : str
-        See `ulmpaper.networks.weights.resolve_device`; of several GPUs each process takes its own.
-
-    Raises
-    ------
-    ValueError
-        There is no such device here.
-
-    Examples
-    --------
-    >>> with processes("cpu") as (rank, world, device):
-    ...     rank, world
-    (0, 1)
-    """
+def _processes(device: str) -> Iterator[tuple[int, int, torch.device]]:
+    """Rank of this process, number of processes started by ``torchrun``, and this one's device."""
     world = int(os.environ.get("WORLD_SIZE", 1))
-    where = resolve_device(device)
+    place = resolve_device(device)
     if world == 1:
-        yield 0, 1, where
+        yield 0, 1, place
         return
-    if where.type == "cuda":
-        where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(where)
-    distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    if place.type == "cuda":  # each process takes a GPU of its own
+        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(place)
+    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
-        yield distributed.get_rank(), world, where
+        yield distributed.get_rank(), world, place
     finally:
         distributed.destroy_process_group()
 
 
-def any_process(here: bool, world: int, device: torch.device) -> bool:
-    """Whether `here` holds in any of `world` processes.
-
-    Examples
-    --------
-    >>> any_process(True, 1, torch.device("cpu"))
-    True
-    """
+def _any_process(here: bool, world: int, device: torch.device) -> bool:
+    """Whether `here` holds in any of `world` processes."""
     if world == 1:
         return here
     flag = torch.tensor(float(here), device=device)
@@ -406,34 +420,18 @@ def any_process(here: bool, world: int, device: torch.device) -> bool:
     return bool(flag)
 
 
-def prefetch(batches: Dataset, steps: range, n_workers: int) -> Iterable[Any]:
-    """Batches of `steps`, made ahead by `n_workers` processes, or one by one where that is 0.
-
-    Examples
-    --------
-    >>> list(prefetch(["a", "b", "c"], range(1, 3), 0))
-    ['b', 'c']
-    """
-    if n_workers == 0:
-        return (batches[step] for step in steps)
-    return DataLoader(
-        batches,
-        batch_size=None,
-        sampler=steps,
-        num_workers=n_workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=_start_worker,
-        multiprocessing_context="spawn",  # a fork would copy threads and CUDA's state
-    )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _start_worker(_: int) -> None:
-    for name in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # sent to all processes of a job; it is the training that stops
-        signal.signal(name, signal.SIG_IGN)
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Event that SIGINT and SIGTERM set instead of ending the process."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may handle signals
+        return
+    before = {
+        name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

@@ -1,14 +1,17 @@
 """Networks as safetensors files; device and precision.
 
-A file holds the tensors of one network and, as text, which class it is, the keyword arguments of that class and what
-is known of the training. So it can be read without a configuration, and it cannot run code.
+A file holds the tensors of one network and, as text, its class, the keyword arguments of that class
+and a description of its training. So it can be read without a configuration, and it cannot run
+code.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,11 +26,13 @@ from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet, Network
 
 FORMAT = "ulmpaper network 1"
 CLASSES: dict[str, type[Network]] = {"ml3d": ML3DResNet, "count": CountNet, "mspcn": MSPCN}
+
 _SHIPPED = Path(__file__).parent / "trained"
-_PICKLED = (
-    b"PK\x03\x04",
-    b"\x80",
-)  # first bytes of what torch.save writes, now and before version 1.6
+# First bytes of the files of torch.save, now and before version 1.6.
+_PICKLED = (b"PK\x03\x04", b"\x80")
+_SHOWN = 4  # lines of torch's report of what does not fit: missing, unexpected, two shapes
+
+# --- files -------------------------------------------------------------------------------------
 
 
 def write_network(
@@ -44,7 +49,7 @@ def write_network(
     Parameters
     ----------
     path : path-like
-        The file; what was there before stays until the new one is complete.
+        The file; an older one stays until the new one is complete.
     net : Module
         The network, on any device.
     recipe : {"ml3d", "count", "mspcn"}
@@ -52,7 +57,7 @@ def write_network(
     network : mapping
         Keyword arguments that make an untrained one, e.g. ``{"features": 96, "blocks": 10}``.
     about : mapping
-        What is known of its training; goes through JSON.
+        Description of its training; goes through JSON.
     half : bool
         Store 16-bit floats: half the size.
 
@@ -67,8 +72,10 @@ def write_network(
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     how = {"recipe": "count", "network": {"n_max": 9}, "about": {"seconds": 60}}
-    ...     net = read_network(write_network(f"{folder}/a.safetensors", CountNet(9), **how))
+    ...     path, size = f"{folder}/a.safetensors", {"n_max": 9}
+    ...     write_network(path, CountNet(9), recipe="count", network=size, about={"seconds": 60})
+    ...     net = read_network(path)
+    PosixPath('...a.safetensors')
     >>> net.n_max, net.about
     (9, {'seconds': 60})
     """
@@ -76,17 +83,19 @@ def write_network(
     tensors = {
         name: t.detach().to("cpu", copy=True).contiguous() for name, t in net.state_dict().items()
     }
-    _check_fit(_untrained(recipe, network, "network"), tensors, f"the network to write to {path}")
+    # A file that could not be read again is not written.
+    load_tensors(
+        _untrained(recipe, network, "network"), tensors, what=f"the network to write to {path}"
+    )
     if half:
         tensors = {name: t.half() for name, t in tensors.items()}
-    said = {
+    header = {
         "format": FORMAT,
         "recipe": recipe,
         "network": json.dumps(dict(network)),
         "about": json.dumps(dict(about)),
     }
-    metadata = {**said, "sha256": _sha256(tensors, said)}
-    write_atomic(path, save(tensors, metadata))
+    write_atomic(path, save(tensors, {**header, "sha256": _sha256(tensors, header)}))
     return path
 
 
@@ -107,27 +116,29 @@ def read_network(
     Returns
     -------
     Module
-        The network in 32-bit floats, ready for use (``eval``); its ``about`` holds what is known of its training.
+        The network in 32-bit floats, ready for use (``eval``); its ``about`` describes its
+        training.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     ValueError
-        A pickled checkpoint, a file that is damaged or of another kind, another recipe, tensors that do not fit.
+        A pickled checkpoint, a file that is damaged or of another kind, another recipe, tensors
+        that do not fit.
     """
     path = Path(path)
-    tensors, metadata = _read(path)
+    tensors, metadata = _read_file(path)
     found = metadata["recipe"]
     if recipe is not None and found != check_choice(recipe, CLASSES, "recipe"):
         raise ValueError(
-            f"{path} holds a network of recipe {found!r}, but {recipe!r} is needed: give another file"
+            f"{path} holds a network of recipe {found!r}, but {recipe!r} is needed: "
+            "give another file"
         )
     net = _untrained(found, json.loads(metadata["network"]), str(path))
-    # Copies: what safetensors gives is a view of the file, and lies in memory in a way that slows down and rounds anew.
-    load_tensors(
-        net, {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}, what=str(path)
-    )
+    # Copies: safetensors returns views of the file, whose layout in memory is slow and rounds anew.
+    copies = {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}
+    load_tensors(net, copies, what=str(path))
     net.about = json.loads(metadata["about"])
     net.to(resolve_device(device))
     net.eval()
@@ -135,7 +146,7 @@ def read_network(
 
 
 def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], *, what: str = "the file") -> None:
-    """Put tensors into a network, or name what does not fit and leave the network as it is.
+    """Put tensors into a network, or say what does not fit and leave the network as it is.
 
     Parameters
     ----------
@@ -149,29 +160,98 @@ def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], *, what: str = "
     Raises
     ------
     ValueError
-        Tensors are missing, superfluous or of another shape.
+        Tensors are missing, unexpected or of another shape.
 
     Examples
     --------
     >>> load_tensors(nn.Linear(2, 1), {"weight": torch.zeros(1, 3), "scale": torch.zeros(1)})
     Traceback (most recent call last):
     ...
-    ValueError: the file does not fit this Linear: missing: bias; superfluous: scale;
-    of another shape: weight (1, 3) instead of (1, 2); was it made with other settings?
+    ValueError: the file does not fit this Linear (was it made with other settings?):
+    Missing key(s) in state_dict: "bias". Unexpected key(s) in state_dict: "scale".
+    size mismatch for weight: copying a param with shape torch.Size([1, 3]) from checkpoint,
+    the shape in current model is torch.Size([1, 2]).
     """
-    _check_fit(net, tensors, what)
-    net.load_state_dict(dict(tensors), assign=True)
+    state = dict(tensors)
+    try:
+        # First into a copy without memory: torch loads what fits before it reports the rest.
+        copy.deepcopy(net).to("meta").load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        # A line for missing tensors, one for unexpected ones, one for each of another shape.
+        lines = str(error).split("\n\t")[1:]
+        report = [textwrap.shorten(line, 200, placeholder=" ...") for line in lines[:_SHOWN]]
+        if len(lines) > _SHOWN:
+            report.append(f"And {len(lines) - _SHOWN} more.")
+        raise ValueError(
+            f"{what} does not fit this {type(net).__name__} (was it made with other settings?): "
+            f"{' '.join(report)}"
+        ) from None
+    net.load_state_dict(state, assign=True)
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file whose contents are as they were written."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there are no weights at {path}: check the name, or train a network"
+        )
+    with path.open("rb") as file:
+        first = file.read(9)
+    # A safetensors file may begin with the same bytes, but its ninth opens the header.
+    if first.startswith(_PICKLED) and first[8:] != b"{":
+        raise ValueError(
+            f"{path} is a pickled checkpoint (torch.save), which can run code when it is opened: "
+            "only safetensors files of ulmpaper are read"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged or no safetensors file ({error}): fetch or train it anew"
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is no network of ulmpaper: its format is {metadata.get('format')!r}, "
+            f"needed is {FORMAT!r}"
+        )
+    if metadata.pop("sha256", None) != _sha256(tensors, metadata):
+        raise ValueError(
+            f"{path} is damaged: it does not hold what was written; fetch or train it anew"
+        )
+    return tensors, metadata
+
+
+def _untrained(recipe: str, network: Mapping, what: str) -> Network:
+    """Network without numbers, on the device ``meta``: no random draw, no memory."""
+    cls = CLASSES[check_choice(recipe, CLASSES, "recipe")]
+    try:
+        with torch.device("meta"):
+            return cls(**network)
+    except TypeError as error:
+        raise ValueError(
+            f"{what}: {dict(network)} do not make a {cls.__name__} ({error})"
+        ) from None
+
+
+def _sha256(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    """Checksum of the tensors and of the rest of the metadata."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def shipped_weights(recipe: str, *, missing_ok: bool = False) -> Path:
-    """Find the weights that come with the package; beside them lies the course of their training, as CSV.
+    """Find the weights that come with the package; beside them lies their training curve, as CSV.
 
     Parameters
     ----------
     recipe : {"ml3d", "count", "mspcn"}
         Which network.
     missing_ok : bool
-        Say where they belong even if there are none.
+        Return where they belong even if there are none.
 
     Raises
     ------
@@ -181,19 +261,35 @@ def shipped_weights(recipe: str, *, missing_ok: bool = False) -> Path:
     path = _SHIPPED / f"{check_choice(recipe, CLASSES, 'recipe')}.safetensors"
     if not (missing_ok or path.is_file()):
         raise FileNotFoundError(
-            f"no trained weights for {recipe!r} come with this installation ({path}): train them with "
-            f"`ulmpaper train --recipe {recipe}`, or all three with `make weights`, "
+            f"no trained weights for {recipe!r} come with this installation ({path}): train them "
+            f"with `ulmpaper train --recipe {recipe}`, or all three with `make weights`, "
             f"and name the file in the setting {recipe}.weights"
         )
     return path
 
 
 def find_weights(recipe: str, weights: str | os.PathLike | None = None) -> Path:
-    """Find the file that a setting means: a path, ``phantom`` or ``paper`` for others of the package, or None."""
+    """Find the file that a setting means.
+
+    Parameters
+    ----------
+    recipe : {"ml3d", "count", "mspcn"}
+        Which network.
+    weights : path-like or {"phantom", "paper"}, optional
+        A file, or the name of other weights of the package; by default its first choice.
+
+    Examples
+    --------
+    >>> find_weights("ml3d", "paper").name
+    'ml3d_paper.safetensors'
+    """
     if weights is None:
         return shipped_weights(recipe)
     named = _SHIPPED / f"{recipe}_{weights}.safetensors"
     return named if named.is_file() else Path(weights)
+
+
+# --- device and precision ----------------------------------------------------------------------
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -223,7 +319,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Type of number for a setting: ``auto`` is bfloat16 where `device` computes with it, else float32.
+    """Number type for a setting: ``auto`` is bfloat16 where `device` has it, else float32.
 
     Parameters
     ----------
@@ -239,8 +335,9 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
     Notes
     -----
-    NVIDIA's processors have bfloat16 from compute capability 8.0 on, Intel's and AMD's with AVX512_BF16 or AMX. Others
-    emulate it and are slower than with float32. Weights stay float32; torch converts them (``autocast``).
+    NVIDIA's processors have bfloat16 from compute capability 8.0 on, Intel's and AMD's with
+    AVX512_BF16 or AMX. Others emulate it and are slower than with float32. Weights stay float32;
+    torch converts them (``autocast``).
 
     Examples
     --------
@@ -253,81 +350,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         quick = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        queries = (
-            "_is_avx512_bf16_supported",
-            "_is_amx_tile_supported",
-        )  # not in every version of torch
+        # Not every version of torch has these functions; bool() is False.
+        queries = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         quick = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in queries)
     return torch.bfloat16 if quick else torch.float32
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file whose contents are as they were written."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there are no weights at {path}: check the name, or train a network"
-        )
-    with path.open("rb") as file:
-        first = file.read(9)
-    if first.startswith(_PICKLED) and first[8:] != b"{":
-        raise ValueError(
-            f"{path} is a pickled checkpoint (torch.save), which can run code when it is opened: "
-            "only safetensors files of ulmpaper are read"
-        )
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise ValueError(
-            f"{path} is damaged or no safetensors file ({error}): fetch or train it anew"
-        ) from None
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} is no network of ulmpaper: its format is {metadata.get('format')!r}, needed is {FORMAT!r}"
-        )
-    if metadata.pop("sha256", None) != _sha256(tensors, metadata):
-        raise ValueError(
-            f"{path} is damaged: it does not hold what was written; fetch or train it anew"
-        )
-    return tensors, metadata
-
-
-def _untrained(recipe: str, network: Mapping, what: str) -> Network:
-    """Network without numbers, on the device ``meta``: nothing is drawn at random, nothing allocated."""
-    cls = CLASSES[check_choice(recipe, CLASSES, "recipe")]
-    try:
-        with torch.device("meta"):
-            return cls(**network)
-    except TypeError as error:
-        raise ValueError(
-            f"{what}: {dict(network)} do not make a {cls.__name__} ({error})"
-        ) from None
-
-
-def _check_fit(net: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    wanted = {name: tuple(t.shape) for name, t in net.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    differences = {
-        "missing": [name for name in wanted if name not in found],
-        "superfluous": [name for name in found if name not in wanted],
-        "of another shape": [
-            f"{n} {found[n]} instead of {s}" for n, s in wanted.items() if found.get(n, s) != s
-        ],
-    }
-    said = [
-        f"{kind}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-        for kind, names in differences.items()
-        if names
-    ]
-    if said:
-        raise ValueError(
-            f"{what} does not fit this {type(net).__name__}: {'; '.join(said)}; was it made with other settings?"
-        )
-
-
-def _sha256(tensors: Mapping[str, Tensor], said: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].numpy().tobytes())
-    return digest.hexdigest()

@@ -1,14 +1,13 @@
-"""What networks are trained on: parts cut out of short sequences, each step's drawn from its own random numbers.
+"""Batches of training windows: parts of short sequences, drawn from random numbers of each step.
 
-So a step sees the same windows whatever came before it, in whichever process they are made: a training that goes on
-where it stopped does not differ from one that never did.
+So a step sees the same windows whatever came before it and in whichever process they are made: a
+training that goes on where it stopped does not differ from one that never did.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,12 +23,21 @@ from ulmpaper.core.records import Block
 from ulmpaper.io.store import BlockStore
 from ulmpaper.simulator.imaging import speckle
 from ulmpaper.simulator.psf import PsfBank, linear_array_psf, resample
-from ulmpaper.simulator.simulate import cam_pictures, cam_scene, psf_bank, simulate_block
+from ulmpaper.simulator.simulate import (
+    cam_pictures,
+    cam_scene,
+    psf_bank,
+    seeded_stream,
+    simulate_block,
+)
 
-STRETCH_STEPS = 8  # per unit: few enough that all widened PSFs are kept
 Source = Callable[[np.random.Generator, int], Block]
 Sides = int | Sequence[int] | NDArray | None
 Encode = Callable[[pd.DataFrame, int, tuple[int, int]], Tensor]
+
+_STRETCH_STEPS = 8  # per unit: few enough that all widened PSFs stay in memory
+
+# --- sequences ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -39,17 +47,18 @@ class SimulatedSource:
     Parameters
     ----------
     cfg : Config
-        Settings: section ``cam``, and of ``train`` what widens their range.
+        Settings: section ``cam``, and those of ``train`` that widen their range.
     split : {"train", "validation", "test"}
-        Whose pictures.
+        Split that the pictures belong to.
 
     Notes
     -----
-    Paper, section II-D, if section ``train`` is as in the profile ``paper``; otherwise PSFs, background and speed vary.
+    Paper, section II-D, if section ``train`` is as in the profile ``paper``; otherwise PSFs,
+    background and speed vary.
 
     Examples
     --------
-    >>> from ulmpaper.config import load_config
+    >>> from ulmpaper import load_config
     >>> block = SimulatedSource(load_config("smoke"), "train")(np.random.default_rng(0), 3)
     >>> block.frames.shape
     (3, 64, 72)
@@ -60,11 +69,13 @@ class SimulatedSource:
 
     def __call__(self, rng: np.random.Generator, n_frames: int) -> Block:
         """Simulate `n_frames` frames with their bubbles."""
-        cam, train = self.cfg.cam, self.cfg.train
+        cam = self.cfg.cam
+        train = self.cfg.train
+        # The order of the draws is part of the training: another one gives other sequences.
         number = int(rng.choice(cam_pictures(self.cfg, self.split)))
         scene = cam_scene(self.cfg, number)
         kind = str(rng.choice(["bmode", "iq"])) if train.psf == "both" else train.psf
-        stretch = round(rng.uniform(*train.stretch) * STRETCH_STEPS) / STRETCH_STEPS
+        stretch = round(rng.uniform(*train.stretch) * _STRETCH_STEPS) / _STRETCH_STEPS
         memory = cam.memory if rng.random() < train.still else float(rng.random())
         faster = np.float32(math.exp(rng.uniform(*np.log(train.speed))))
         ratio_db = rng.uniform(*cam.ratio_db)
@@ -93,10 +104,10 @@ class StoredSource:
     Parameters
     ----------
     path : str
-        Block store with true bubbles, see `ulmpaper.io.store.BlockStore`; of IQ the amplitude is taken.
+        Block store with true bubbles, see `ulmpaper.io.BlockStore`; of IQ the amplitude is taken.
     part : (float, float)
-        Share of the file to cut from, e.g. (0, 0.9) for training and (0.9, 1) for validation, as the paper splits
-        PALA's sequences 16 to 20.
+        Share of the file to cut from, e.g. (0, 0.9) for training and (0.9, 1) for validation, as
+        the paper splits PALA's sequences 16 to 20.
 
     Raises
     ------
@@ -115,7 +126,33 @@ class StoredSource:
                 raise ValueError(
                     f"{self.path} has {last - first} frames in this part, a window needs {n_frames}"
                 )
-            return store.window(int(rng.integers(first, last - n_frames, endpoint=True)), n_frames)
+            start = int(rng.integers(first, last - n_frames, endpoint=True))
+            return store.window(start, n_frames)
+
+
+def seeded_sequence(source: Source, n_frames: int, seed: int, name: str, number: int) -> Block:
+    """Make the sequence that `seed`, `name` and `number` determine."""
+    return source(seeded_stream(seed, name, number), n_frames)
+
+
+@functools.lru_cache(maxsize=64)
+def _stretched(cfg: Config, kind: str, stretch: float) -> PsfBank:
+    """PSFs that are `stretch` times as wide."""
+    bank = psf_bank(cfg, kind)
+    return resample(bank, px_wavelengths=bank.px_wavelengths / stretch)
+
+
+@functools.lru_cache(maxsize=8)
+def _speckle(cfg: Config, number: int) -> NDArray[np.complex64]:
+    """A field of speckle twice as large as a frame, for all sequences of a picture."""
+    n_z, n_x = cfg.cam.shape_px
+    probe = resample(linear_array_psf(), px_wavelengths=psf_bank(cfg).px_wavelengths)
+    return speckle(
+        (2 * n_z, 2 * n_x), rng=seeded_stream(cfg.seed, "window speckle", number), bank=probe
+    )
+
+
+# --- batches -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -129,7 +166,7 @@ class Batch:
     gain : Tensor (B, 1, 1, 1) float32
         Factor on each window after that.
     targets : Tensor (B, ...)
-        What the recipe makes of the true bubbles.
+        The true bubbles, encoded by the recipe.
     """
 
     frames: Tensor
@@ -143,25 +180,28 @@ class Batches(Dataset):
     Parameters
     ----------
     source, encode : callable
-        Make a sequence from a random generator and a number of frames; a target from bubbles, frames and size.
+        Make a sequence from a random generator and a number of frames; a target from bubbles,
+        frames and size.
     n_steps, n_sequences, crops : int
         Length of the training, sequences of a batch, and windows cut out of each.
     n_frames, crop_px, gain : int, int or None, (float, float)
         Frames of a window, its side (None takes whole frames), and the range of the factor on it.
     as_tiles : bool
-        Cut rectangles anywhere, their sides from half of `crop_px` to all of it, other ones for each batch: what frames
-        are cut into for counting. Otherwise squares, most of them where a bubble is.
-    seed, name, rank, world : int, str, int, int
-        What the random numbers are drawn from, together with the step; this process and how many share a batch, of
-        which each takes `n_sequences`.
+        Cut rectangles anywhere, their sides from half of `crop_px` to all of it, other ones for
+        each batch, like the tiles in which bubbles are counted. Otherwise squares, most of them
+        where a bubble is.
+    seed, name : int, str
+        Seed of the random numbers, together with the step.
+    rank, world : int
+        Number of this process, and of the processes that share a batch; each takes `n_sequences`.
 
     Examples
     --------
-    >>> from ulmpaper.config import load_config
-    >>> from ulmpaper.networks.targets import encode_offsets
+    >>> from ulmpaper import load_config
+    >>> from ulmpaper.networks import encode_offsets
     >>> source = SimulatedSource(load_config("smoke"))
-    >>> windows = Batches(source, encode_offsets, n_steps=5, n_sequences=1, crops=2, n_frames=3, crop_px=32)
-    >>> batch = windows[4]
+    >>> sizes = {"n_steps": 5, "n_sequences": 1, "crops": 2, "n_frames": 3, "crop_px": 32}
+    >>> batch = Batches(source, encode_offsets, **sizes)[4]
     >>> batch.frames.shape, batch.targets.shape
     (torch.Size([2, 3, 32, 32]), torch.Size([2, 3, 3, 32, 32]))
     """
@@ -183,15 +223,19 @@ class Batches(Dataset):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self._source, self._encode, self._n_steps, self._n_frames = (
-            source,
-            encode,
-            n_steps,
-            n_frames,
-        )
-        self._n_sequences, self._crops, self._crop_px = n_sequences, crops, crop_px
-        self._gain, self._as_tiles = gain, as_tiles
-        self._seed, self._name, self._rank, self._world = seed, name, rank, world
+        self._source = source
+        self._encode = encode
+        self._n_steps = n_steps
+        self._n_sequences = n_sequences
+        self._n_frames = n_frames
+        self._crops = crops
+        self._crop_px = crop_px
+        self._gain = gain
+        self._as_tiles = as_tiles
+        self._seed = seed
+        self._name = name
+        self._rank = rank
+        self._world = world
 
     def __len__(self) -> int:
         return self._n_steps
@@ -201,19 +245,21 @@ class Batches(Dataset):
             raise IndexError(
                 f"steps are counted from 0 to {self._n_steps - 1}, there is none {step}"
             )
-        frames, gains, targets = [], [], []
-        side, rng = self._crop_px, _rng(self._seed, f"{self._name} size", step)
-        size: Sides = (
-            rng.integers(side // 2, side, 2, endpoint=True) if self._as_tiles and side else side
-        )
+        size = self._size(step)
+        frames = []
+        gains = []
+        targets = []
+        # Sequences are numbered through all steps and processes.
         first = (step * self._world + self._rank) * self._n_sequences
         for number in range(first, first + self._n_sequences):
-            rng = _rng(self._seed, self._name, number)
+            rng = seeded_stream(self._seed, self._name, number)
             block = self._source(rng, self._n_frames)
             for k in range(self._crops):
-                # Vessels are few: one square in four lies anywhere and is mostly empty, the others hold a bubble.
-                part = cut(block, size, rng=rng, at_bubble=not self._as_tiles and k % 4 != 3)
-                part = flip(part, rng.random(3) < 0.5)
+                # Vessels are few: one square in four lies anywhere and is mostly empty, the others
+                # hold a bubble.
+                at_bubble = not self._as_tiles and k % 4 != 3
+                part = cut(block, size, rng=rng, at_bubble=at_bubble)
+                part = _flip(part, rng.random(3) < 0.5)
                 frames.append(part.frames)
                 gains.append(rng.uniform(*self._gain))
                 targets.append(self._encode(part.truth, self._n_frames, part.frames.shape[1:]))
@@ -223,10 +269,29 @@ class Batches(Dataset):
             torch.stack(targets),
         )
 
+    def _size(self, step: int) -> Sides:
+        """Size of all windows of a step: for tiles, sides drawn anew."""
+        side = self._crop_px
+        if not (self._as_tiles and side):
+            return side
+        rng = seeded_stream(self._seed, f"{self._name} size", step)
+        return rng.integers(side // 2, side, 2, endpoint=True)
 
-def seeded_sequence(source: Source, n_frames: int, seed: int, name: str, number: int) -> Block:
-    """Make the sequence that `seed`, `name` and `number` determine."""
-    return source(_rng(seed, name, number), n_frames)
+
+def over_peak(frames: Tensor, peak: Tensor | None = None) -> Tensor:
+    """Divide frames by their maximum, or by `peak` where they are part of more frames.
+
+    Notes
+    -----
+    Paper, section II-E: frames are divided by the maximum of their batch.
+
+    Examples
+    --------
+    >>> over_peak(torch.tensor([1.0, 4.0])).tolist(), over_peak(torch.zeros(2)).tolist()
+    ([0.25, 1.0], [0.0, 0.0])
+    """
+    peak = frames.amax() if peak is None else peak
+    return frames / peak.clamp(min=torch.finfo(frames.dtype).tiny)
 
 
 def cut(
@@ -237,13 +302,13 @@ def cut(
     Parameters
     ----------
     block : Block
-        With its true bubbles, whose places then count from the part's first pixel.
+        With its true bubbles, whose positions then count from the part's first pixel.
     side_px : int, (int, int) or None
         Side of the square, or sides along z and x [px]; None leaves the block as it is.
     rng : numpy.random.Generator
-        Source of the place.
+        Random numbers that the position is drawn from.
     at_bubble : bool
-        Only places with a bubble in the first frame or a later one; any place where there is none.
+        Only parts that hold a bubble in any frame; any part where there is none.
 
     Raises
     ------
@@ -252,7 +317,7 @@ def cut(
 
     Examples
     --------
-    >>> from ulmpaper.core.records import bubble_table
+    >>> from ulmpaper.core import bubble_table
     >>> block = Block(np.zeros((1, 40, 50)), bubble_table([0], [30.0], [45.0], [1.0]))
     >>> part = cut(block, 16, rng=np.random.default_rng(0), at_bubble=True)
     >>> part.frames.shape, len(part.bubbles)
@@ -260,59 +325,37 @@ def cut(
     """
     if side_px is None:
         return block
-    size, side = np.array(block.frames.shape[1:]), np.broadcast_to(side_px, 2)
+    size = np.array(block.frames.shape[1:])
+    side = np.broadcast_to(side_px, 2)
     if (size < side).any():
         raise ValueError(
             f"a part of {side[0]} x {side[1]} px does not fit into frames of {tuple(size)} px"
         )
-    low, high = np.zeros(2, dtype=int), size - side
-    places = block.truth[["z", "x"]].to_numpy()
-    if at_bubble and len(places):
-        pixel = np.floor(places[rng.integers(len(places))] + 0.5).astype(int)
+    low = np.zeros(2, dtype=int)
+    high = size - side
+    positions = block.truth[["z", "x"]].to_numpy()
+    if at_bubble and len(positions):
+        # All corners from which the part reaches the pixel of a bubble drawn at random.
+        pixel = np.floor(positions[rng.integers(len(positions))] + 0.5).astype(int)
         low, high = np.clip(pixel - side + 1, low, high), np.clip(pixel, low, high)
     start = rng.integers(low, high, endpoint=True)
-    inside = ((places + 0.5 >= start) & (places + 0.5 < start + side)).all(axis=1)
+    inside = ((positions + 0.5 >= start) & (positions + 0.5 < start + side)).all(axis=1)
     (z, x), (n_z, n_x) = start.tolist(), side.tolist()
-    bubbles = block.truth[inside].assign(
-        z=lambda table: table["z"] - z, x=lambda table: table["x"] - x
-    )
+    bubbles = block.truth[inside]
     return Block(
-        block.frames[:, z : z + n_z, x : x + n_x], bubbles, block.px_mm, block.frame_rate_hz
+        block.frames[:, z : z + n_z, x : x + n_x],
+        bubbles.assign(z=bubbles["z"] - z, x=bubbles["x"] - x),
+        block.px_mm,
+        block.frame_rate_hz,
     )
 
 
-def flip(block: Block, axes: NDArray[np.bool_]) -> Block:
-    """Turn a block round along time, depth and width where `axes` (3,) says so, and its bubbles with it.
-
-    Examples
-    --------
-    >>> from ulmpaper.core.records import bubble_table
-    >>> block = Block(np.zeros((2, 8, 9)), bubble_table([0], [1.25], [2.0], [1.0]))
-    >>> flip(block, np.array([True, True, False])).bubbles
-       frame     z    x  score
-    0      1  5.75  2.0    1.0
-    """
-    bubbles, frames = block.truth, block.frames
+def _flip(block: Block, axes: NDArray[np.bool_]) -> Block:
+    """Turn a block and its bubbles round along time, depth and width where `axes` (3,) is true."""
+    bubbles = block.truth
+    frames = block.frames
     for axis, name in enumerate(("frame", "z", "x")):
         if axes[axis]:
             frames = np.flip(frames, axis)
             bubbles = bubbles.assign(**{name: frames.shape[axis] - 1 - bubbles[name]})
     return Block(frames, bubbles, block.px_mm, block.frame_rate_hz)
-
-
-def _rng(seed: int, name: str, number: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode()), number]))
-
-
-@functools.lru_cache(maxsize=64)
-def _stretched(cfg: Config, kind: str, stretch: float) -> PsfBank:
-    bank = psf_bank(cfg, kind)
-    return resample(bank, px_wavelengths=bank.px_wavelengths / stretch)
-
-
-@functools.lru_cache(maxsize=8)
-def _speckle(cfg: Config, number: int) -> NDArray[np.complex64]:
-    """A field of speckle twice as large as a frame, for all sequences of a picture."""
-    n_z, n_x = cfg.cam.shape_px
-    probe = resample(linear_array_psf(), px_wavelengths=psf_bank(cfg).px_wavelengths)
-    return speckle((2 * n_z, 2 * n_x), rng=_rng(cfg.seed, "window speckle", number), bank=probe)
