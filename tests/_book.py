@@ -36,7 +36,8 @@ __all__ = [
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / "book" / "tools"
 
-# Apart from the user's build/out and outputs, and kept, so that an unchanged book is not built again.
+# Apart from the user's build/out and outputs, and kept, so that an unchanged book is not built
+# again.
 BUILD = "build/test"
 
 

@@ -1,4 +1,6 @@
-"""Miniature files in PALA's layouts, as MATLAB would save them: (z, x, t), counted from 1, positions in wavelengths."""
+"""Miniature files in PALA's layouts, as MATLAB would save them: (z, x, t), counted from 1,
+positions in wavelengths.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ MEDIUM = {"Parameters": {"speedOfSound": 1540.0}}
 
 
 def write_mat(path: Path, variables: dict[str, Any], version: str) -> None:
-    """Save variables as MATLAB does under ``-v6`` (here v5: not compressed), ``-v7`` or ``-v7.3``."""
+    """Save variables as MATLAB does under ``-v6`` (v5, not compressed), ``-v7`` or ``-v7.3``."""
     if version != "v7.3":
         savemat(path, variables, do_compression=version == "v7")
         return
@@ -63,7 +65,9 @@ def _write_hdf5(group: h5py.Group, name: str, value: Any) -> None:
 def list_pos(
     points: list[tuple[int, float, float, float]], n_frames: int, *, n_rows: int = 6
 ) -> NDArray:
-    """PALA's ``ListPos`` (n, 4, t) of points (frame, z_px, x_px, reflectivity) in 0-based pixels; NaN where absent."""
+    """PALA's ``ListPos`` (n, 4, t) of points (frame, z_px, x_px, reflectivity) in 0-based pixels;
+    NaN where absent.
+    """
     table = np.full((n_rows, 4, n_frames), np.nan)
     for frame, z, x, reflectivity in points:
         row = n_rows - 1 - int(np.isfinite(table[:, 0, frame]).sum())
@@ -80,7 +84,9 @@ def write_insilico(
     version: str = "v7",
     settings: dict[str, Any] | None = None,
 ) -> Path:
-    """Folder of PALA's in silico flow with one sequence; `settings` None leaves the parameter file out."""
+    """Folder of PALA's in silico flow with one sequence; `settings` None leaves the parameter file
+    out.
+    """
     (folder / "IQ").mkdir(parents=True, exist_ok=True)
     path = folder / "IQ" / f"PALA_InSilicoFlow_IQ{sequence:03d}.mat"
     write_mat(path, {"IQ": iq, "ListPos": truth, "Media": {"nbPoints": 3.0}}, version)
@@ -90,7 +96,9 @@ def write_insilico(
 
 
 def insilico_settings(frame_rate_hz: float = 500.0) -> dict[str, Any]:
-    """Variables of ``PALA_InSilicoFlow_sequence.mat`` that matter here, and one that must not mislead."""
+    """Variables of ``PALA_InSilicoFlow_sequence.mat`` that matter here, and one that must not
+    mislead.
+    """
     return {
         "P": {"FrameRate": frame_rate_hz, "BlocSize": 100.0},
         "PData": GRID,
@@ -113,7 +121,9 @@ def write_ratbrain(folder: Path, block: int, iq: NDArray, *, version: str = "v5"
 
 
 def write_record(folder: Path, block: int, iq: NDArray, *, settings: bool = True) -> Path:
-    """Block of record 7883227 as its archives unpack: (I and Q, z, x, t) float32, ``param.mat`` two folders up."""
+    """Block of record 7883227 as its archives unpack: (I and Q, z, x, t) float32, ``param.mat`` two
+    folders up.
+    """
     inner = folder / "IQ_001_to_025" / "IQ"
     inner.mkdir(parents=True, exist_ok=True)
     path = inner / f"IQ_{block:03d}.hdf5"
@@ -128,7 +138,9 @@ def write_record(folder: Path, block: int, iq: NDArray, *, settings: bool = True
 
 
 def write_flow(data_dir: Path, numbers: Iterable[int] = (1, 16), *, n_frames: int = 32) -> Path:
-    """Folder of sequences of the in silico flow where `insilico` looks for them: PALA's grid, but few frames."""
+    """Folder of sequences of the in silico flow where `insilico` looks for them: PALA's grid, but
+    few frames.
+    """
     folder = data_dir / "PALA_data_InSilicoFlow"
     for number in numbers:
         rng = np.random.default_rng(number)

@@ -29,7 +29,9 @@ def folder_from_environment(variable: str, default: str) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two processes one begins with the book, while the other runs the rest; what reads the book comes last."""
+    """Of two processes one begins with the book, while the other runs the rest; what reads the book
+    comes last.
+    """
     items.sort(
         key=lambda item: (
             0 if item.path.stem == "test_book" else 2 if item.path.stem in READS_BOOK else 1

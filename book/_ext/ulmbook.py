@@ -1,4 +1,4 @@
-"""What this book needs beyond Jupyter Book: the notebooks' numbers in the text, links in docstrings, citations."""
+"""What Jupyter Book lacks: numbers of notebooks in the text, links in docstrings, citations."""
 
 from __future__ import annotations
 
@@ -21,50 +21,70 @@ from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferen
 
 def read_results(app: Sphinx, config: Config) -> None:
     """Make results.json the substitution `r`: `{{ "%.2f"|format(r.classical_ulm.rmse_px) }}`."""
-    config.myst_substitutions["r"] = json.loads((Path(app.srcdir) / "results.json").read_text(encoding="utf-8"))
+    config.myst_substitutions["r"] = json.loads(
+        (Path(app.srcdir) / "results.json").read_text(encoding="utf-8")
+    )
 
 
-def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Leave out sphinx-thebe: it would load from a content network, and its script fails on every page."""
+def drop_thebe(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Leave out sphinx-thebe, which loads from the network and whose script fails on every page."""
     for kind in ("script_files", "css_files"):
-        context[kind] = [file for file in context[kind] if "thebe" not in (getattr(file, "filename", "") or str(file))]
+        names = [(getattr(file, "filename", "") or str(file), file) for file in context[kind]]
+        context[kind] = [file for name, file in names if "thebe" not in name]
 
 
 class Mention(SphinxRole):
-    """Single backticks in a docstring: a link where the package documents that name, else just code."""
+    """Single backticks in a docstring: a link where the name is documented, else just code."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         # Docstrings write `config.Config` for what is documented as ulmpaper.config.Config.
-        target = f"ulmpaper.{self.text}" if "." in self.text and not self.text.startswith("ulmpaper.") else self.text
+        is_short = "." in self.text and not self.text.startswith("ulmpaper.")
+        target = f"ulmpaper.{self.text}" if is_short else self.text
         role = self.env.get_domain("py").role("obj")
-        found, messages = role("obj", self.rawtext, f"{self.text} <{target}>", self.lineno, self.inliner)
+        shown = f"{self.text} <{target}>"
+        found, messages = role("obj", self.rawtext, shown, self.lineno, self.inliner)
         found[0]["only_mentioned"] = True
         return found, messages
 
 
-def leave_mention(app: Sphinx, env: Any, node: pending_xref, shown: nodes.Node) -> nodes.Node | None:
+def leave_mention(
+    app: Sphinx, env: Any, node: pending_xref, shown: nodes.Node
+) -> nodes.Node | None:
     """Show a mention that leads nowhere as code, without a warning."""
     return nodes.literal(text=shown.astext()) if node.get("only_mentioned") else None
 
 
 def shorten_signature(
-    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: Any,
+    options: Any,
+    signature: str | None,
+    returns: str | None,
 ) -> tuple[str | None, str | None]:
     """Show a nested default as `Section()`, as it is written, not with every value in it."""
     inner = r"\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
     return signature and signature[0] + re.sub(rf"=(\w+){inner}", r"=\1()", signature[1:]), returns
 
 
-def skip_field_aliases(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out the fields of named tuples, of which Python itself only says that they are fields."""
-    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+def skip_field_aliases(
+    app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any
+) -> bool | None:
+    """Leave out the fields of named tuples, whose own docstring says nothing."""
+    words = getattr(obj, "__doc__", None) or ""
+    return True if words.startswith("Alias for field number") else None
 
 
 @dataclass
 class RoundBrackets(AuthorYearReferenceStyle):
     """Citations as (Errico et al., 2015; Couture et al., 2018)."""
 
-    bracket_parenthetical: BracketStyle = field(default_factory=lambda: BracketStyle("(", ")", "; "))
+    bracket_parenthetical: BracketStyle = field(
+        default_factory=lambda: BracketStyle("(", ")", "; ")
+    )
     bracket_textual: BracketStyle = field(default_factory=lambda: BracketStyle("(", ")", "; "))
 
 

@@ -1,9 +1,9 @@
-"""Execute the notebooks, stage the pages and build the book; each step only where something has changed.
+"""Execute the notebooks, stage the pages, build the book; each only where something has changed.
 
     python book/tools/build_book.py PROFILE [--check-links | --pdf]
 
-The book ends up in build/out/_build/html and reads from there, without a server or a network; as PDF in
-build/ulmpaper-book.pdf.
+The book is written to build/out/_build/html and can be read there, without a server or a network;
+as PDF to build/ulmpaper-book.pdf.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from stage_book import stage
 from ulmpaper.config import PROFILES
 
 TEX = {  # program: Debian packages that bring it, with what the pages need
-    "xelatex": "texlive-xetex texlive-latex-extra texlive-fonts-recommended lmodern fonts-freefont-otf",
+    "xelatex": "texlive-xetex texlive-latex-extra texlive-fonts-recommended lmodern"
+    " fonts-freefont-otf",
     "latexmk": "latexmk",
     "rsvg-convert": "librsvg2-bin",
 }
@@ -35,15 +36,17 @@ TEX = {  # program: Debian packages that bring it, with what the pages need
 def build_book(
     root: Path, profile: str, *, build: str = "build", want: str = "html"
 ) -> Path | None:
-    """Bring the book up to date and return its first page; None where a notebook or Sphinx reports a problem.
+    """Bring the book up to date and return its first page; None where a notebook or Sphinx fails.
 
-    `want` may be "pdf" instead; or "links": ask every link to other sites, and return the list of those that broke.
+    `want` may be "pdf" instead; or "links": check every link to other sites, and return the list of
+    the broken ones.
     """
     if want == "pdf" and (
         lacking := [package for program, package in TEX.items() if not shutil.which(program)]
     ):
         raise ValueError(
-            f"the PDF needs LaTeX; on Debian: apt-get install --no-install-recommends {' '.join(lacking)}"
+            "the PDF needs LaTeX; on Debian: apt-get install --no-install-recommends "
+            + " ".join(lacking)
         )
     (root / build).mkdir(parents=True, exist_ok=True)
     with FileLock(root / build / "lock"):  # two builds at once would write into each other's files
@@ -59,7 +62,7 @@ def build_book(
 def run_sphinx(root: Path, staged: Path, out: Path) -> Path | None:
     """Build `staged` into `out` unless `out` was made from the same files by the same programs.
 
-    The old book stays until the new one is complete, and nothing of the old one is left in the new one.
+    The old book stays until the new one is complete; the new one keeps nothing of the old one.
     """
     page, stamp = Path("_build", "html", "index.html"), "made_from"
     key = list_hash(
@@ -87,14 +90,14 @@ def run_sphinx(root: Path, staged: Path, out: Path) -> Path | None:
 
 
 def check_links(root: Path, staged: Path, folder: Path) -> Path:
-    """Ask every link of `staged` that leaves the book; return broken_links.txt, which is empty where all is well."""
+    """Check every link that leaves the book; return broken_links.txt, which may be empty."""
     out, broken = folder / "links", folder / "broken_links.txt"
     shutil.rmtree(out, ignore_errors=True)
     command = [*sphinx_command(staged, out), "--builder", "linkcheck"]
-    said = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=False).stdout
+    sphinx = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=False)
     report = out / "_build" / "linkcheck" / "output.json"
     if not report.is_file():
-        raise ValueError(f"Sphinx did not come to the links:\n{said}")
+        raise ValueError(f"Sphinx did not reach the links:\n{sphinx.stdout}")
     asked = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
     lines = [
         f"- {a['filename']}: {a['uri']} ({a['info']})\n"
@@ -128,7 +131,7 @@ def print_pdf(root: Path, staged: Path, folder: Path) -> Path | None:
 
 
 def sphinx_command(staged: Path, out: Path) -> list[str]:
-    """Jupyter Book of this very interpreter, whatever stands first on PATH; every warning is an error."""
+    """Jupyter Book of this interpreter, whatever is first on PATH; every warning is an error."""
     call = "from jupyter_book.cli.main import main; main()"
     options = ["--path-output", str(out), "--all", "--quiet", "-W", "-n", "--keep-going"]
     return [sys.executable, "-c", call, "build", str(staged), *options]
@@ -143,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Execute the notebooks and build the book.")
     parser.add_argument("profile", choices=list(PROFILES))
     parser.add_argument(
-        "--build", default="build", help="folder for all that is made (default: build)"
+        "--build", default="build", help="folder for everything that is built (default: build)"
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(

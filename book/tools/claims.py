@@ -1,7 +1,8 @@
-"""The tables of the page on the paper's claims: each claim, what the notebooks measured, and the verdict that follows.
+"""The tables of the page on the paper's claims: claim, what the notebooks measured, verdict.
 
-Numbers come from the notebooks' results.json, verdicts are computed from them: neither can go stale. A claim whose
-numbers are missing, because a notebook or its data do not have them, is *not testable here*.
+Numbers come from the notebooks' results.json, and the verdicts follow from them by the rules below;
+those of chapters 9 and 10 are computed there. A claim whose numbers are missing, because a notebook
+or its data do not have them, is *not testable here*.
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ def _three(*tests: bool) -> str:
 
 
 def _map(
-    notebook: str, score: str, ways: Iterable[str], *, percent: bool = True
+    notebook: str, score: str, methods: Iterable[str], *, percent: bool = True
 ) -> Callable[[Numbers], str]:
-    """Sentence with a score of several ways."""
+    """Sentence with a score of several methods."""
     names = {
         "rs": "RS",
         "rs_pala": "RS, 40 bubbles",
@@ -90,12 +91,12 @@ def _map(
     names["mspcn_paper"] = "mSPCN, paper's training"
 
     def say(r: Numbers) -> str:
-        values = {way: r(f"{notebook}.{score.replace('*', way)}") for way in ways}
-        said = {
-            way: f"{100 * v:.{int(0 < v < 0.095)}f} %" if percent else f"{v:.3g}"
-            for way, v in values.items()
+        values = {method: r(f"{notebook}.{score.replace('*', method)}") for method in methods}
+        words = {
+            method: f"{100 * v:.{int(0 < v < 0.095)}f} %" if percent else f"{v:.3g}"
+            for method, v in values.items()
         }
-        return ", ".join(f"{names[way]} {value}" for way, value in said.items())
+        return ", ".join(f"{names[method]} {value}" for method, value in words.items())
 
     return say
 
@@ -125,15 +126,15 @@ def _as_far(r: Numbers, notebook: str) -> str:
     return _three(ssim["ahead"] >= ssim["paper_ahead"], rmse["ratio"] <= rmse["paper_ratio"])
 
 
-def _least(r: Numbers, key: str, way: str, others: Iterable[str]) -> bool:
-    return r(key.replace("*", way)) <= min(r(key.replace("*", other)) for other in others)
+def _least(r: Numbers, key: str, method: str, others: Iterable[str]) -> bool:
+    return r(key.replace("*", method)) <= min(r(key.replace("*", other)) for other in others)
 
 
-def _told(key: str) -> Callable[[Numbers], str]:
+def _costs_verdict(key: str) -> Callable[[Numbers], str]:
     return lambda r: r(f"costs_and_limits.verdict.{key}")
 
 
-def _seen(key: str) -> Callable[[Numbers], str]:
+def _brain_verdict(key: str) -> Callable[[Numbers], str]:
     return lambda r: r(f"figure5_ratbrain.verdict.{key}")
 
 
@@ -149,46 +150,52 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             "Networks that put out fine images take longer than classical ULM.",
             COSTS,
             lambda r: (
-                f"mSPCN x10 takes {r(f'{_10}.time.mspcn_over_rs'):,} times as long as RS on one core"
+                f"mSPCN x10 takes {r(f'{_10}.time.mspcn_over_rs'):,} times as long as RS "
+                "on one core"
             ),
-            _told("networks_slower_than_classical"),
+            _costs_verdict("networks_slower_than_classical"),
         ),
         Claim(
             "I",
             "Their time grows exponentially with the resolution factor.",
             COSTS,
             lambda r: (
-                f"time of mSPCN grows as the factor to the power {r(f'{_10}.time.mspcn_exponent'):.2f}, "
-                f"its multiplications by {r(f'{_10}.multiplications.mspcn_10_over_4'):.2f} from x4 to x10; "
+                "time of mSPCN grows as the factor to the power "
+                f"{r(f'{_10}.time.mspcn_exponent'):.2f}, its multiplications by "
+                f"{r(f'{_10}.multiplications.mspcn_10_over_4'):.2f} from x4 to x10; "
                 "only its output grows as the square"
             ),
-            _told("exponential"),
+            _costs_verdict("exponential"),
         ),
         Claim(
             "abstract, I",
             "The new network is scalable: its work does not depend on the resolution factor.",
             COSTS,
             lambda r: "three values for each pixel at any factor",
-            _told("scales"),
+            _costs_verdict("scales"),
         ),
         Claim(
             "abstract, I",
             "It is faster than networks that put out fine images.",
             COSTS,
             lambda r: (
-                f"in the paper's size, with a window for each frame, it takes {r(f'{_10}.time.paper_over_mspcn'):.1f} "
-                f"times as long as mSPCN x10 and {r(f'{_10}.multiplications.over_mspcn')} times the multiplications; "
-                f"our small one with windows side by side {r(f'{_10}.time.ours_over_mspcn_whole_windows'):.2f} times"
+                "in the paper's size, with a window for each frame, it takes "
+                f"{r(f'{_10}.time.paper_over_mspcn'):.1f} times as long as mSPCN x10 and "
+                f"{r(f'{_10}.multiplications.over_mspcn')} times the multiplications; "
+                "our small one with windows side by side "
+                f"{r(f'{_10}.time.ours_over_mspcn_whole_windows'):.2f} times"
             ),
-            _told("faster"),
+            _costs_verdict("faster"),
         ),
         Claim(
             "I",
             "It lowers the amount of data that is processed.",
             COSTS,
             lambda r: (
-                f"{r(f'{_10}.outputs_over'):.0f} times fewer values come out than of a network with a x10 output, "
-                f"but its largest layer holds {r(f'{_10}.largest_over'):.1f} times as many as that of mSPCN x10"
+                f"{r(f'{_10}.outputs_over'):.0f} times fewer values come out than of a network "
+                "with a x10 output, but its largest layer holds "
+                f"{r(f'{_10}.largest_over'):.1f} times "
+                "as many as that of mSPCN x10"
             ),
             lambda r: _three(r(f"{_10}.outputs_over") > 1, r(f"{_10}.largest_over") <= 1),
         ),
@@ -199,22 +206,26 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             "On a fine grid more bubbles are detected than there are.",
             FIG3,
             lambda r: (
-                f"with the best threshold, mSPCN finds {100 * r(f'{_3}.bubbles.mspcn.count_bias'):+.0f} %"
+                "with the best threshold, mSPCN finds "
+                f"{100 * r(f'{_3}.bubbles.mspcn.count_bias'):+.0f} %"
             ),
             lambda r: r(f"{_3}.bubbles.mspcn.count_bias") > 0,
         ),
         Claim(
             "I",
-            "Looking for local maxima limits how many overlapping bubbles can be found; the network is freer.",
+            "Looking for local maxima limits how many overlapping bubbles can be found; "
+            "the network is freer.",
             COSTS,
             lambda r: (
-                f"of the densities tried, 3DML-ResNet is ahead of all others in {r(f'{_10}.ahead.density')}"
+                "of the densities tried, 3DML-ResNet is ahead of all others in "
+                f"{r(f'{_10}.ahead.density')}"
             ),
-            _told("high_density"),
+            _costs_verdict("high_density"),
         ),
         Claim(
             "II-A",
-            "Windows that move by one frame, so that each frame is seen ten times, place bubbles better.",
+            "Windows that move by one frame, so that each frame is seen ten times, "
+            "place bubbles better.",
             TRAINING,
             lambda r: (
                 f"rms distance {r('train_ml3d.stride.10.rms'):.3f} px with each frame seen once, "
@@ -229,7 +240,8 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             "The counting network does away with too many or too few bubbles on test data.",
             FIG3,
             lambda r: (
-                f"its numbers are off by {100 * r(f'{_6}.in_silico.error_share'):.0f} % on the phantom and by "
+                "its numbers are off by "
+                f"{100 * r(f'{_6}.in_silico.error_share'):.0f} % on the phantom and by "
                 f"{100 * r(f'{_6}.cam_error_share'):.0f} % on CAM; Jaccard index on the phantom "
                 f"{r(f'{_3}.bubbles.ml3d.jaccard_near'):.2f}, "
                 f"with the true numbers {r(f'{_3}.bubbles.ml3d_true_count.jaccard_near'):.2f}"
@@ -248,8 +260,9 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             "The loss serves detection first, at the cost of precision below the pixel.",
             FIG3,
             lambda r: (
-                f"recall at half a pixel: {_map(_3, 'bubbles.*.recall_far', ('classical', 'ml3d'))(r)}; "
-                f"rms distance [px]: {_map(_3, 'bubbles.*.rms_px', ('classical', 'ml3d'), percent=False)(r)}"
+                "recall at half a pixel: "
+                f"{_map(_3, 'bubbles.*.recall_far', ('classical', 'ml3d'))(r)}; rms distance [px]: "
+                f"{_map(_3, 'bubbles.*.rms_px', ('classical', 'ml3d'), percent=False)(r)}"
             ),
             lambda r: _three(
                 r(f"{_3}.bubbles.ml3d.recall_far") > r(f"{_3}.bubbles.classical.recall_far"),
@@ -289,7 +302,8 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             "Its map has the least noise.",
             FIG3,
             lambda r: (
-                f"false share of the drawn pixels: {_map(_3, 'maps.*.false', ('rs', 'mspcn', 'ml3d'))(r)}"
+                "false share of the drawn pixels: "
+                f"{_map(_3, 'maps.*.false', ('rs', 'mspcn', 'ml3d'))(r)}"
             ),
             lambda r: _least(r, f"{_3}.maps.*.false", "ml3d", _BASE),
         ),
@@ -350,7 +364,8 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             "The map of RS is noisy.",
             FIG4,
             lambda r: (
-                f"false share of the drawn pixels: {_map(_4, 'maps.*.false', ('rs', 'mspcn', 'ml3d'))(r)}"
+                "false share of the drawn pixels: "
+                f"{_map(_4, 'maps.*.false', ('rs', 'mspcn', 'ml3d'))(r)}"
             ),
             lambda r: r(f"{_4}.maps.rs.false") > r(f"{_4}.maps.ml3d.false"),
         ),
@@ -369,7 +384,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             FIG5,
             lambda r: f"length shown: {_map(_5, 'vessels.all.*', ('rs', 'mspcn', 'ml3d'))(r)}",
             lambda r: _three(
-                _seen("mspcn_less")(r) == REPRODUCED,
+                _brain_verdict("mspcn_less")(r) == REPRODUCED,
                 min(r(f"{_5}.vessels.all.{way}") for way in ("rs", "ml3d")) > 0.95,
             ),
         ),
@@ -378,9 +393,10 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             "RS has the least gridding.",
             FIG5,
             lambda r: (
-                f"gridding index [dB]: {_map(_5, 'gridding_db.*', ('rs', 'mspcn', 'ml3d'), percent=False)(r)}"
+                "gridding index [dB]: "
+                f"{_map(_5, 'gridding_db.*', ('rs', 'mspcn', 'ml3d'), percent=False)(r)}"
             ),
-            _seen("rs_least_gridding"),
+            _brain_verdict("rs_least_gridding"),
         ),
         Claim(
             "III-B, Fig. 5",
@@ -389,14 +405,14 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             lambda r: (
                 f"bubbles in a wrong place of the pixel: {_map(_5, 'uneven.*', ('rs', 'ml3d'))(r)}"
             ),
-            _seen("ml3d_more_gridding"),
+            _brain_verdict("ml3d_more_gridding"),
         ),
         Claim(
             "III-B, Fig. 5",
             "3DML-ResNet shows more of the small vessels than RS.",
             FIG5,
             lambda r: f"length of the narrowest shown: {_map(_5, 'smallest.*', ('rs', 'ml3d'))(r)}",
-            _seen("more_small_vessels"),
+            _brain_verdict("more_small_vessels"),
         ),
         Claim(
             "III-B",
@@ -405,7 +421,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             lambda r: (
                 f"rms distance [px]: {_map(_5, 'rms_px.*', ('rs', 'ml3d'), percent=False)(r)}"
             ),
-            _seen("less_precise"),
+            _brain_verdict("less_precise"),
         ),
     ),
     "Conclusion": (
@@ -463,10 +479,10 @@ def claims_text(results: Mapping[str, Any], table: Callable[..., str]) -> str:
     rows = claim_rows(results)
     verdicts = [row[3].strip("*") for part in rows.values() for row in part]
     counts = {word: verdicts.count(word) for word in (REPRODUCED, PARTLY, NOT, UNTESTED)}
-    said = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+    summary = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
     header = ["Paper", "Claim", "Measured here", "Verdict", "Where"]
     parts = [
         f"## {heading}\n\n{table(header, part, style='ulm-claims')}"
         for heading, part in rows.items()
     ]
-    return f"Of {len(verdicts)} claims in this edition: {said}.\n\n" + "\n\n".join(parts)
+    return f"Of {len(verdicts)} claims in this edition: {summary}.\n\n" + "\n\n".join(parts)

@@ -2,7 +2,8 @@
 
     python book/tools/collect_figures.py PROFILE
 
-Figures come as PDF and PNG, tables as CSV and LaTeX; notebooks write them by `ulmpaper.paper.export`.
+Figures come as PDF and PNG, tables as CSV and LaTeX, written by `ulmpaper.paper.export_figure` and
+`ulmpaper.paper.export_table`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from run_notebooks import ROOT, read_plan
 
 from ulmpaper.config import PROFILES
-from ulmpaper.paper.export import FOLDER
+from ulmpaper.paper import FOLDER
 
 
 def collect(root: Path, profile: str, *, build: str = "build") -> list[Path]:
@@ -42,13 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("profile", choices=list(PROFILES))
     parser.add_argument(
-        "--build", default="build", help="folder for all that is made (default: build)"
+        "--build", default="build", help="folder for everything that is built (default: build)"
     )
     args = parser.parse_args(argv)
     files = collect(ROOT, args.profile, build=args.build)
     if not files:
         print(
-            f"no notebook has exported anything in the profile {args.profile}: run `make notebooks` first"
+            f"no notebook has exported anything in the profile {args.profile}: "
+            "run `make notebooks` first"
         )
         return 1
     for path in files:

@@ -17,14 +17,16 @@ FONT = "system-ui, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 def text(
     x: float, y: float, words: str, *, size: int = 15, anchor: str = "middle", fill: str = INK
 ) -> str:
-    return f'<text x="{x:g}" y="{y:g}" fill="{fill}" font-size="{size}" text-anchor="{anchor}">{words}</text>'
+    style = f'fill="{fill}" font-size="{size}" text-anchor="{anchor}"'
+    return f'<text x="{x:g}" y="{y:g}" {style}>{words}</text>'
 
 
 def line(
     points: Sequence[tuple[float, float]], colour: str, *, width: float = 2, more: str = ""
 ) -> str:
     where = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{where}" fill="none" stroke="{colour}" stroke-width="{width:g}" {more}/>'
+    style = f'fill="none" stroke="{colour}" stroke-width="{width:g}"'
+    return f'<polyline points="{where}" {style} {more}/>'
 
 
 def curve(
@@ -40,9 +42,11 @@ def curve(
 
 
 def picture(width: int, height: int, title: str, parts: Sequence[str]) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="{FONT}" role="img">'
+    size = f'viewBox="0 0 {width} {height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{FONT}" role="img">'
     arrow = (
-        '<defs><marker id="a" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto">'
+        '<defs><marker id="a" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
+        'markerHeight="7" orient="auto">'
         f'<path d="M0 0 L10 5 L0 10z" fill="{ORANGE}"/></marker></defs>'
     )
     ground = f'<rect width="{width}" height="{height}" fill="#fff"/>'
@@ -56,7 +60,8 @@ def plane_wave() -> str:
     for k in range(n):
         fill = ORANGE if k == 8 else BLUE
         parts.append(
-            f'<rect x="{left + k * pitch}" y="{top - 10}" width="{pitch - 6}" height="14" fill="{fill}"/>'
+            f'<rect x="{left + k * pitch}" y="{top - 10}" width="{pitch - 6}" height="14" '
+            f'fill="{fill}"/>'
         )
     element = (left + 8 * pitch + (pitch - 6) / 2, top + 4)
     tilt = math.radians(10)

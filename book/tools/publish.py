@@ -1,10 +1,12 @@
 """Carry executed notebooks from one machine to another, and build the book that is published.
 
-    python book/tools/publish.py pack PROFILE     build/runs-PROFILE.zip: executed notebooks and what pages show of them
-    python book/tools/publish.py unpack [FILE]    put such archives where the builder finds them
-    python book/tools/publish.py site             build the book and zip it: build/ulmpaper-book.zip
+    python book/tools/publish.py pack PROFILE    executed notebooks and what pages show of them:
+                                                 build/runs-PROFILE.zip
+    python book/tools/publish.py unpack [FILE]   put such archives where the builder finds them
+    python book/tools/publish.py site            build and zip the book: build/ulmpaper-book.zip
 
-`site` takes the profile `paper` where all its notebooks have been executed for exactly this content, else `quick`.
+`site` takes the profile `paper` where all its notebooks have been executed for exactly this
+content, else `quick`.
 """
 
 from __future__ import annotations
@@ -30,10 +32,8 @@ def pack(root: Path, profile: str, *, build: str = "build") -> Path:
     """Zip the executed notebooks of a profile, their numbers, pictures and exported files."""
     files: list[Path] = []
     for notebook in read_plan(root, profile, build=build):
-        executed, results = (
-            root / build / "nb" / profile / f"{notebook.name}.ipynb",
-            root / notebook.results,
-        )
+        executed = root / build / "nb" / profile / f"{notebook.name}.ipynb"
+        results = root / notebook.results
         if executed.is_file():
             shown = [p for p in sorted(results.iterdir()) if p.suffix in (".json", ".png", ".svg")]
             files += [executed, *shown, *sorted((results / FOLDER).glob("*"))]
@@ -70,7 +70,7 @@ def is_complete(root: Path, profile: str, *, build: str = "build") -> bool:
 
 
 def build_site(root: Path, *, build: str = "build") -> Path | None:
-    """Build the book from the fullest profile there is and return its offline edition; None where that fails."""
+    """Build the book of the fullest profile there is; its offline edition, or None."""
     profile = "paper" if is_complete(root, "paper", build=build) else "quick"
     print(f"profile {profile}")
     page = build_book(root, profile, build=build)
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Carry executed notebooks, and build the book that is published."
     )
     parser.add_argument(
-        "--build", default="build", help="folder for all that is made (default: build)"
+        "--build", default="build", help="folder for everything that is built (default: build)"
     )
     todo = parser.add_subparsers(dest="todo", required=True)
     todo.add_parser("pack").add_argument("profile", choices=list(PROFILES))

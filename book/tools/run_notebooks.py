@@ -58,7 +58,7 @@ class Notebook:
 
     @property
     def results(self) -> Path:
-        """Folder, relative to the root, where the notebook writes results.json and pictures for other pages."""
+        """Folder, relative to the root, for results.json and pictures that other pages show."""
         profile = self.parameters["profile"]
         digest = load_config(profile, self.parameters["overrides"]).digest()
         return Path(self.parameters["out_dir"]) / f"{profile}-{digest}" / self.name
@@ -66,7 +66,7 @@ class Notebook:
 
 @dataclass(frozen=True)
 class Run:
-    """What became of one notebook: it `ran`, is `unchanged`, `failed`, or `waits` for one that failed."""
+    """Outcome for one notebook: it `ran`, is `unchanged`, `failed`, or `waits` for a failed one."""
 
     name: str
     status: str
@@ -89,7 +89,7 @@ def read_profiles(root: Path) -> dict[str, Any]:
 def read_plan(root: Path, profile: str, *, build: str = "build") -> list[Notebook]:
     """Notebooks in order, with the parameters of `profile`.
 
-    Where another folder than the usual `build` is made, results go there too and leave the usual `outputs` alone.
+    With a `build` other than the default, results go there too and leave the usual `outputs` alone.
     """
     check_choice(profile, PROFILES, "profile")
     plan: list[Notebook] = []
@@ -101,7 +101,8 @@ def read_plan(root: Path, profile: str, *, build: str = "build") -> list[Noteboo
         source = root / "notebooks" / f"{name}.ipynb"
         if not source.is_file():
             raise ValueError(
-                f"profiles.yml names {name!r} but notebooks/{name}.ipynb is missing: run `make sync`"
+                f"profiles.yml names {name!r} but notebooks/{name}.ipynb is missing: "
+                "run `make sync`"
             )
         for needed in entry.get("needs", []):
             check_choice(needed, [n.name for n in plan], f"notebook before {name}, which needs it,")
@@ -111,7 +112,8 @@ def read_plan(root: Path, profile: str, *, build: str = "build") -> list[Noteboo
             wanted["out_dir"] = f"{build}/outputs"
         for parameter in wanted:
             check_choice(parameter, defaults, f"parameter of notebook {name}")
-        needs, inputs = (tuple(entry.get(key, [])) for key in ("needs", "inputs"))
+        needs = tuple(entry.get("needs", []))
+        inputs = tuple(entry.get("inputs", []))
         plan.append(Notebook(name, source, needs, inputs, defaults, defaults | wanted))
     return plan
 
@@ -131,7 +133,7 @@ def default_parameters(notebook: nbformat.NotebookNode) -> dict[str, Any]:
 
 
 def with_needs(plan: Sequence[Notebook], names: Sequence[str]) -> list[Notebook]:
-    """The notebooks called `names` and those they need, in order; all of them where no name is given."""
+    """The notebooks called `names` and those they need, in order; without names, all."""
     known = [notebook.name for notebook in plan]
     wanted = {check_choice(name, known, "notebook") for name in names} or set(known)
     for notebook in reversed(plan):
@@ -161,7 +163,7 @@ def content_key(
 
 
 def input_hashes(notebook: Notebook, root: Path) -> dict[str, dict[str, str]]:
-    """Hashes of the declared input files; of the places they may lie in, the first that has them counts."""
+    """Hashes of the declared input files, in the first place that has them."""
     places = [
         notebook.parameters["data_dir"],
         *map(os.environ.get, ("ULMPAPER_DATA_DIR", "ULMPAPER_DATA_MIRROR")),
@@ -183,7 +185,7 @@ def read_record(executed: Path) -> dict[str, Any] | None:
 
 
 def is_current(record: Mapping[str, Any], key: str, root: Path) -> bool:
-    """Whether an executed notebook was made with `key` and what it wrote is still there, untouched."""
+    """Whether a notebook was executed with `key`, and its results are still there, untouched."""
     results = root / record["results"] / "results.json"
     return (
         record["key"] == key
@@ -224,10 +226,8 @@ def run_notebooks(
                 run = _execute(notebook, root, target, key, timeout_s)
             if run.status != "failed":
                 keys[notebook.name] = key
-        print(
-            f"{notebook.name:<{width}}  {run.status:<9}  {run.seconds:6.1f} s  {run.detail}".rstrip(),
-            flush=True,
-        )
+        line = f"{notebook.name:<{width}}  {run.status:<9}  {run.seconds:6.1f} s  {run.detail}"
+        print(line.rstrip(), flush=True)
         runs.append(run)
     return runs
 
@@ -292,7 +292,7 @@ def _papermill(
             progress_bar=False,
             start_timeout=600,  # on a busy machine a kernel takes more than the usual minute
             execution_timeout=timeout_s,
-            # Else the kernel logs that its sockets on this machine are not encrypted, and how it was stopped.
+            # Else the kernel logs that its sockets are not encrypted, and how it was stopped.
             extra_arguments=["--log-level=CRITICAL"],
         )
     except papermill.PapermillExecutionError as error:
@@ -303,9 +303,8 @@ def _papermill(
     except (CellTimeoutError, DeadKernelError) as error:
         raise NotebookError(str(error)) from None
     except RuntimeError as error:
-        if "respond" not in str(
-            error
-        ):  # "Kernel didn't respond in 600 seconds" has no type of its own
+        # "Kernel didn't respond in 600 seconds" has no type of its own.
+        if "respond" not in str(error):
             raise
         raise NotebookError(str(error)) from None
 
@@ -321,7 +320,7 @@ def _slowest_cell(executed: nbformat.NotebookNode) -> dict[str, Any]:
 
 
 def _without_traces(executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drop what papermill and the kernel noted, for it holds paths of this machine; say who set the parameters."""
+    """Drop notes that hold paths of this machine; say who set the parameters."""
     del executed.metadata["papermill"]
     comment = f"# set by the profile {executed.metadata.ulmpaper.profile!r}"
     for cell in executed.cells:
@@ -341,7 +340,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "names", nargs="*", metavar="NAME", help="only these notebooks and those they need"
     )
     parser.add_argument(
-        "--build", default="build", help="folder for all that is made (default: build)"
+        "--build", default="build", help="folder for everything that is built (default: build)"
     )
     args = parser.parse_args(argv)
     try:

@@ -1,10 +1,11 @@
-"""Put the same second code cell into every notebook: what Colab and papermill need before the notebook begins.
+"""Put the same second code cell into every notebook: what Colab and papermill need first.
 
     python book/tools/setup_cell.py        (`make sync` calls it)
 
-The first code cell holds the parameters, which papermill replaces. The second is the one below. It installs the package
-on Colab only, and ends with an error where papermill was given a parameter that the notebook does not have: papermill
-itself just logs that, and the notebook would run with the default. The book leaves the cell out.
+The first code cell holds the parameters, which papermill replaces. The second is the one below. It
+installs the package on Colab only, and ends with an error where papermill was given a parameter
+that the notebook does not have: papermill itself just logs that, and the notebook would run with
+the default. The book leaves the cell out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ SOURCE = """\
 import ast
 
 if "google.colab" in str(get_ipython()):
-    get_ipython().run_line_magic("pip", "install -q git+https://github.com/ulmpaper/ulmpaper")
+    get_ipython().system("pip install -q ulmpaper[all]@git+https://github.com/ulmpaper/ulmpaper")
 from ulmpaper.core import check_choice
 
 cells = get_ipython().user_ns["In"]

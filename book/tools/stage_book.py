@@ -1,7 +1,7 @@
-"""Put together the folder that Sphinx builds: the pages of `book/`, the executed notebooks, the generated pages.
+"""Put together the folder that Sphinx builds: pages of `book/`, notebooks, generated pages.
 
 build/book/                 from
-*.md, static/, ...          book/, with the generated parts of api.md, cite.md, claims.md and data.md
+*.md, static/, ...          book/, with the generated parts of api, cite, claims and data.md
 _toc.yml                    book/_toc.yml, with a page for each room of the package under `api`
 _config.yml                 book/_config.yml, with the profile in the line at the foot of each page
 changelog.md                CHANGELOG.md
@@ -35,8 +35,10 @@ from ulmpaper.io import REGISTRY
 from ulmpaper.networks import find_weights, read_network
 
 CITED = ("pustovalov2024", "heiles2022", "liu2020", "ulmpaper")
-SHORTER = """For this content no run of the profile *paper* was at hand, which needs a GPU. So data are fewer, networks
-smaller and trainings shorter here than in the paper; the [assumptions](assumptions.md) list every difference."""
+SHORTER = """\
+For this content no run of the profile *paper* was at hand, which needs a GPU. So data are fewer,
+networks smaller and trainings shorter here than in the paper; the [assumptions](assumptions.md)
+list every difference."""
 
 
 def stage(root: Path, profile: str, *, build: str = "build") -> Path:
@@ -106,7 +108,7 @@ def edition(profile: str) -> str:
 
 
 def short(name: str) -> str:
-    """Name of a notebook without its number, as the text uses it: `{{ r.classical_ulm.n_tracks }}`."""
+    """Name of a notebook without its number, as in `{{ r.classical_ulm.n_tracks }}`."""
     return name.partition("_")[2]
 
 
@@ -132,7 +134,7 @@ def pictures(root: Path, plan: Iterable[Notebook]) -> list[Path]:
 def with_outputs(
     source: nbformat.NotebookNode, executed: nbformat.NotebookNode
 ) -> nbformat.NotebookNode:
-    """The source as it is now with the outputs of its execution and a line that says what made them."""
+    """The present source with the outputs of its execution, and a line that says what made them."""
     twins = iter(cell for cell in executed.cells if cell.cell_type == "code")
     cells = []
     for cell in source.cells:
@@ -156,7 +158,7 @@ def with_outputs(
 
 
 def number_equations(cells: Iterable[nbformat.NotebookNode], name: str) -> None:
-    """Give each displayed equation a label, so that it has a number; in a notebook labels would be clutter."""
+    """Give each displayed equation a label, so that it has a number; notebooks have none."""
     number = itertools.count(1)
     for cell in cells:
         if cell.cell_type == "markdown":
@@ -169,7 +171,7 @@ def number_equations(cells: Iterable[nbformat.NotebookNode], name: str) -> None:
 
 
 def byline(record: Mapping[str, Any], code: str = "") -> str:
-    """One line of HTML: what made the outputs of a page, and which trainings made the networks that its code uses."""
+    """One line of HTML: what made the outputs of a page, and the networks that its code uses."""
     networks = networks_in_use(record, code)
     trained = (
         f" Networks: {', '.join(f'{name} {digest}' for name, digest in networks.items())}."
@@ -177,7 +179,8 @@ def byline(record: Mapping[str, Any], code: str = "") -> str:
         else ""
     )
     return (
-        f'<p class="provenance">Profile <strong>{record["profile"]}</strong>, source {record["source"]}. '
+        f'<p class="provenance">Profile <strong>{record["profile"]}</strong>, '
+        f"source {record['source']}. "
         f"Run on {record['finished'][:10]} in {in_words(record['seconds'])} on {record['device']}, "
         f"revision {record['commit']}.{trained}</p>"
     )
@@ -211,7 +214,7 @@ def in_words(seconds: float) -> str:
 def markdown_table(
     header: Sequence[str], rows: Iterable[Sequence[object]], *, style: str = ""
 ) -> str:
-    """A Markdown table, with a class of static/ulm.css where `style` is given; bars in cells are escaped."""
+    """A Markdown table, with a class of static/ulm.css where `style` is given."""
     lines = [header, ["---"] * len(header), *rows]
     table = "\n".join(
         "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
@@ -243,9 +246,10 @@ def runs_page(profile: str, records: Mapping[str, Mapping[str, Any]]) -> str:
     shorter = "" if profile == "paper" else f"\n{SHORTER}\n"
     return f"""# How this book was run
 
-Every number and every figure of this edition was made with the profile **{profile}**. All its notebooks
-({len(records)}) ran to their end, in {total} together. A notebook runs again only when its code or parameters, the
-package, a package below it, its data or a notebook it needs has changed; so dates and revisions may differ.
+Every number and every figure of this edition was made with the profile **{profile}**. All its
+notebooks ({len(records)}) ran to their end, in {total} together. A notebook runs again only when
+its code or parameters, code of the package that it can reach, another package, its data or a
+notebook it needs has changed; so dates and revisions may differ.
 {shorter}
 {runs}
 
@@ -272,12 +276,12 @@ def assumptions_page() -> str:
     return f"""# Assumptions
 
 A result rests on every value below. This page is made from the package's own settings
-({{py:func}}`ulmpaper.config.load_config`), so nothing that was assumed is left out. *From* says who chose a value: the
-paper, PALA, or this project where both are silent. Of {len(paper)} settings, {counts["paper"]} are the paper's,
-{counts["PALA"]} PALA's and {counts["ours"]} ours.
+({{py:func}}`ulmpaper.load_config`), so nothing that was assumed is left out. *From* says who chose
+a value: the paper, PALA, or this project where both are silent. Of {len(paper)} settings,
+{counts["paper"]} are the paper's, {counts["PALA"]} PALA's and {counts["ours"]} ours.
 
-*Value* is that of the profile *paper*; the next column says where *quick* and *smoke* differ from it. Any value can be
-replaced in a notebook, for example by `overrides = {{"track.max_gap": 1}}`.
+*Value* is that of the profile *paper*; the next column says where *quick* and *smoke* differ from
+it. Any value can be replaced in a notebook, for example by `overrides = {{"track.max_gap": 1}}`.
 
 {"".join(_sections(paper))}"""
 
@@ -310,7 +314,8 @@ def data_table() -> str:
     table = markdown_table(
         ["Name", "What it is", "Size; source", "Licence"], rows, style="ulm-data"
     )
-    return f"{table}\n\n`--small` fetches {', '.join(f'`{name}`' for name, d in sets.items() if d.small)}."
+    small = ", ".join(f"`{name}`" for name, d in sets.items() if d.small)
+    return f"{table}\n\n`--small` fetches {small}."
 
 
 def _link(address: str) -> str:
@@ -328,8 +333,17 @@ def bibtex(references: Path, key: str) -> str:
 
 
 ROOMS = (
-    "ulmpaper", "core", "io", "simulator", "networks", "metrics", "pipeline", "plots", "config", "paper"
-)  # fmt: skip
+    "ulmpaper",
+    "core",
+    "io",
+    "simulator",
+    "networks",
+    "metrics",
+    "pipeline",
+    "plots",
+    "config",
+    "paper",
+)
 
 
 def list_rooms(package: Path) -> dict[str, str]:

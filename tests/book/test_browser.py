@@ -94,17 +94,20 @@ LOOK = """async () => {
     const images = [...document.querySelectorAll('article img')];
     await Promise.all(images.map(image => image.decode().catch(() => null)));
     return {
-        rawMath: document.querySelectorAll('.math').length - document.querySelectorAll('.math mjx-container').length,
+        rawMath: document.querySelectorAll('.math').length
+            - document.querySelectorAll('.math mjx-container').length,
         badMath: document.querySelectorAll('mjx-merror, [data-mjx-error]').length,
         broken: images.filter(image => !image.naturalWidth).map(image => image.src),
-        altered: images.filter(image => getComputedStyle(image).filter !== 'none').map(image => image.src),
-        tooWide: Math.max(0, document.documentElement.scrollWidth - document.documentElement.clientWidth),
+        altered: images.filter(image => getComputedStyle(image).filter !== 'none')
+            .map(image => image.src),
+        tooWide: Math.max(
+            0, document.documentElement.scrollWidth - document.documentElement.clientWidth),
     };
 }"""
 
 
 def look(page: Page, scheme: str, size: dict[str, int]) -> dict[str, Any]:
-    """What is wrong with the open page once it has followed the system to one scheme, in one width."""
+    """What is wrong with the open page in one scheme, which it takes from the system, and width."""
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     page.set_viewport_size(size)  # type: ignore[arg-type]
     page.wait_for_function(
@@ -151,7 +154,7 @@ def test_book_opens_in_the_readers_scheme_and_width(
 
 
 def test_readers_choice_of_colours_stays(browser: Browser) -> None:
-    """The button goes round system, light and dark; a choice holds on the next page, whatever the system says."""
+    """The button cycles system, light, dark; a choice holds on the next page."""
     context, wrong = open_context(browser, color_scheme="light", viewport=DESK)
     page = context.new_page()
     visit(page, "index")
@@ -205,7 +208,7 @@ def test_search_finds_every_chapter(browser: Browser) -> None:
         }  # which the index leaves out
         page.goto(f"file://{built_book()}/search.html?q={max(sorted(words), key=len)}")
         expect(page.locator(f"#search-results a[href*='{name}.html']").first).to_be_attached()
-    # From disk a page may not read the others: results come without their summaries, and the console says so.
+    # From disk a page may not read the others: results lack summaries, and the console says so.
     assert [what for what in wrong if what.startswith("request")] == []
     context.close()
 

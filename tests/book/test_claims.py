@@ -1,4 +1,4 @@
-"""The page of the paper's claims: numbers found, verdicts that follow from them, and what is missing."""
+"""The page of the paper's claims: numbers, verdicts that follow from them, what is missing."""
 
 from __future__ import annotations
 

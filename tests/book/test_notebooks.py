@@ -31,7 +31,7 @@ def cells(name: str, kind: str) -> list[nbformat.NotebookNode]:
     return [cell for cell in read(name).cells if cell.cell_type == kind]
 
 
-# --- every notebook ----------------------------------------------------------------------------------------------
+# --- every notebook -------------------------------------------------------------------------------
 
 
 def test_profiles_and_contents_name_every_notebook_in_order() -> None:
@@ -141,7 +141,7 @@ def test_notebook_begins_with_its_title(name: str) -> None:
     assert read(name).cells[0].source.startswith(titles[0])
 
 
-# --- the runner, on a project of two tiny notebooks ---------------------------------------------------------------
+# --- the runner, on a project of two tiny notebooks -----------------------------------------------
 
 
 def statuses(root: Path, *names: str) -> list[str]:

@@ -33,7 +33,7 @@ NONE = "Nothing on this page is made from PALA's sequences"
 def run(
     name: str, data_dir: Path, out_dir: Path, overrides: dict | None = None
 ) -> tuple[dict, str]:
-    """Execute a notebook on PALA's files; return its results and what its code cells show as text."""
+    """Execute a notebook on PALA's files; return its results and the text of its outputs."""
     parameters = {"profile": "smoke", "source": "pala", "overrides": overrides or {}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the kernel's sockets

@@ -1,4 +1,4 @@
-"""The notebooks in the profile smoke: their numbers, the same again from scratch, and what they export."""
+"""The notebooks in the profile smoke: their numbers, again from scratch, and their exports."""
 
 from __future__ import annotations
 

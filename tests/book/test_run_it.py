@@ -50,7 +50,7 @@ def test_page_explains_its_marks() -> None:
     explained = re.findall(r"^\| `# (\w+)` \|", PAGE, re.M)
     assert explained == list(MARKS)
     assert {mark for _, mark in commands()} == {"", *MARKS}, "each mark is used"
-    assert list(files()) == ["sweep.py", "make_frames.py", "sweep.sh"]
+    assert list(files()) == ["sweep.py", "make_frames.py", "in_python.py", "sweep.sh"]
 
 
 PROGRAMS = (
@@ -98,7 +98,7 @@ def test_command_exists_with_its_options(command: str) -> None:
             assert (ROOT / rest[rest.index(option) + 1]).is_file()
 
 
-# --- as a reader would type it ------------------------------------------------------------------------------------
+# --- as a reader would type it --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -171,10 +171,11 @@ def test_page_can_be_typed_from_top_to_bottom(checkout: Path) -> None:
     assert {"tables.h5", "tracks.csv", "maps.npz", "density.png", "run.json"} <= {
         path.name for path in (checkout / "out").iterdir()
     }
+    assert (checkout / "out_python" / "run.json").is_file()
     assert (checkout / "run" / "best.safetensors").is_file()
 
 
-# --- the cell that makes papermill strict --------------------------------------------------------------------------
+# --- the cell that makes papermill strict ---------------------------------------------------------
 
 
 def test_setup_cell_is_put_behind_the_parameters_once() -> None:

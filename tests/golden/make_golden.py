@@ -1,11 +1,11 @@
-"""Store the numbers of notebooks in the profile smoke, to which `tests/book/test_results.py` compares.
+"""Store the numbers of notebooks in the profile smoke for `tests/book/test_results.py`.
 
     python tests/golden/make_golden.py
 
-What the networks find is left out, for it changes with every training; so are the notebooks 5, 6 and 10, which are
-about networks and speed. Left out as well is what depends on which real data have been fetched: the notebooks 1 and 9,
-and parts of others. Whatever else changes here is a change of the simulators, of the classical chain or of the scores,
-and belongs into the changelog.
+What the networks find is left out, because it changes with every training; so are the notebooks
+5, 6 and 10, which are about networks and speed, and what depends on which real data have been
+fetched: the notebooks 1 and 9, and parts of others. Any other change of these numbers is a change
+of the simulators, of the classical chain or of the scores, and belongs in the changelog.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 # As a script; under pytest its settings name these folders.
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "book" / "tools")]
 
-from _book import BUILD, ROOT, run_notebooks
+from _book import BUILD, ROOT, run_notebooks  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("results_smoke.json")
 RESULTS = ("07_figure3_table1_insilico", "08_figure4_table2_cam")
@@ -27,7 +27,7 @@ _LEFT_OUT = ("mspcn", "ml3d", "paper_sized", "ranks", "length_by_width", "real",
 
 
 def smoke_results(name: str) -> dict[str, Any]:
-    """Results of a notebook in the profile smoke, as the tests' book has them; it runs if it must."""
+    """Results of a notebook in the profile smoke; it runs only where something has changed."""
     (run,) = run_notebooks.run_notebooks(ROOT, "smoke", [name], build=BUILD)
     assert run.status in ("ran", "unchanged"), run.detail
     plan = {
