@@ -418,7 +418,9 @@ def test_store_joins_palas_sequences_with_their_truth(run: Run, tmp_path: Path) 
 
 
 def test_a_network_goes_on_with_palas_last_sequences(run: Run, tmp_path: Path) -> None:
-    """As the paper trains: on sequences 16 to 20, the last tenth to validate on; tested on another one."""
+    """As the paper trains: on sequences 16 to 20, the last tenth to validate on; tested on another
+    one.
+    """
     folder = write_flow(tmp_path, (1, *range(16, 21)), n_frames=10)
     files = [folder / "IQ" / f"PALA_InSilicoFlow_IQ{number:03d}.mat" for number in range(16, 21)]
     assert run("store", *files, "-o", tmp_path / "last.h5")[0] == 0

@@ -36,7 +36,7 @@ def offer(
         if name in home:
             try:
                 return getattr(importlib.import_module(f"{room}.{home[name]}"), name)
-            except MissingExtra as error:
+            except _MissingExtra as error:
                 return _answer(name, error)
         try:  # a file of the room
             if not name.startswith("_"):
@@ -51,7 +51,7 @@ def offer(
     return list(home), load, lambda: list(home)
 
 
-class MissingExtra(ImportError):
+class _MissingExtra(ImportError):
     """A package is missing that an extra of ulmpaper brings."""
 
 
@@ -61,7 +61,7 @@ def optional(extra: str) -> Iterator[None]:
 
     Raises
     ------
-    MissingExtra
+    _MissingExtra
         An ImportError: a package is missing.
 
     Examples
@@ -70,16 +70,16 @@ def optional(extra: str) -> Iterator[None]:
     ...     import no_such_package
     Traceback (most recent call last):
     ...
-    ulmpaper.core.doors.MissingExtra: no_such_package is not installed: pip install 'ulmpaper[simulate]'
+    ulmpaper.core.doors._MissingExtra: no_such_package is not installed: pip install 'ulmpaper[simulate]'
     """
     try:
         yield
     except ModuleNotFoundError as error:
         text = f"{error.name} is not installed: pip install 'ulmpaper[{extra}]'"
-        raise MissingExtra(text, name=error.name) from None
+        raise _MissingExtra(text, name=error.name) from None
 
 
-def _answer(name: str, error: MissingExtra) -> Callable[..., Any]:
+def _answer(name: str, error: _MissingExtra) -> Callable[..., Any]:
     """Stand in for a function that cannot be loaded: listing and help work, calls say why not."""
 
     def missing(*_: Any, **__: Any) -> Any:
