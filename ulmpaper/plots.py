@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ulmpaper.core.doors import optional
 from ulmpaper.core.filters import to_db
 from ulmpaper.core.records import check_choice
+from ulmpaper.io.files import atomic_path
 
 with optional("plot"):
     from matplotlib import colormaps
@@ -249,16 +250,12 @@ def save_figure(figure: Figure, path: str | os.PathLike, **how: Any) -> Path:
         For matplotlib's ``savefig`` (default: 200 dots per inch).
     """
     path = Path(path)
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
     # No date and no version in the file: same figure, same bytes.
     settings: dict[str, Any] = {"dpi": 200, "metadata": {"CreationDate": None}}
     if path.suffix == ".png":
         settings |= {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}}
-    try:
+    with atomic_path(path) as part:
         figure.savefig(part, **{**settings, **how})
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 
@@ -396,7 +393,8 @@ def step_limit(maps: NDArray) -> float:
 
 def _finish(ax: Axes, shape: tuple[int, ...], px_mm: float | None, title: str) -> None:
     scale_bar(ax, shape[1], px_mm)
-    bar, text = ax.patches[-1], ax.texts[-1]
+    bar = ax.patches[-1]
+    text = ax.texts[-1]
     text.set(x=0.97, ha="right")  # in a small panel the text is wider than the bar
     for drawn in (bar, text):
         drawn.set_path_effects([withStroke(linewidth=2.5, foreground="black")])

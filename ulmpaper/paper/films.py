@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from ulmpaper.core.records import check_frames, check_positive
+from ulmpaper.io.files import atomic_path
 
 _COLOURS = {"true": "#56b4e9", "found": "#f0a020"}
 
@@ -181,16 +182,12 @@ def save_film(
         picture.quantize(palette=colours, dither=Image.Dither.NONE)
         for picture in (pictures[-1], *pictures)
     ]
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
     how: dict[str, Any] = {
         "format": "PNG",
         "save_all": True,
         "default_image": True,
         "append_images": film,
     }
-    try:
+    with atomic_path(path) as part:
         last.save(part, **how, duration=round(1000 * picture_s), loop=1)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
