@@ -89,7 +89,8 @@ def ulm(
     sources = [open_frames(file, variable) for file in files]
     cfg = _with_scale(cfg, sources, settings)
     size = cfg.blocks.n_frames
-    px_mm, frame_rate_hz = cfg.acquisition.px_mm, cfg.acquisition.frame_rate_hz
+    px_mm = cfg.acquisition.px_mm
+    frame_rate_hz = cfg.acquisition.frame_rate_hz
     about = describe_input(sources)
     if not overwrite:
         check_unused(out, describe_run(cfg, about))
@@ -98,7 +99,8 @@ def ulm(
         if min(size, source.n_frames) < least:
             raise ValueError(
                 f"{source.path.name} comes in blocks of {min(size, source.n_frames)} frames, "
-                f"filters or network need {least}: give more frames, or set blocks.n_frames to {least} or more"
+                f"filters or network need {least}: give more frames, "
+                f"or set blocks.n_frames to {least} or more"
             )
     blocks = (
         dataclasses.replace(block, px_mm=px_mm, frame_rate_hz=frame_rate_hz)

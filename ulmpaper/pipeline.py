@@ -504,7 +504,8 @@ def _scale(frames: ArrayLike | Block, cfg: Config) -> tuple[float, float]:
     """Pixel pitch [mm] and frame rate [Hz]: the block's where known, else the settings'."""
     px_mm = frame_rate_hz = None
     if isinstance(frames, Block):
-        px_mm, frame_rate_hz = frames.px_mm, frames.frame_rate_hz
+        px_mm = frames.px_mm
+        frame_rate_hz = frames.frame_rate_hz
     return px_mm or cfg.acquisition.px_mm, frame_rate_hz or cfg.acquisition.frame_rate_hz
 
 

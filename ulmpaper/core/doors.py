@@ -70,7 +70,7 @@ def optional(extra: str) -> Iterator[None]:
     ...     import no_such_package
     Traceback (most recent call last):
     ...
-    ulmpaper.core.doors._MissingExtra: no_such_package is not installed: pip install 'ulmpaper[simulate]'
+    ulmpaper.core.doors._MissingExtra: no_such_package is not installed: pip install ...
     """
     try:
         yield

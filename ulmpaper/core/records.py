@@ -33,7 +33,8 @@ def warn_user(text: str) -> None:
     frame = inspect.currentframe()
     level = 1
     while frame is not None and frame.f_globals.get("__name__", "").startswith("ulmpaper."):
-        frame, level = frame.f_back, level + 1
+        frame = frame.f_back
+        level += 1
     warnings.warn(text, UlmWarning, stacklevel=level)
 
 

@@ -70,7 +70,8 @@ class Maps:
     ) -> None:
         check_positive(upsample=upsample, z=shape_px[0], x=shape_px[1])
         self.shape_px = (int(shape_px[0]), int(shape_px[1]))
-        self.upsample, self.pala = upsample, pala
+        self.upsample = upsample
+        self.pala = pala
         shape = map_shape(self.shape_px, upsample=upsample, pala=pala)
         self._sums = {
             name: np.zeros(shape) for name in ("count", "speed", "mean_speed", "signed_speed")
@@ -146,7 +147,8 @@ def map_sums(
     if pala:
         speed = shrinking_mean(speed, first, np.bincount(track), _PALA_SPEED_SPAN)
     inside = (z >= 0) & (z < n_z) & (x >= 0) & (x < n_x)
-    track, speed = track[inside], speed[inside]
+    track = track[inside]
+    speed = speed[inside]
     # PALA's order of pixels is by columns; any order will do for the sums.
     place = (x * n_z + z)[inside]
     key, group = _group(track * (n_z * n_x) + place)

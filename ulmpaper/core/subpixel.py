@@ -56,24 +56,27 @@ def radial_symmetry(windows: _Windows, pala: bool = False) -> _Shifts:
     """
     u = _mean3(windows[:, :-1, 1:] - windows[:, 1:, :-1])
     w = _mean3(windows[:, :-1, :-1] - windows[:, 1:, 1:])
-    g_z, g_x = -(u + w), u - w
+    g_z = -(u + w)
+    g_x = u - w
     along = np.arange(windows.shape[1] - 1) - (windows.shape[1] - 2) / 2
-    z, x = along[:, None], along[None, :]
+    z = along[:, None]
+    x = along[None, :]
     power = u**2 + w**2
     total = power.sum(axis=(1, 2))
-    centroid_z, centroid_x = (
-        (power * z).sum(axis=(1, 2)) / total,
-        (power * x).sum(axis=(1, 2)) / total,
-    )
+    centroid_z = (power * z).sum(axis=(1, 2)) / total
+    centroid_x = (power * x).sum(axis=(1, 2)) / total
     distance = np.hypot(z - centroid_z[:, None, None], x - centroid_x[:, None, None])
     weight = power / np.maximum(distance, 1e-9)
     if pala:
         return _meet_by_slopes(g_z, g_x, weight, z, x)
     # Unit normal (g_x, -g_z) / |g|; flat spots have weight 0 and any direction.
     weight = np.divide(weight, g_z**2 + g_x**2, out=np.zeros_like(weight), where=power > 0)
-    zz, xx, zx = weight * g_x**2, weight * g_z**2, -weight * g_x * g_z
+    zz = weight * g_x**2
+    xx = weight * g_z**2
+    zx = -weight * g_x * g_z
     a, b, c = (q.sum(axis=(1, 2)) for q in (zz, zx, xx))
-    p, q = (zz * z + zx * x).sum(axis=(1, 2)), (zx * z + xx * x).sum(axis=(1, 2))
+    p = (zz * z + zx * x).sum(axis=(1, 2))
+    q = (zx * z + xx * x).sum(axis=(1, 2))
     det = a * c - b**2
     return (c * p - b * q) / det, (a * q - b * p) / det
 
@@ -132,11 +135,9 @@ def gaussian_fit(windows: _Windows, pala: bool = False) -> _Shifts:
         better = trial_cost <= cost[todo]
         moved = todo[better]
         at[moved] += step[better]
-        cost[moved], gradient[moved], hessian[moved] = (
-            trial_cost[better],
-            trial_gradient[better],
-            trial_hessian[better],
-        )
+        cost[moved] = trial_cost[better]
+        gradient[moved] = trial_gradient[better]
+        hessian[moved] = trial_hessian[better]
         damping[todo] = np.where(better, damping[todo] / 5, damping[todo] * 5)
         todo = todo[np.hypot(*step.T) > 1e-4]
         if not len(todo):
@@ -150,7 +151,8 @@ def _gaussian_terms(
     """Squared error, half its gradient and the Gauss-Newton matrix for shifts `at` (n, 2)."""
     off_z = along[None, :] - at[:, :1]
     off_x = along[None, :] - at[:, 1:]
-    by_z, by_x = np.exp(-(off_z**2) / 2), np.exp(-(off_x**2) / 2)
+    by_z = np.exp(-(off_z**2) / 2)
+    by_x = np.exp(-(off_x**2) / 2)
     model = by_z[:, :, None] * by_x[:, None, :]
     error = model - data
     slope = np.stack([model * off_z[:, :, None], model * off_x[:, None, :]], axis=1)

@@ -129,7 +129,8 @@ def _life_story(vessels: list, n_frames: int, rng: np.random.Generator) -> NDArr
             [np.arange(frame, frame + n), *place, amplitude, np.full(n, which), np.full(n, life)],
             axis=1,
         )
-        frame, life = frame + n, life + 1
+        frame += n
+        life += 1
     return rows
 
 
@@ -144,7 +145,8 @@ def _draw(rows: NDArray, n_frames: int, shape_px: tuple[int, int]) -> NDArray[np
         by_z = np.exp(-((z - part[:, 1:2]) ** 2) / (2 * _SIGMA_PX[0] ** 2)) * ((z >= 0) & (z < n_z))
         by_x = np.exp(-((x - part[:, 2:3]) ** 2) / (2 * _SIGMA_PX[1] ** 2)) * ((x >= 0) & (x < n_x))
         value = part[:, 3, None, None] * by_z[:, :, None] * by_x[:, None, :]
-        z, x = np.clip(z, 0, n_z - 1), np.clip(x, 0, n_x - 1)
+        z = np.clip(z, 0, n_z - 1)
+        x = np.clip(x, 0, n_x - 1)
         where = (frame[:, None, None] * n_z + z[:, :, None]) * n_x + x[:, None, :]
         first, last = (int(where.min()), int(where.max()) + 1) if len(part) else (0, 0)
         image[first:last] += np.bincount(

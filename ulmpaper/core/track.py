@@ -220,7 +220,8 @@ def interpolate(
     start = np.cumsum(n_points) - n_points
     place = np.arange(n_points.sum()) - np.repeat(start, n_points)
     time = np.minimum(place * step, np.repeat(span, n_points))
-    when, knots = time + np.repeat(offset, n_points), since + np.repeat(offset, size)
+    when = time + np.repeat(offset, n_points)
+    knots = since + np.repeat(offset, size)
     path = {"track": np.repeat(tracks["track"].to_numpy()[first], n_points)}
     path["frame"] = time + np.repeat(frame[first], n_points)
     velocity = {}
@@ -230,7 +231,8 @@ def interpolate(
         )
         change = np.diff(values, prepend=values[:1])
         change[start] = np.append(change, 0.0)[np.where(n_points > 1, start + 1, len(change))]
-        path[axis], velocity[f"v{axis}"] = values, change / step * px_mm * frame_rate_hz
+        path[axis] = values
+        velocity[f"v{axis}"] = change / step * px_mm * frame_rate_hz
     return pd.DataFrame({**path, **velocity})
 
 
@@ -270,10 +272,8 @@ def _assign(source: NDArray, target: NDArray, max_distance: float) -> tuple[NDAr
     alone = allowed & (allowed.sum(axis=1) == 1)[:, None] & (allowed.sum(axis=0) == 1)[None]
     rows, columns = np.nonzero(alone)
     contested = allowed & ~alone
-    some_rows, some_columns = (
-        np.flatnonzero(contested.any(axis=1)),
-        np.flatnonzero(contested.any(axis=0)),
-    )
+    some_rows = np.flatnonzero(contested.any(axis=1))
+    some_columns = np.flatnonzero(contested.any(axis=0))
     if len(some_rows):
         inside = np.ix_(some_rows, some_columns)
         # A barred pair costs more than all allowed ones together: the number of links comes first.
@@ -282,10 +282,8 @@ def _assign(source: NDArray, target: NDArray, max_distance: float) -> tuple[NDAr
         )
         r, c = linear_sum_assignment(cost)
         good = contested[inside][r, c]
-        rows, columns = (
-            np.append(rows, some_rows[r[good]]),
-            np.append(columns, some_columns[c[good]]),
-        )
+        rows = np.append(rows, some_rows[r[good]])
+        columns = np.append(columns, some_columns[c[good]])
     return rows, columns
 
 
@@ -309,9 +307,11 @@ def _close_gaps(
             squared = ((at[ends][:, None] - at[starts][None]) ** 2).sum(axis=2)
             i, j = np.nonzero(squared <= max_distance**2)
             for k in np.argsort(squared[i, j], kind="stable"):
-                end, start = ends[i[k]], starts[j[k]]
+                end = ends[i[k]]
+                start = starts[j[k]]
                 if successor[end] < 0 and not has_source[start]:
-                    successor[end], has_source[start] = start, True
+                    successor[end] = start
+                    has_source[start] = True
 
 
 def _number_chains(successor: NDArray) -> NDArray[np.int64]:

@@ -54,7 +54,8 @@ def join_sequences(
         raise ValueError(
             f"give a found and a true table for each sequence, not {len(found)} and {len(truth)}"
         )
-    joined, first = [], 0
+    joined = []
+    first = 0
     for tables in zip(found, truth, strict=True):
         joined.append([table.assign(frame=table["frame"] + first) for table in tables])
         first += max(int(table["frame"].max()) + 1 if len(table) else 0 for table in tables)
@@ -156,7 +157,8 @@ def match_bubbles(
     rows_p, rows_t = (table.groupby("frame").indices for table in (pred, truth))
     pairs = [np.empty((0, 2), dtype=np.intp)]
     for frame in sorted(set(p[:, 0]) & set(t[:, 0])):
-        found, true = rows_p[frame], rows_t[frame]
+        found = rows_p[frame]
+        true = rows_t[frame]
         distance = cdist(p[found, 1:], t[true, 1:])
         i, j = _pala_pairs(distance) if pala else _best_pairs(distance, max_distance_px)
         pairs.append(np.column_stack([found[i], true[j]])[distance[i, j] < max_distance_px])
@@ -209,7 +211,8 @@ def detection_scores(match: pd.DataFrame, *, max_distance_px: float = inf) -> di
             "the table does not say how many bubbles there were: "
             "give it as match_bubbles returned it"
         )
-    n_pred, n_truth = match.attrs["n_pred"], match.attrs["n_truth"]
+    n_pred = match.attrs["n_pred"]
+    n_truth = match.attrs["n_truth"]
     n = int((match["distance"] < max_distance_px).sum())
     wholes = {"precision": n_pred, "recall": n_truth, "jaccard": n_pred + n_truth - n}
     counts = {"n_true_positive": n, "n_false_positive": n_pred - n, "n_false_negative": n_truth - n}

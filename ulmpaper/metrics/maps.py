@@ -259,7 +259,8 @@ def fourier_ring_correlation(
 
     check_positive(px=px)
     maps = _maps(map_a, map_b)
-    shape, side = maps[0].shape, min(maps[0].shape)
+    shape = maps[0].shape
+    side = min(maps[0].shape)
     a, b = (np.fft.fft2(m * np.outer(*(tukey(n, 0.25) for n in shape))) for m in maps)
     radius = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij"))
     ring = np.rint(radius * side).astype(int).ravel()
@@ -316,7 +317,8 @@ def frc_resolution(curve: pd.DataFrame, threshold: str = "half_bit") -> float:
     0.5
     """
     check_choice(threshold, ["half_bit", "one_seventh"], "threshold")
-    margin, frequency = (curve["frc"] - curve[threshold]).to_numpy(), curve["frequency"].to_numpy()
+    margin = (curve["frc"] - curve[threshold]).to_numpy()
+    frequency = curve["frequency"].to_numpy()
     below = np.flatnonzero(margin < 0)
     if not len(below) or below[0] == 0:
         return inf if len(below) else nan

@@ -32,7 +32,8 @@ _WEIGHTED = "weighted average"
 _MSPCN_PIXELS = f"{MSPCN}, fine pixels"
 _ML3D_TRUE = f"{ML3D}, true count"
 _LABELS = {"parabola": "log-parabola", "gaussian": "Gaussian fit"}
-_OURS, _OTHERS = "#d55e00", "#0072b2"
+_OURS = "#d55e00"
+_OTHERS = "#0072b2"
 
 
 def settings_to_try(

@@ -26,7 +26,8 @@ from ulmpaper.networks.targets import decode_heatmap, decode_offsets
 from ulmpaper.networks.weights import CLASSES, resolve_device
 from ulmpaper.pipeline import locate
 
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+_RESET = Path("/proc/self/clear_refs")
 _SMALL = (16, 16)  # frames of the warm-up [px]
 
 
@@ -192,7 +193,8 @@ def _measure(
     run, read = _steps(method, net, n_frames, n_bubbles, window, device)
     read(run(np.ascontiguousarray(frames[:, : _SMALL[0], : _SMALL[1]])))
     _reset_peak(on_gpu)
-    before, seconds = _peak_mb(on_gpu), []
+    before = _peak_mb(on_gpu)
+    seconds = []
     for _ in range(repeats):
         network_s, maps = _timed(run, frames, on_gpu)
         readout_s, _ = _timed(read, maps, on_gpu)

@@ -1,12 +1,9 @@
-"""All methods on the same blocks, each with its best settings.
+"""All methods on the same blocks: what the scores of Tables I and II are made from.
 
-A network looks at the frames once, however many ways read its maps.
-
-Blocks with truth through the whole chain in several ways: what the scores of Tables I and II are
-made from.
-
-Blocks stream: of each one stay sums for groups of frames, and the map pixels that its tracks touch.
-Whatever is scored later, `judge` says how surely, by drawing these groups again and again.
+`compare` takes blocks with truth through the whole chain, by all methods and by the true bubbles. A
+network looks at the frames once, however many methods use its maps. Blocks stream: of each block,
+sums for groups of frames stay, and the map pixels that its tracks touch. The intervals of all
+scores come from drawing these groups again, see `ulmpaper.paper.Scores`.
 """
 
 from __future__ import annotations
@@ -532,14 +529,17 @@ def _compare_block(
     keep_tables: bool,
 ) -> Comparison:
     """One block."""
-    truth, n_frames = block.truth[list(BUBBLE_COLUMNS)], len(block.frames)
+    truth = block.truth[list(BUBBLE_COLUMNS)]
+    n_frames = len(block.frames)
     n_true = np.bincount(truth["frame"], minlength=n_frames)
     tables, notes = locate_all(block.frames, methods, cfg, n_true=n_true)
     px_mm = block.px_mm or cfg.acquisition.px_mm
     rate_hz = block.frame_rate_hz or cfg.acquisition.frame_rate_hz
     n_groups = -(-n_frames // span)
     shape_px = (block.frames.shape[1], block.frames.shape[2])
-    sums, lines, points = {}, {}, {}
+    sums = {}
+    lines = {}
+    points = {}
     kept_bubbles: dict[str, pd.DataFrame] = {}
     kept_tracks: dict[str, pd.DataFrame] = {}
     for name, found in {TRUTH: truth, **tables}.items():
@@ -561,7 +561,8 @@ def _compare_block(
             kept_tracks[name] = tracks.drop(columns="paired")
     shape = map_shape(shape_px, upsample=cfg.render.upsample, pala=cfg.pala)
     groups = pd.DataFrame({"block": 0, "group": np.arange(n_groups)})
-    upsample, source = cfg.render.upsample, block.source
+    upsample = cfg.render.upsample
+    source = block.source
     return Comparison(
         groups,
         sums,
@@ -583,7 +584,8 @@ def _sums(pairs: pd.DataFrame, found: pd.DataFrame, n_true: NDArray, span: int) 
     """Sums over the frames of each group; those of tracks are added later."""
     n_frames = len(n_true)
     error = np.bincount(found["frame"], minlength=n_frames) - n_true
-    frame, distance = pairs["frame"].to_numpy(dtype=int), pairs["distance"].to_numpy()
+    frame = pairs["frame"].to_numpy(dtype=int)
+    distance = pairs["distance"].to_numpy()
     per_frame = {
         "n_frames": np.ones(n_frames, int),
         "n_true": n_true,
@@ -602,7 +604,8 @@ def _pixels(
     paths: pd.DataFrame, group: pd.Series, n_groups: int, shape_px: tuple[int, int], cfg: Config
 ) -> sparse.csr_array:
     """Tracks of each group through each map pixel."""
-    upsample, pala = cfg.render.upsample, cfg.pala
+    upsample = cfg.render.upsample
+    pala = cfg.pala
     size = int(np.prod(map_shape(shape_px, upsample=upsample, pala=pala)))
     of_row = group.reindex(paths["track"]).to_numpy()
     parts = [

@@ -30,14 +30,23 @@ _CURVES: dict[str, Callable[[NDArray], NDArray]] = {
     "Sigmoid": lambda x: np.tanh(2.5 * x),
     "Identity": lambda x: x,
 }
-_WEIGHTS, _PASSING, _STREAM, _PANEL = "#12677a", "#c96a0c", "#c5dfe4", "#edf4f6"
-_INK, _MUTED, _DARK = "#12303d", "#4a5a64", "#14181b"
-_NAME_PT, _TEXT_PT, _LINE = 10.5, 9.5, 0.165
+_WEIGHTS = "#12677a"
+_PASSING = "#c96a0c"
+_STREAM = "#c5dfe4"
+_PANEL = "#edf4f6"
+_INK = "#12303d"
+_MUTED = "#4a5a64"
+_DARK = "#14181b"
+_NAME_PT = 10.5
+_TEXT_PT = 9.5
+_LINE = 0.165
 
 # Lengths are inches: x from the left edge, z down from the upper one. The stream of features runs
 # down at _MIDDLE.
 _SIZE = (4.5, 8.6)
-_MIDDLE, _LABELS, _BY = 0.98, 1.62, 0.32
+_MIDDLE = 0.98
+_LABELS = 1.62
+_BY = 0.32
 _Z = {
     "frames": 0.78,
     "extract": 1.64,
@@ -47,9 +56,11 @@ _Z = {
     "output": 6.46,
     "maps": 7.28,
 }
-_BLOCKS, _PANEL_X = (2.24, 4.82), (1.72, 4.36)
+_BLOCKS = (2.24, 4.82)
+_PANEL_X = (1.72, 4.36)
 _MAPS_X = (0.86, 2.25, 3.64)
-_BAR, _BALL = (0.92, 0.25), 0.13
+_BAR = (0.92, 0.25)
+_BALL = 0.13
 
 # Bubbles of the sketches: place (z, x) in a picture of size 1, and step from frame to frame.
 _BUBBLES = np.array(
@@ -174,7 +185,8 @@ def _draw_stream(ax: Axes, table: _Layers) -> None:
     style: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "center", "fontsize": _TEXT_PT}
     ax.text(_BY - 0.08, sum(_BLOCKS) / 2, "first features", color=_PASSING, **style)
     for x in _MAPS_X:
-        start, end = _Z["output"], _Z["maps"]
+        start = _Z["output"]
+        end = _Z["maps"]
         bend = [(_MIDDLE, start), (_MIDDLE, start + 0.42), (x, start + 0.06), (x, end)]
         codes = [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
         ax.add_patch(
@@ -240,7 +252,8 @@ def _draw_blocks(ax: Axes, n_blocks: int) -> None:
     """All blocks as bars on the stream, with what passes by each."""
     top, end = _BLOCKS
     pitch = (end - top) / n_blocks
-    height, right = min(0.55 * pitch, _BAR[1]), _MIDDLE + _BAR[0] / 2
+    height = min(0.55 * pitch, _BAR[1])
+    right = _MIDDLE + _BAR[0] / 2
     for z in top + pitch * (np.arange(n_blocks) + 0.5):
         ax.add_patch(
             _rounded(
@@ -260,7 +273,8 @@ def _draw_blocks(ax: Axes, n_blocks: int) -> None:
 def _draw_panel(ax: Axes, rows: _Layers, n_blocks: int) -> None:
     """One block as large as its four layers."""
     (top, end), (left, right) = _BLOCKS, _PANEL_X
-    bar, pitch = _MIDDLE + _BAR[0] / 2, (end - top) / n_blocks
+    bar = _MIDDLE + _BAR[0] / 2
+    pitch = (end - top) / n_blocks
     first = top + pitch / 2 + np.array([-1, 1]) * min(0.55 * pitch, _BAR[1]) / 2
     wedge = [(bar, first[0]), (left, top + 0.1), (left, end - 0.1), (bar, first[1])]
     ax.add_patch(Polygon(wedge, facecolor=_PANEL, edgecolor="none"))
@@ -345,7 +359,8 @@ def _draw_stack(
     wide = size * min(1, 1 / aspect)
     high = wide * aspect
     behind = min(n, 10) - 1
-    left, top = x - (wide + behind * shift) / 2, z - (high - behind * shift) / 2
+    left = x - (wide + behind * shift) / 2
+    top = z - (high - behind * shift) / 2
     for k in range(behind, -1, -1):
         corner = left + k * shift, top - k * shift
         ax.add_patch(

@@ -33,7 +33,9 @@ from ulmpaper.core.records import check_positive
 from ulmpaper.plots import plot_grey, plot_map, plot_steps, scale_bar, step_limit
 
 _FLOOR_DB = -30.0
-_PANEL_IN, _TITLE_IN, _BAR_IN = 2.7, 0.2, 0.5
+_PANEL_IN = 2.7
+_TITLE_IN = 0.2
+_BAR_IN = 0.5
 
 
 def plot_figure2(
@@ -113,7 +115,8 @@ def plot_figure2(
 
 _Box = tuple[int, int, int]  # first row, first column, side [map px]
 _FRAMES = ("#56b4e9", "#e69f00")
-_MAP_PANEL_IN, _MAP_BAR_IN = 3.6, 0.6
+_MAP_PANEL_IN = 3.6
+_MAP_BAR_IN = 0.6
 # Share of the true map's pixels with tracks that lie below the brightest colour.
 _DENSITY_CLIP = 0.995
 
@@ -266,7 +269,8 @@ def _show(ax: Axes, values: NDArray, norm: PowerNorm, colour: str | None = None)
 
 def _white_bar(ax: Axes, width_px: float, px_mm: float) -> None:
     scale_bar(ax, width_px, px_mm)
-    bar, text = ax.patches[-1], ax.texts[-1]
+    bar = ax.patches[-1]
+    text = ax.texts[-1]
     text.set(x=0.97, ha="right")  # in a small panel the text is wider than the bar
     for drawn in (bar, text):
         drawn.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
@@ -320,10 +324,12 @@ def plot_figure5(
     height = 12.5 / _COLUMNS * power.shape[0] / power.shape[1] + 1.9
     figure = plt.figure(figsize=(12.5, height * n_rows), layout="constrained")
     cells = np.asarray(figure.subfigures(n_rows, _COLUMNS)).flat
-    drawn, rooms = [], []
+    drawn = []
+    rooms = []
     for letter, cell, name in zip("abcdefghijkl", cells, names, strict=False):
         above, below = cell.subplots(2, 1, height_ratios=(height - 1.9, 1))
-        title, kind = f"({letter}) {name}", "density" if name in maps else "power_doppler"
+        title = f"({letter}) {name}"
+        kind = "density" if name in maps else "power_doppler"
         plot_map(maps.get(name, power), kind, px_mm=px_mm, upsample=upsample, ax=above, title=title)
         if name in maps:
             _frame(above, top, box)

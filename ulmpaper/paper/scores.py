@@ -22,7 +22,8 @@ from ulmpaper.metrics.maps import gridding_index, score_image
 if TYPE_CHECKING:
     from ulmpaper.paper.experiment import Comparison
 
-NEAR_PX, FAR_PX = LIMITS_PX["near"], LIMITS_PX["far"]
+NEAR_PX = LIMITS_PX["near"]
+FAR_PX = LIMITS_PX["far"]
 TRUTH = "truth"
 BLACK = "black map"
 _NORMAL = 1.959964  # standard errors on either side that hold 95 %
@@ -222,7 +223,8 @@ def _score_maps(
 ) -> dict[str, float]:
     fine: dict[str, Any] = {"upsample": comparison.upsample}
     truth = comparison.density(TRUTH, weights=weights)
-    estimate, points = np.zeros_like(truth), np.zeros_like(truth)
+    estimate = np.zeros_like(truth)
+    points = np.zeros_like(truth)
     if method != BLACK:
         estimate = comparison.density(method, weights=weights)
         points = comparison.density(method, weights=weights, points=True)

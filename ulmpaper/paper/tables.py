@@ -18,7 +18,9 @@ from ulmpaper.core.records import check_choice
 from ulmpaper.paper.scores import BLACK, Scores
 
 _PAPER_SIZED = Path(__file__).parent / "results"
-RS, MSPCN, ML3D = "RS", "mSPCN", "3DML-ResNet"
+RS = "RS"
+MSPCN = "mSPCN"
+ML3D = "3DML-ResNet"
 # SSIM [%] and RMSE as printed in the paper.
 PAPER = {
     "Table I": {RS: (84.37, 7.043), MSPCN: (84.14, 9.440), ML3D: (91.40, 6.616)},
@@ -95,7 +97,8 @@ def ranking(
         baselines, where these are among the group.
     """
     printed = PAPER[table]
-    rows, index = [], []
+    rows = []
+    index = []
     for recipe in recipes or MAP_SCORES:
         name, factor = MAP_SCORES[recipe]
         sign = -1 if recipe == "rmse" else 1
@@ -105,7 +108,8 @@ def ranking(
             values = scores.values.loc[list(methods), recipe]
             if values.isna().all():
                 continue
-            which, known = str((sign * values).idxmax()), {RS, MSPCN} <= set(methods)
+            which = str((sign * values).idxmax())
+            known = {RS, MSPCN} <= set(methods)
             gap = sign * factor * scores.difference(ours, which).loc[recipe]
             mine, best = (
                 factor * float(value) for value in (scores.values[recipe][ours], values[which])
