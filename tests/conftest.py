@@ -29,9 +29,7 @@ def folder_from_environment(variable: str, default: str) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two processes one begins with the book, while the other runs the rest; what reads the book
-    comes last.
-    """
+    """Put the book first, which one of two processes builds, and what reads it last."""
     items.sort(
         key=lambda item: (
             0 if item.path.stem == "test_book" else 2 if item.path.stem in READS_BOOK else 1

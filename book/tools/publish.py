@@ -23,7 +23,7 @@ from reach import Package
 from run_notebooks import ROOT, content_key, is_current, read_plan, read_record
 
 from ulmpaper.config import PROFILES
-from ulmpaper.paper.export import FOLDER
+from ulmpaper.paper import FOLDER
 
 OFFLINE = "ulmpaper-book"
 
