@@ -341,6 +341,8 @@ def main() -> None:
 
 def _with_scale(cfg: Config, sources: list[FrameFile], settings: Mapping[str, object]) -> Config:
     """Settings with pitch and frame rate: the user's where given, else those of the files."""
+    from ulmpaper.core.records import warn_user
+
     sizes = {source.shape_px: source.path.name for source in sources}
     if len(sizes) > 1:
         raise ValueError(f"the files differ in the size of their frames, {sizes}: run them apart")
@@ -356,7 +358,7 @@ def _with_scale(cfg: Config, sources: list[FrameFile], settings: Mapping[str, ob
             )
         in_files, example = next(iter(stated.items()))
         if key not in settings and in_files is None:
-            _say(f"{example} does not state its {what}: {assumed:g} assumed (--set {key}=...)")
+            warn_user(f"{example} does not state its {what}: {assumed:g} assumed (--set {key}=...)")
         scale[name] = assumed if key in settings else in_files or assumed
     return dataclasses.replace(cfg, acquisition=dataclasses.replace(cfg.acquisition, **scale))
 

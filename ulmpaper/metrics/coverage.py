@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +9,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from ulmpaper.core.doors import optional
+from ulmpaper.core.grid import frame_position
 from ulmpaper.core.records import check_bubbles, check_positive
 
 
@@ -113,8 +112,7 @@ def is_shown(
     """
     place = ["z", "x"]
     points = check_bubbles(centreline, columns=[*place, "reach"])[place].to_numpy(dtype=float)
-    edge = 1.0 if pala else 0.5
-    drawn = (np.argwhere(np.asarray(density) > 0) + edge) / upsample - edge
+    drawn = frame_position(np.argwhere(np.asarray(density) > 0), upsample=upsample, pala=pala)
     if not len(drawn) or not len(points):
         return np.zeros(len(points), dtype=bool)
     return cKDTree(drawn).query(points)[0] <= centreline["reach"].to_numpy(dtype=float)
@@ -128,7 +126,7 @@ def score_lengths(
     upsample: int = 10,
     pala: bool = False,
 ) -> dict[str, float]:
-    """Measure the shares of the vessels' length that maps show; parameters as in `shown`.
+    """Measure the shares of the vessels' length that maps show; parameters as in `is_shown`.
 
     Returns
     -------
@@ -144,10 +142,10 @@ def score_lengths(
     >>> score_lengths(centreline, np.where(np.arange(40) < 8, truth, 0), truth)
     {'length': 0.5, 'visited': 0.5}
     """
-    grid: dict[str, Any] = {"upsample": upsample, "pala": pala}
-    visited = is_shown(centreline, reference, **grid)
+    visited = is_shown(centreline, reference, upsample=upsample, pala=pala)
+    shown = is_shown(centreline, estimate, upsample=upsample, pala=pala)
     return {
-        "length": _share(is_shown(centreline, estimate, **grid)[visited]),
+        "length": _share(shown[visited]),
         "visited": _share(visited),
     }
 

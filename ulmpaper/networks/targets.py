@@ -278,6 +278,7 @@ def decode_heatmap(
         candidate &= _is_peak(maps, side // 2)
     frame, row, column, score = _highest(maps, candidate, counts)
     shift_z, shift_x = _centre_of_mass(maps, frame, row, column, centre_side // 2)
+    # As `ulmpaper.core.grid.frame_position`, on tensors.
     z = (row + shift_z + 0.5) / upsample - 0.5
     x = (column + shift_x + 0.5) / upsample - 0.5
     return bubble_table(frame.cpu(), z.cpu(), x.cpu(), score.cpu())

@@ -9,7 +9,6 @@ plane.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,13 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from ulmpaper.core.doors import optional
-from ulmpaper.core.records import bubble_table, check_bubbles, check_choice, check_positive
+from ulmpaper.core.records import (
+    bubble_table,
+    check_bubbles,
+    check_choice,
+    check_positive,
+    warn_user,
+)
 
 MEAN_AMPLITUDE = 0.75  # of the bubbles, whatever the distribution
 _LOG_SPREAD = 0.35
@@ -129,10 +134,9 @@ def displacement_maps(
         share = _check_map(speed_share, pieces.shape, "speed_share", 0, 1)
     step_px = max_speed_mm_s / (px_mm * frame_rate_hz)
     if step_px > 1:
-        warnings.warn(
+        warn_user(
             f"the fastest bubbles move {step_px:.2f} px per frame: trackers lose them over 1; "
-            "lower max_speed_mm_s, or raise px_mm or frame_rate_hz",
-            stacklevel=2,
+            "lower max_speed_mm_s, or raise px_mm or frame_rate_hz"
         )
     bed = _bed(pieces)
     direction = _direction(bed, rng)
@@ -498,9 +502,8 @@ def _check_scene(mask: ArrayLike, maps: ArrayLike) -> tuple[NDArray[np.bool_], N
         )
     fastest = np.hypot(*maps).max()
     if fastest > 1:
-        warnings.warn(
+        warn_user(
             f"bubbles move up to {fastest:.3g} px a frame: "
-            "are the maps in px/frame, at this pixel and frame rate?",
-            stacklevel=3,
+            "are the maps in px/frame, at this pixel and frame rate?"
         )
     return mask, maps
