@@ -234,7 +234,7 @@ class _Described:
     def __iter__(self) -> Iterator[ArrayLike | Block]:
         for number, block in enumerate(self._blocks):
             if number == 0:
-                self.px_mm, self.frame_rate_hz = _scale(block, self._cfg)
+                self.px_mm, self.frame_rate_hz = _pitch_and_rate(block, self._cfg)
                 frames = block.frames if isinstance(block, Block) else np.asarray(block)
                 first_frame = np.ascontiguousarray(frames[:1]).tobytes()
                 source = block.source if isinstance(block, Block) else "array"
@@ -297,7 +297,7 @@ def ulm_blocks(
 
 def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) -> BlockResult:
     """Run the chain on one block; warnings come back as notes, since a process may lie between."""
-    px_mm, frame_rate_hz = _scale(frames, cfg)
+    px_mm, frame_rate_hz = _pitch_and_rate(frames, cfg)
     frames = check_frames(
         frames.frames if isinstance(frames, Block) else frames, allow_complex=True
     )
@@ -500,7 +500,7 @@ def _filter(frames: NDArray, cfg: Config, frame_rate_hz: float) -> NDArray:
     return frames
 
 
-def _scale(frames: ArrayLike | Block, cfg: Config) -> tuple[float, float]:
+def _pitch_and_rate(frames: ArrayLike | Block, cfg: Config) -> tuple[float, float]:
     """Pixel pitch [mm] and frame rate [Hz]: the block's where known, else the settings'."""
     px_mm = frame_rate_hz = None
     if isinstance(frames, Block):
@@ -559,14 +559,14 @@ def _ordered_map(
     >>> list(_ordered_map((joblib.delayed(abs)(k) for k in (-1, 2, -3)), n_jobs=1))
     [1, 2, 3]
     """
-    with _runner(scheduler, n_jobs) as run:
+    with _parallel(scheduler, n_jobs) as run:
         ahead = 4 * max(1, n_jobs if scheduler else joblib.effective_n_jobs(n_jobs))
         for task in tasks:
             yield from run(itertools.chain([task], itertools.islice(tasks, ahead - 1)))
 
 
 @contextlib.contextmanager
-def _runner(scheduler: str | None, n_jobs: int) -> Iterator[joblib.Parallel]:
+def _parallel(scheduler: str | None, n_jobs: int) -> Iterator[joblib.Parallel]:
     """Local processes, or those of a Dask scheduler."""
     parallel = functools.partial(
         joblib.Parallel, n_jobs=n_jobs, return_as="generator", max_nbytes=None, batch_size=1

@@ -133,7 +133,7 @@ def test_tables_stand_beside_the_paper() -> None:
     ]
     assert ssim.index.tolist()[-1] == BLACK
     assert np.isnan(ssim.paper[BLACK])
-    assert table.index.unique("recipe").tolist() == [name for name, _ in MAP_SCORES.values()]
+    assert table.index.unique("score").tolist() == [name for name, _ in MAP_SCORES.values()]
 
 
 def test_ranking_takes_the_best_rival_of_each_recipe() -> None:

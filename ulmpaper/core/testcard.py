@@ -63,7 +63,7 @@ def simulate_testcard(
             f"frames of {shape_px} px are too small for the example: {2 * _REACH_PX} px at least"
         )
     vessels = [_vessel(shape_px, rng) for _ in range(_N_VESSELS)]
-    rows = [_life_story(vessels, n_frames, rng) for _ in range(n_bubbles)]
+    rows = [_bubble_path(vessels, n_frames, rng) for _ in range(n_bubbles)]
     table = np.concatenate(rows) if rows else np.empty((0, 6))
     slot = np.repeat(np.arange(n_bubbles), n_frames)
     bubbles = bubble_table(*table[:, :4].T).assign(vessel=table[:, 4].astype(int))
@@ -106,7 +106,7 @@ def _vessel(
     return line[low:high], normal[low:high], radius, speed
 
 
-def _life_story(vessels: list, n_frames: int, rng: np.random.Generator) -> NDArray:
+def _bubble_path(vessels: list, n_frames: int, rng: np.random.Generator) -> NDArray:
     """Rows (frame, z, x, amplitude, vessel, life) of a bubble and its successors."""
     length = np.array([len(v[0]) for v in vessels])
     rows = np.empty((n_frames, 6))

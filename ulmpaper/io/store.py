@@ -151,7 +151,7 @@ class BlockStore:
         """
         frames = check_frames(block.frames, allow_complex=True)
         frames = frames.astype(np.complex64 if frames.dtype.kind == "c" else np.float32, copy=False)
-        truth = None if block.bubbles is None else _by_frame(block.bubbles, len(frames))
+        truth = None if block.bubbles is None else _sorted_truth(block.bubbles, len(frames))
         columns = (
             None if truth is None else {str(name): truth[name].to_numpy().dtype for name in truth}
         )
@@ -264,7 +264,7 @@ class BlockStore:
                 )
 
 
-def _by_frame(bubbles: pd.DataFrame, n_frames: int) -> pd.DataFrame:
+def _sorted_truth(bubbles: pd.DataFrame, n_frames: int) -> pd.DataFrame:
     """True bubbles sorted by frame, checked."""
     check_bubbles(bubbles)
     frame = bubbles["frame"]

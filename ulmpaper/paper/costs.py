@@ -213,22 +213,22 @@ def _steps(
     method: str, net: Any, n_frames: int, n_bubbles: int, window: int, device: str
 ) -> tuple[Callable, Callable]:
     """What goes through the network, and what is made of it."""
-    use: dict[str, Any] = {"device": device, "scale": 1.0}
+    usual: dict[str, Any] = {"device": device, "scale": 1.0}
     if method == "ml3d":
-        use |= {"window": window, "stride": window, "batch": n_frames // window}
+        windows: dict[str, Any] = {"window": window, "stride": window, "batch": n_frames // window}
         return (
-            lambda frames: list(predict_maps(net, frames, **use)),
+            lambda frames: list(predict_maps(net, frames, **windows, **usual)),
             lambda maps: [decode_offsets(part, n_bubbles) for _, part in maps],
         )
     if method == "mspcn":
         u = int(net.shuffle.upscale_factor)
         side = 2 * round(0.875 * u) + 1  # of the same size in pixels of the frames
         return (
-            lambda frames: list(predict_heatmaps(net, frames, batch=n_frames, **use)),
+            lambda frames: list(predict_heatmaps(net, frames, batch=n_frames, **usual)),
             lambda maps: [decode_heatmap(heat, u, counts=n_bubbles, side=side) for _, heat in maps],
         )
     if method == "count":
-        return lambda frames: predict_counts(net, frames, batch=n_frames, **use), np.rint
+        return lambda frames: predict_counts(net, frames, batch=n_frames, **usual), np.rint
     return lambda frames: frames, lambda frames: locate(frames, method=method, n_bubbles=n_bubbles)
 
 

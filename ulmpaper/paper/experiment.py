@@ -151,7 +151,7 @@ def locate_all(
         else:
             found[name] = _classical(amplitude, cfg, m, true)
     for (method, _, _), same_look in looks.items():
-        read = _ml3d if method == "ml3d" else _mspcn
+        read = _read_ml3d if method == "ml3d" else _read_mspcn
         found |= read(amplitude, cfg, same_look, true, notes)
     return {name: found[name] for name in methods}, tuple(dict.fromkeys(notes))
 
@@ -231,7 +231,7 @@ def _classical(amplitude: NDArray, cfg: Config, method: Method, true: NDArray) -
     return locate(amplitude, method.method, int(n), cfg=cfg, min_score=least)
 
 
-def _ml3d(
+def _read_ml3d(
     amplitude: NDArray, cfg: Config, methods: Mapping[str, Method], true: NDArray, notes: list[str]
 ) -> dict[str, pd.DataFrame]:
     """Decode as many bubbles as the greediest method takes; others keep the most probable."""
@@ -290,7 +290,7 @@ def _predicted_counts(amplitude: NDArray, cfg: Config) -> NDArray[np.int64]:
     return np.rint(counts).astype(int)
 
 
-def _mspcn(
+def _read_mspcn(
     amplitude: NDArray, cfg: Config, methods: Mapping[str, Method], true: NDArray, notes: list[str]
 ) -> dict[str, pd.DataFrame]:
     """Decode at the lowest threshold; the other methods keep the higher peaks."""

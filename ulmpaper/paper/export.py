@@ -38,7 +38,7 @@ def export_figure(figure: Figure, out: str | os.PathLike, name: str) -> list[Pat
     list of Path
         The two files.
     """
-    folder = _folder(out)
+    folder = _export_folder(out)
     return [
         save_figure(figure, folder / f"{name}.{suffix}", bbox_inches="tight")
         for suffix in ("pdf", "png")
@@ -64,7 +64,7 @@ def export_table(
     list of Path
         The two files.
     """
-    folder = _folder(out)
+    folder = _export_folder(out)
     paths = [folder / f"{name}.{suffix}" for suffix in ("csv", "tex")]
     write_atomic(paths[0], table.to_csv().encode())
     write_atomic(paths[1], latex(table, digits=digits).encode())
@@ -98,7 +98,7 @@ def latex(table: pd.DataFrame, *, digits: int = 3) -> str:
     return text.translate(_LETTERS).rstrip("\n")
 
 
-def _folder(out: str | os.PathLike) -> Path:
+def _export_folder(out: str | os.PathLike) -> Path:
     folder = Path(out) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -103,7 +103,7 @@ def plot_figure1(layers: pd.DataFrame) -> Figure:
     ax.set(xlim=(0, _SIZE[0]), ylim=(_SIZE[1], 0))
     ax.axis("off")
     _draw_stream(ax, table)
-    _draw_frames(ax, n, n_z / n_x)
+    _draw_frame_stack(ax, n, n_z / n_x)
     _label(ax, _LABELS, _Z["frames"], "frames", f"{n} in a window,", f"{n_z} × {n_x} px each")
     for name in ("extract", "fuse", "reconstruct"):
         row = table[name]
@@ -305,7 +305,7 @@ def _draw_panel(ax: Axes, rows: _Layers, n_blocks: int) -> None:
         _label(ax, x + 0.54, places[step], step, _weights(row) + remarks.get(step, ""))
 
 
-def _draw_frames(ax: Axes, n: int, aspect: float) -> None:
+def _draw_frame_stack(ax: Axes, n: int, aspect: float) -> None:
     """The window as a stack, the last frame in front; its bubbles trail where they were."""
     high, wide, left, top = _draw_stack(ax, 0.9, _Z["frames"], n, aspect, 0.84, 0.038)
     for age in range(4, -1, -1):

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -182,12 +181,14 @@ def save_film(
         picture.quantize(palette=colours, dither=Image.Dither.NONE)
         for picture in (pictures[-1], *pictures)
     ]
-    how: dict[str, Any] = {
-        "format": "PNG",
-        "save_all": True,
-        "default_image": True,
-        "append_images": film,
-    }
     with atomic_path(path) as part:
-        last.save(part, **how, duration=round(1000 * picture_s), loop=1)
+        last.save(
+            part,
+            format="PNG",
+            save_all=True,
+            default_image=True,  # shown where the film does not play
+            append_images=film,
+            duration=round(1000 * picture_s),
+            loop=1,
+        )
     return path

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import joblib
 import numpy as np
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ulmpaper.core.records import check_positive
 from ulmpaper.metrics.bubbles import LIMITS_PX
-from ulmpaper.metrics.coverage import score_lengths, score_lines
-from ulmpaper.metrics.maps import gridding_index, score_image
+from ulmpaper.metrics.coverage import score_lengths
+from ulmpaper.metrics.maps import gridding_index, score_maps
 
 if TYPE_CHECKING:
     from ulmpaper.paper.experiment import Comparison
@@ -221,20 +221,20 @@ def score_maps_of(
 def _score_maps(
     comparison: Comparison, method: str, weights: NDArray, centreline: pd.DataFrame | None
 ) -> dict[str, float]:
-    fine: dict[str, Any] = {"upsample": comparison.upsample}
+    """Scores of one map, for groups that count as often as `weights` says."""
+    upsample = comparison.upsample
     truth = comparison.density(TRUTH, weights=weights)
     estimate = np.zeros_like(truth)
     points = np.zeros_like(truth)
     if method != BLACK:
         estimate = comparison.density(method, weights=weights)
         points = comparison.density(method, weights=weights, points=True)
-    scores = {**score_image(estimate, truth, **fine), **score_lines(estimate, truth, **fine)}
-    scores["gridding"] = gridding_index(points, **fine)
-    return (
-        scores
-        if centreline is None
-        else scores | score_lengths(centreline, estimate, truth, **fine, pala=comparison.pala)
-    )
+    scores = score_maps(estimate, truth, upsample=upsample)
+    scores["gridding"] = gridding_index(points, upsample)
+    if centreline is not None:
+        pala = comparison.pala
+        scores |= score_lengths(centreline, estimate, truth, upsample=upsample, pala=pala)
+    return scores
 
 
 def _ratios(sums: pd.DataFrame) -> pd.DataFrame:

@@ -5,10 +5,8 @@ The paper tests on the first 15 of PALA's 20 sequences and trains and validates 
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ulmpaper.config import Config
 from ulmpaper.core.records import Block, check_choice, check_positive
@@ -71,16 +69,20 @@ def insilico_blocks(
     n_frames = cfg.phantom.n_frames if n_frames is None else n_frames
     check_positive(n_frames=n_frames)
     if source == "simulated":
-        where: dict[str, Any] = {"cache_dir": Path(data_dir) / "cache", "n_jobs": n_jobs}
-        what: dict[str, Any] = {
-            "n_frames": n_frames,
-            "n_bubbles": cfg.phantom.n_bubbles,
-            "seed": cfg.seed,
-        }
-        block: Callable[[int], Block] = functools.partial(phantom_block, **what, **where)
-        for number in (
-            numbers
-        ):  # all into the cache, before other processes at work on the first get in the way
+
+        def block(number: int) -> Block:
+            return phantom_block(
+                number,
+                n_frames=n_frames,
+                n_bubbles=cfg.phantom.n_bubbles,
+                seed=cfg.seed,
+                cache_dir=Path(data_dir) / "cache",
+                n_jobs=n_jobs,
+            )
+
+        # All go into the cache first: else processes that use a sequence and processes that
+        # simulate the next one would get in each other's way.
+        for number in numbers:
             block(number)
         return map(block, numbers)
     archive = Path(data_dir) / _ARCHIVE

@@ -1,7 +1,7 @@
 """Tables I and II: scores of density maps beside the paper's, and who leads by how much.
 
-The paper does not say how SSIM and RMSE were computed, so each recipe has rows of its own, and none
-is mixed with another.
+The paper does not say how SSIM and RMSE were computed: each way of computing them has rows of its
+own.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def table1(scores: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Rows by recipe and method, the black map last; columns ``ours``, ``paper`` and their
+        Rows by score and method, the black map last; columns ``ours``, ``paper`` and their
         ``difference``.
 
     Examples
@@ -71,9 +71,9 @@ def ranking(
     rivals: Mapping[str, Sequence[str]],
     *,
     ours: str = ML3D,
-    recipes: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Tell how far one method is ahead of the best of others, in each recipe.
+    """Measure how far one method is ahead of the best of others, in each score.
 
     Parameters
     ----------
@@ -82,16 +82,16 @@ def ranking(
     table : {"Table I", "Table II"}
         The paper's table to set beside.
     rivals : mapping of str to sequence of str
-        Groups of methods by the group's name; of each the best counts, recipe by recipe.
+        Groups of methods by the group's name; of each the best counts, score by score.
     ours : str
         The method that is compared.
-    recipes : sequence of str
-        Some of `RECIPES`; by default all.
+    names : sequence of str
+        Some of `MAP_SCORES`; by default all.
 
     Returns
     -------
     DataFrame
-        Rows by recipe and group: ``ours, rival``, the scores, and ``which`` rival; ``ahead``, by
+        Rows by score and group: ``ours, rival``, the scores, and ``which`` rival; ``ahead``, by
         how much ours is better, with its 95 % interval ``low, high``; ``ratio``, ours over the
         rival's; ``paper_ahead, paper_ratio``, of the paper's network to the better of its two
         baselines, where these are among the group.
@@ -99,21 +99,20 @@ def ranking(
     printed = PAPER[table]
     rows = []
     index = []
-    for recipe in recipes or MAP_SCORES:
-        name, factor = MAP_SCORES[recipe]
-        sign = -1 if recipe == "rmse" else 1
-        column = int(recipe == "rmse")
+    for kind in names or MAP_SCORES:
+        name, factor = MAP_SCORES[kind]
+        sign = -1 if kind == "rmse" else 1
+        column = int(kind == "rmse")
         their = max((printed[RS][column], printed[MSPCN][column]), key=lambda value: sign * value)
         for group, methods in rivals.items():
-            values = scores.values.loc[list(methods), recipe]
+            values = scores.values.loc[list(methods), kind]
             if values.isna().all():
                 continue
             which = str((sign * values).idxmax())
             known = {RS, MSPCN} <= set(methods)
-            gap = sign * factor * scores.difference(ours, which).loc[recipe]
-            mine, best = (
-                factor * float(value) for value in (scores.values[recipe][ours], values[which])
-            )
+            gap = sign * factor * scores.difference(ours, which).loc[kind]
+            mine = factor * float(scores.values[kind][ours])
+            best = factor * float(values[which])
             rows.append(
                 {
                     "ours": mine,
@@ -128,11 +127,11 @@ def ranking(
                 }
             )
             index.append((name, group))
-    return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(index, names=["recipe", "against"]))
+    return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(index, names=["score", "against"]))
 
 
 def sentences(ranks: pd.DataFrame, *, ours: str = ML3D) -> list[str]:
-    """Say each row of a `ranking` in words.
+    """Put each row of a `ranking` into words.
 
     Examples
     --------
@@ -141,22 +140,20 @@ def sentences(ranks: pd.DataFrame, *, ours: str = ML3D) -> list[str]:
     >>> print(sentences(pd.DataFrame([row], index=[("SSIM [%]", "the baselines")]))[0])
     SSIM [%]: 3DML-ResNet (91) is ahead of the best of the baselines, RS (88), by 3 (1 to 5); ...
     """
-    said = []
-    for (recipe, group), (_, row) in zip(ranks.index, ranks.iterrows(), strict=True):
+    texts = []
+    for (kind, group), (_, row) in zip(ranks.index, ranks.iterrows(), strict=True):
         place = "ahead of" if row["ahead"] > 0 else "behind"
         alone = f"the {group}" if group == BLACK else group
         rival = alone if row["which"] == group else f"the best of {group}, {row['which']}"
-        size, low, high = (
-            abs(row["ahead"]),
-            *sorted(np.sign(row["ahead"] or 1) * row[["low", "high"]].to_numpy(float)),
-        )
-        text = f"{recipe}: {ours} ({row['ours']:.4g}) is {place} {rival} ({row['rival']:.4g})"
-        text += f", by {size:.3g}"
+        # Both bounds of the lead, or of the lag, as positive numbers where they are certain.
+        low, high = sorted(np.sign(row["ahead"] or 1) * row[["low", "high"]].to_numpy(float))
+        text = f"{kind}: {ours} ({row['ours']:.4g}) is {place} {rival} ({row['rival']:.4g})"
+        text += f", by {abs(row['ahead']):.3g}"
         if np.isfinite(low):
             text += f" ({low:.3g} to {high:.3g}{', so it may be chance' if low <= 0 else ''})"
         paper = row["paper_ahead"]
-        said.append(text + ("." if np.isnan(paper) else f"; in the paper by {paper:.3g}."))
-    return said
+        texts.append(text + ("." if np.isnan(paper) else f"; in the paper by {paper:.3g}."))
+    return texts
 
 
 def paper_sized(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -193,10 +190,10 @@ def _beside(scores: pd.DataFrame, table: str) -> pd.DataFrame:
         BLACK in scores.index
     )
     parts = {}
-    for column, (recipe, (name, factor)) in zip((0, 0, 0, 1), MAP_SCORES.items(), strict=True):
-        part = pd.DataFrame({"ours": factor * scores.loc[order, recipe]})
+    for column, (kind, (name, factor)) in zip((0, 0, 0, 1), MAP_SCORES.items(), strict=True):
+        part = pd.DataFrame({"ours": factor * scores.loc[order, kind]})
         printed = {method: numbers[column] for method, numbers in PAPER[table].items()}
         part["paper"] = [printed.get(method, np.nan) for method in order]
         part["difference"] = part["ours"] - part["paper"]
         parts[name] = part
-    return pd.concat(parts, names=["recipe", "method"])
+    return pd.concat(parts, names=["score", "method"])

@@ -101,13 +101,13 @@ def simulate_dataset(
         )
     if kind == "cam":
         split = check_choice(split or "test", simulate.SPLITS, "split")
-        about = _about(kind, cfg, split=split)
+        about = _made_with(kind, cfg, split=split)
         block_frames = cfg.cam.sequence_frames
         n_frames = cfg.cam.n_frames
         blocks = functools.partial(simulate.cam_blocks, cfg, split)
     else:
         scene = simulate.invivo_scene(cfg, data_dir)
-        about = _about(kind, cfg, vessels=scene.source)
+        about = _made_with(kind, cfg, vessels=scene.source)
         block_frames = cfg.invivo.n_frames
         n_frames = block_frames * cfg.invivo.n_blocks
         blocks = functools.partial(simulate.invivo_blocks, cfg, scene, n_jobs=n_jobs)
@@ -145,7 +145,7 @@ def _fill_store(
 
 def _fill_folder(folder: Path, cfg: Config, numbers: range, n_jobs: int, progress: bool) -> int:
     """Write the sequences of the phantom that the folder does not hold."""
-    about = _about("phantom", cfg)
+    about = _made_with("phantom", cfg)
     note = folder / "simulate.json"
     cache = folder / ".cache"
     files = [folder / "IQ" / f"PALA_InSilicoFlow_IQ{number:03d}.mat" for number in numbers]
@@ -167,7 +167,7 @@ def _fill_folder(folder: Path, cfg: Config, numbers: range, n_jobs: int, progres
     return len(files) * cfg.phantom.n_frames
 
 
-def _about(kind: str, cfg: Config, **more: str) -> dict[str, Any]:
+def _made_with(kind: str, cfg: Config, **more: str) -> dict[str, Any]:
     """Settings that a data set depends on, without the number of its parts."""
     # The phantom has a scale of its own.
     sections = [kind] if kind == "phantom" else [kind, "acquisition"]

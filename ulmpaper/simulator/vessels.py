@@ -351,7 +351,7 @@ def vessels_from_density_map(
         from skimage.transform import resize_local_mean
 
     display = _rgb(density_rgb, "density_rgb").max(axis=2)
-    shape = _check_shape(display.shape if shape_px is None else shape_px)
+    shape = _check_picture_shape(display.shape if shape_px is None else shape_px)
     # The scale bar takes the brightness of the nearest pixels outside it.
     bar = _scale_bar(display)
     if bar.any():
@@ -370,7 +370,7 @@ def vessels_from_density_map(
         down = _weighted_mean(is_red, np.where(bar, 0, density), shape)
     if speed_rgb is not None:
         colour = _rgb(speed_rgb, "speed_rgb", display.shape)
-        hidden = bar | _colour_bar(colour.max(axis=2), density)
+        hidden = bar | _find_colour_bar(colour.max(axis=2), density)
         share = _weighted_mean(_speed_share(colour), np.where(hidden, 0, density), shape)
     maps = displacement_maps(
         mask,
@@ -548,7 +548,7 @@ def _check_limits(name: str, limits: tuple[float, float], top: float) -> None:
         raise ValueError(f"{name} must be two ascending numbers from 0 to {top}, not {limits!r}")
 
 
-def _check_shape(shape_px: tuple[int, ...]) -> tuple[int, int]:
+def _check_picture_shape(shape_px: tuple[int, ...]) -> tuple[int, int]:
     """Size (z, x) as whole numbers of 8 or more."""
     if len(shape_px) != 2 or not all(
         isinstance(side, int | np.integer) and side >= 8 for side in shape_px
@@ -573,7 +573,7 @@ def _scale_bar(display: NDArray) -> NDArray[np.bool_]:
     return ndi.binary_dilation(found, np.ones((3, 3)))
 
 
-def _colour_bar(brightness: NDArray, density: NDArray) -> NDArray[np.bool_]:
+def _find_colour_bar(brightness: NDArray, density: NDArray) -> NDArray[np.bool_]:
     """Mark rectangles round patches of colour where no bubble ever passed."""
     found = np.zeros(density.shape, dtype=bool)
     patches, _ = ndi.label(ndi.binary_opening((brightness > 0) & (density == 0), np.ones((5, 5))))
