@@ -46,7 +46,7 @@ class Numbers:
         found = [
             row
             for row in rows
-            if row["recipe"] == recipe and row["against"] == "the paper's baselines"
+            if row["score"] == recipe and row["against"] == "the paper's baselines"
         ]
         if not found or found[0]["ahead"] is None:
             raise MissingNumber(f"{notebook}.ranks")
