@@ -41,7 +41,7 @@ def figure(better: float) -> dict[str, Any]:
     maps = {way: scores(false=0.2, length=0.97) for way in ("rs", "mspcn", "ml3d")}
     ranks = [
         {
-            "recipe": recipe,
+            "score": recipe,
             "against": BASELINES,
             "ours": 1.0,
             "rival": 0.9,
