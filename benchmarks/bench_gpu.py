@@ -1,9 +1,10 @@
-"""The networks of the paper's size on a GPU: what the card can do at best, and what share of it each measure brings.
+"""The networks of the paper's size on a GPU: the card's ceiling, and the gain of each measure.
 
     python benchmarks/bench.py gpu
 
-Rates are those of multiplications and additions of the 3-D convolutions alone, over the rate of one large product of
-bfloat16 matrices on the same card in the same run. Times are taken by the card's own clock, median of several.
+Rates are those of multiplications and additions of the 3-D convolutions alone, over the rate of one
+large product of bfloat16 matrices on the same card in the same run. Times are taken by the card's
+own clock, median of several.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from ulmpaper.simulator.imaging import synthesize
 from ulmpaper.simulator.simulate import cam_scene, psf_bank, simulate_block
 
 Row = tuple[str, str, str, str]
-RESULTS = Path(ulmpaper.__file__).parent / "data" / "results" / "paper"
+RESULTS = Path(ulmpaper.__file__).parent / "paper" / "results"
 MEASURES = ("float32", "bfloat16", "channels last", "quickest kernels", "transposed", "compiled")
 
 
@@ -61,7 +62,7 @@ def seconds(call: Callable[[], object], least: int = 3, budget_s: float = 0.8) -
 
 
 def ceilings() -> tuple[float, float]:
-    """Rate of a product of bfloat16 matrices [operations/s] and of copying, read and written [bytes/s]."""
+    """Rates of a product of bfloat16 matrices [operations/s] and of copying [bytes/s]."""
     a, b = torch.randn(2, 8192, 8192, device="cuda", dtype=torch.bfloat16)
     rate = 2 * 8192**3 / seconds(lambda: a @ b)
     source = torch.randn(2**30, device="cuda")
@@ -71,7 +72,7 @@ def ceilings() -> tuple[float, float]:
 
 @contextlib.contextmanager
 def measures(n: int, *, training: bool = False) -> Iterator[nn.Module]:
-    """The paper's network with the first `n` of `MEASURES` taken; in training convolutions stay as they are."""
+    """The paper's network with the first `n` of `MEASURES`; in training without transposed ones."""
     torch.manual_seed(0)
     torch._dynamo.reset()
     net: nn.Module = ML3DResNet().cuda()
@@ -100,16 +101,10 @@ def bench_inference(rate: float) -> list[Row]:
             with measures(n) as net, torch.no_grad():
                 taken = seconds(functools.partial(net, frames))
                 share = operations(net, frames) / taken / rate
-            asked = ">= 60 frames/s" if n == len(MEASURES) and shape == (250, 250) else ""
+            goal = ">= 60 frames/s" if n == len(MEASURES) and shape == (250, 250) else ""
             words = f"inference, {shape[0]} x {shape[1]} px, {'and ' if n > 1 else ''}{name}"
-            rows.append(
-                (
-                    words,
-                    f"{len(frames) / taken:,.1f} frames/s",
-                    asked,
-                    f"{100 * share:.0f} % of the matrix rate",
-                )
-            )
+            speed = f"{len(frames) / taken:,.1f} frames/s"
+            rows.append((words, speed, goal, f"{100 * share:.0f} % of the matrix rate"))
     return rows
 
 
@@ -124,10 +119,11 @@ def bench_training(rate: float) -> list[Row]:
                 optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
                 taken = seconds(functools.partial(train_step, net, optimizer, frames, targets))
                 share = 3 * operations(net, frames) / taken / rate  # the backward pass counts twice
-            asked = ">= 40 %" if n == len(MEASURES) else ""
-            words = f"training, {batch} windows of {side} x {side} px, {'and ' if n > 2 else ''}{MEASURES[n - 1]}"
+            goal = ">= 40 %" if n == len(MEASURES) else ""
+            measure = f"{'and ' if n > 2 else ''}{MEASURES[n - 1]}"
+            words = f"training, {batch} windows of {side} x {side} px, {measure}"
             speed = f"{10 * batch / taken:,.0f} frames/s"
-            rows.append((words, f"{100 * share:.0f} % of the matrix rate", asked, speed))
+            rows.append((words, f"{100 * share:.0f} % of the matrix rate", goal, speed))
     return rows
 
 
@@ -141,8 +137,10 @@ def train_step(
 
 
 def bench_simulator(cfg: Config) -> list[Row]:
-    """Frames of 250 x 250 px with 60 bubbles, drawn on the card, and windows as workers make them for a training."""
-    scene, bank, n_frames = cam_scene(cfg, 0), psf_bank(cfg), 2000
+    """Frames of 250 x 250 px with 60 bubbles, drawn on the card, and windows made by a worker."""
+    scene = cam_scene(cfg, 0)
+    bank = psf_bank(cfg)
+    n_frames = 2000
     bubbles = advect(
         scene.mask,
         scene.maps,
@@ -151,77 +149,68 @@ def bench_simulator(cfg: Config) -> list[Row]:
         n_psf=len(bank),
         rng=np.random.default_rng(0),
     )
-    use = {"n_frames": n_frames, "device": "cuda", "batch_frames": 128}
-    taken = seconds(lambda: synthesize(bubbles, bank, scene.mask.shape, **use))
-    rows = [
-        (
-            "frames drawn",
-            f"{n_frames / taken:,.0f} frames/s",
-            ">= 20,000",
-            "250 x 250 px, 60 bubbles, one process",
-        )
-    ]
-    rng = np.random.default_rng(0)
-    start = time.perf_counter()
-    simulate_block(scene.mask, scene.maps, bank, n_bubbles=60, rng=rng, **use)
-    taken = time.perf_counter() - start
-    rows.append(
-        (
-            "simulate_block",
-            f"{n_frames / taken:,.0f} frames/s",
-            "",
-            "with drift of the bubbles, and back to the CPU",
-        )
+    draw = functools.partial(
+        synthesize,
+        bubbles,
+        bank,
+        scene.mask.shape,
+        n_frames=n_frames,
+        device="cuda",
+        batch_frames=128,
     )
+    drawn = f"{n_frames / seconds(draw):,.0f} frames/s"
+    start = time.perf_counter()
+    simulate_block(
+        scene.mask,
+        scene.maps,
+        bank,
+        n_frames=n_frames,
+        n_bubbles=60,
+        device="cuda",
+        batch_frames=128,
+        rng=np.random.default_rng(0),
+    )
+    simulated = f"{n_frames / (time.perf_counter() - start):,.0f} frames/s"
     windows = training_windows(RECIPES["ml3d"](cfg), cfg)
-    windows[0]
+    windows[0]  # the first one makes what all share
     start = time.perf_counter()
     n_seen = sum(windows[step].frames[:, :, 0, 0].numel() for step in range(1, 6))
-    speed = n_seen / (time.perf_counter() - start)
-    rows.append(
-        (
-            "windows for a training, a worker",
-            f"{speed:,.0f} frames/s",
-            "",
-            "whole frames, on the CPU",
-        )
-    )
-    return rows
+    made = f"{n_seen / (time.perf_counter() - start):,.0f} frames/s"
+    return [
+        ("frames drawn", drawn, ">= 20,000", "250 x 250 px, 60 bubbles, one process"),
+        ("simulate_block", simulated, "", "with drift of the bubbles, and back to the CPU"),
+        ("windows for a training, a worker", made, "", "whole frames, on the CPU"),
+    ]
 
 
 def bench_use(cfg: Config) -> list[Row]:
-    """`predict_maps` with the paper's network as anybody calls it; what bfloat16 does to the scores of that shipped."""
-    rows, net = [], ML3DResNet()
+    """`predict_maps` as users call it, and the scores of shipped weights in bfloat16."""
+    rows: list[Row] = []
+    net: nn.Module = ML3DResNet()
     for shape in ((250, 250), (84, 143)):
         frames = np.random.default_rng(0).random((200, *shape), np.float32)
         for _ in range(2):  # the first time compiles
             start = time.perf_counter()
-            for _, maps in predict_maps(
-                net, frames, device="cuda", precision="bfloat16", compiled=True
-            ):
+            chunks = predict_maps(net, frames, device="cuda", precision="bfloat16", compiled=True)
+            for _, maps in chunks:
                 decode_offsets(maps, 60, threshold=0.5)
             speed = len(frames) / (time.perf_counter() - start)
         words = f"from frames to bubbles, {shape[0]} x {shape[1]} px"
         rows.append((words, f"{speed:,.1f} frames/s", "", "stride 1, bfloat16, compiled"))
     block = seeded_sequence(SimulatedSource(cfg, "validation"), 60, cfg.seed, "benchmark", 0)
+    n_true = np.bincount(block.truth["frame"], minlength=60)
     net = load_network("ml3d", cfg.ml3d.weights)
-    about = net.about
-    n_true, maps = np.bincount(block.truth["frame"], minlength=60), {}
+    p = {}
     for precision in ("float32", "bfloat16"):
         chunks = predict_maps(
-            net, block.frames, window=about["window"], device="cuda", precision=precision
+            net, block.frames, window=net.about["window"], device="cuda", precision=precision
         )
-        maps[precision] = torch.cat([part for _, part in chunks], dim=1)
-        near = score_bubbles(decode_offsets(maps[precision], n_true), block.truth)["jaccard_near"]
-        rows.append(
-            (
-                f"Jaccard index at 0.25 px, {precision}",
-                f"{near:.4f}",
-                "",
-                "weights shipped, simulated frames",
-            )
-        )
-    apart = float((maps["float32"][0] - maps["bfloat16"][0]).abs().max())
+        maps = torch.cat([part for _, part in chunks], dim=1)
+        p[precision] = maps[0]
+        near = score_bubbles(decode_offsets(maps, n_true), block.truth)["jaccard_near"]
+        words = f"Jaccard index at 0.25 px, {precision}"
+        rows.append((words, f"{near:.4f}", "", "weights shipped, simulated frames"))
+    apart = float((p["float32"] - p["bfloat16"]).abs().max())
     rows.append(("largest difference of p", f"{apart:.4f}", "", "between the two"))
     return rows
 
@@ -231,30 +220,27 @@ def keep(rows: list[Row]) -> None:
     table = pd.DataFrame(rows, columns=["what", "measured", "asked", "note"])
     write_atomic(RESULTS / "benchmark.csv", table.to_csv(index=False).encode())
     about = json.loads((RESULTS / "about.json").read_text(encoding="utf-8"))
-    how = {
+    about["benchmark"] = {
         "date": str(dt.date.today()),
         "revision": revision(),
         "hardware": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
     }
-    about["benchmark"] = how | {"torch": torch.__version__}
     write_atomic(RESULTS / "about.json", json.dumps(about, indent=1).encode())
 
 
 def bench_gpu() -> list[Row]:
-    """All of it; nothing where there is no CUDA device."""
+    """All rows; none where there is no CUDA device."""
     if not torch.cuda.is_available():
         return []
-    cfg, (rate, copying) = load_config("paper"), ceilings()
-    name = torch.cuda.get_device_name()
-    rows = [
-        (
-            "product of bfloat16 matrices",
-            f"{rate / 1e12:,.0f} TFLOP/s",
-            "",
-            f"{name}, torch {torch.__version__}",
-        )
+    cfg = load_config("paper")
+    rate, copying = ceilings()
+    card = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return [
+        ("product of bfloat16 matrices", f"{rate / 1e12:,.0f} TFLOP/s", "", card),
+        ("copy, read and written", f"{copying / 1e12:.2f} TB/s", "", ""),
+        *bench_inference(rate),
+        *bench_training(rate),
+        *bench_simulator(cfg),
+        *bench_use(cfg),
     ]
-    rows.append(("copy, read and written", f"{copying / 1e12:.2f} TB/s", "", ""))
-    return (
-        rows + bench_inference(rate) + bench_training(rate) + bench_simulator(cfg) + bench_use(cfg)
-    )

@@ -1,4 +1,4 @@
-"""Frames held against those of a training: what is measured, what is said, and when nothing is."""
+"""Frames against those of a training: measured widths, warnings in figures, and silence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPE = (84, 120)
 
 
 def spots(width_z: float, width_x: float, *, n_frames: int = 12, noise: float = 0.01) -> np.ndarray:
-    """Bubbles 20 px apart, of known full width at half maximum, each somewhere between pixels; 20 to a frame."""
+    """Twenty bubbles a frame, 20 px apart, of known full width at half maximum."""
     rng = np.random.default_rng(0)
     z, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     frames = noise * rng.random((n_frames, *SHAPE))
@@ -53,7 +53,7 @@ def test_few_frames_are_looked_at() -> None:
     assert bubble_width(long) == bubble_width(frames)
 
 
-def test_where_no_bubble_stands_alone_nothing_is_said_of_widths(rng: np.random.Generator) -> None:
+def test_where_no_bubble_stands_alone_widths_are_unknown(rng: np.random.Generator) -> None:
     crowd = rng.random((3, *SHAPE))
     assert bubble_width(crowd) is None
     assert bubble_width(np.zeros((3, *SHAPE))) is None
@@ -61,10 +61,10 @@ def test_where_no_bubble_stands_alone_nothing_is_said_of_widths(rng: np.random.G
 
 
 @pytest.mark.parametrize(
-    ("widths", "count", "said", "resample"),
+    ("widths", "count", "expected", "resample"),
     [
         ((2, 3), 20, [], False),
-        ((2.8, 3), 20, [], False),  # 15 % are granted
+        ((2.8, 3), 20, [], False),  # 15 % are allowed
         ((3.5, 3), 20, ["3.5 px width of a bubble in depth (1.5 to 2.5)"], True),
         ((2, 5), 20, ["5 px width across (2 to 4)"], True),
         ((2, 3), 60, ["0.006 bubbles per pixel (0.0005 to 0.003)"], False),
@@ -77,21 +77,21 @@ def test_where_no_bubble_stands_alone_nothing_is_said_of_widths(rng: np.random.G
         ),
     ],
 )
-def test_what_is_outside_is_said_with_figures(
-    widths: tuple[float, float], count: int, said: list[str], resample: bool
+def test_figures_outside_the_training_are_named(
+    widths: tuple[float, float], count: int, expected: list[str], resample: bool
 ) -> None:
     text = domain_gap(spots(*widths), np.full(12, count), {"domain": DOMAIN})
-    if not said:
+    if not expected:
         assert text is None
         return
     assert text.startswith("the frames are unlike those of the training: ")
-    assert all(part in text for part in said)
-    assert text.count("(") == len(said) + 1
+    assert all(part in text for part in expected)
+    assert text.count("(") == len(expected) + 1
     assert ("resample them to 1 wavelengths per pixel" in text) == resample
     assert "\n" not in text
 
 
-def test_without_a_domain_nothing_is_said() -> None:
+def test_without_a_domain_there_is_no_warning() -> None:
     frames = spots(5, 5, n_frames=1)
     assert domain_gap(frames, 500, {}) is None
     assert domain_gap(frames, 500, {"domain": {"px_wavelengths": 1.0}}) is None

@@ -2,7 +2,8 @@
 
     python -m pytest -m gpu
 
-The rest of the suite runs on the CPU, but for what takes the device as it comes (``compute.device`` is ``auto``).
+The rest of the suite runs on the CPU, save for tests that take the default device
+(``compute.device`` is ``auto``).
 """
 
 from __future__ import annotations

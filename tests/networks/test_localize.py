@@ -1,4 +1,4 @@
-"""Bubbles found by networks: known truth through known maps, weights that bring their settings, warnings, bad input."""
+"""Bubbles found by networks: known maps, weights with their settings, warnings, bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses: against the equations written out in loops, on single bubbles, and whether a network learns from them."""
+"""Losses: against the equations written out in loops, on single bubbles, and in a training."""
 
 from __future__ import annotations
 

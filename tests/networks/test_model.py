@@ -41,7 +41,7 @@ def reach(net: nn.Module, shape: tuple[int, ...]) -> list[torch.Tensor]:
 class TestMirrored:
     def test_answers_are_averaged_and_places_mirrored(self) -> None:
         class Leans(nn.Module):
-            """Sure of itself where frames are bright; puts all bubbles at a fifth of their pixel."""
+            """p follows the brightness; all bubbles lie at a fifth of their pixel."""
 
             def forward(self, frames: torch.Tensor) -> torch.Tensor:
                 tilt = torch.linspace(0.5, 1, frames.shape[-1])  # sees less on the left

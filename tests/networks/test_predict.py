@@ -1,4 +1,4 @@
-"""Networks on sequences: against slow literal versions, in flat memory, the same for every batch and tile."""
+"""Networks on sequences: against literal versions, in flat memory, for every batch and tile."""
 
 from __future__ import annotations
 
@@ -121,13 +121,13 @@ def test_windows_that_see_the_bubble_say_where_it_is(frames: np.ndarray) -> None
     first_frame = (
         frames[:, :1, :1] * 0 + np.arange(N_FRAMES)[:, None, None]
     )  # each frame is its number
-    told = Function(
+    net = Function(
         lambda x: torch.stack(
             [(x[:, 0] + 1) * (x[:, :, :1] == 0)[:, 0], x[:, 0] * 0 + 0.3, x[:, 0]], dim=1
         )
     )
-    maps = maps_of(told, first_frame, window=2, scale=1)
-    # Frame 1 is seen by window 0, where the first frame is 0 and p is 2, and by window 1, where p is 0.
+    maps = maps_of(net, first_frame, window=2, scale=1)
+    # Of the two windows that see frame 1, the first has a p of 2, the second of 0.
     assert maps[:, 1, 0, 0].tolist() == pytest.approx([1.0, 0.3, 1.0])
     # No window says that anything is in frame 5: still a number.
     assert maps[:, 5, 0, 0].tolist() == pytest.approx([0.0, 0.3, 5.0])
@@ -255,7 +255,8 @@ def test_dark_frames_and_dark_tiles_hold_no_bubbles(frames: np.ndarray) -> None:
     [
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you"
+            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate "
+            "memory: you"
         ),
         MemoryError(),
     ],
@@ -277,7 +278,7 @@ def test_other_errors_of_a_network_pass(frames: np.ndarray) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
-def test_cuda_asked_for_and_absent(net: nn.Module, frames: np.ndarray) -> None:
+def test_cuda_that_is_not_there(net: nn.Module, frames: np.ndarray) -> None:
     with pytest.raises(ValueError, match="device 'cuda' cannot be used"):
         predict_maps(net, frames, device="cuda")
 

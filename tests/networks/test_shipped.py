@@ -1,4 +1,4 @@
-"""The trained networks that come with the package hold what they promise, on pictures they have never seen."""
+"""The shipped networks keep their promises on pictures that they have never seen."""
 
 from __future__ import annotations
 
@@ -90,9 +90,10 @@ def test_the_network_of_the_papers_size_works_without_a_gpu() -> None:
 def test_lead_over_the_densities_of_the_training() -> None:
     """Each classical method has the best of four numbers of bubbles for each density.
 
-    The limits lie below what was measured: with the paper's stride of 1, mirrored frames (``ml3d.mirrored``) and
-    sequences of 40 frames, all densities together, 1.85 times the index of radial symmetry and 1.204 times that of the
-    best classical method; not mirrored 1.84 and 1.197. The count is wrong by 2 % of its mean.
+    The limits lie below the measured values: with the paper's stride of 1, mirrored frames
+    (``ml3d.mirrored``) and sequences of 40 frames, all densities together, 1.85 times the index of
+    radial symmetry and 1.204 times that of the best classical method; not mirrored 1.84 and 1.197.
+    The count is wrong by 2 % of its mean.
     """
     rows: dict[int, dict[str, float]] = {}
     found: dict[str, list[pd.DataFrame]] = {method: [] for method in ("ml3d", "mspcn", *CLASSICAL)}
@@ -110,26 +111,29 @@ def test_lead_over_the_densities_of_the_training() -> None:
     together = pd.Series({method: near(tables, everything) for method, tables in found.items()})
     counter = load_network("count")
     about = counter.about
-    told = [predict_counts(counter, block.frames, tile_px=about["tile_px"]) for block in everything]
+    predicted = [
+        predict_counts(counter, block.frames, tile_px=about["tile_px"]) for block in everything
+    ]
     true = [np.bincount(block.truth["frame"], minlength=len(block.frames)) for block in everything]
-    error = np.abs(np.concatenate(told) - np.concatenate(true)).mean() / np.concatenate(true).mean()
+    error = np.abs(np.concatenate(predicted) - np.concatenate(true)).mean()
+    error /= np.concatenate(true).mean()
     table = pd.DataFrame(rows).T
     best = table[list(CLASSICAL)].max(axis=1)
     print(table.round(3), (table["ml3d"] / best).round(3), together.round(3), error, sep="\n")
     assert together["ml3d"] > 1.4 * together["radial"]
     assert together["ml3d"] > 1.15 * together[list(CLASSICAL)].max()
-    # Where bubbles are sparse the best of the others comes so near to 1 that nothing can be much better.
+    # With sparse bubbles the best of the others is close to 1, so errors are compared, not scores.
     assert (1 - table["ml3d"] < 0.8 * (1 - best)).all()
     assert error < 0.05
 
 
 @pytest.mark.slow
 def test_lead_at_the_best_setting() -> None:
-    """Windows that overlap, each read twice, on twice as many pictures: 1.2 times the best classical method.
+    """Overlapping, mirrored windows on twice as many pictures: 1.2 times the best classical method.
 
-    All densities together; on four of the eight pictures, which nothing was chosen by, 1.23 times were measured with
-    a stride of 1 and sequences of 40 frames: 1.14 with 20 bubbles in a frame, where 1.25 would be all, and 1.20 to 1.25
-    with more of them.
+    All densities together. On four of the eight pictures, by which no setting was chosen, 1.23
+    times were measured with a stride of 1 and sequences of 40 frames: 1.14 with 20 bubbles in a
+    frame, where 1.25 would be a perfect score, and 1.20 to 1.25 with more of them.
     """
     use = {"ml3d.stride": 2, "ml3d.mirrored": True}
     found: dict[str, list[pd.DataFrame]] = {method: [] for method in ("ml3d", *CLASSICAL)}

@@ -182,7 +182,7 @@ class TestDecodeOffsets:
             ]
             if not any(q > p or (q == p and pixel < (z, x)) for q, _, pixel in same):
                 mean = np.average(
-                    [told for _, told, _ in same], axis=0, weights=[q for q, *_ in same]
+                    [place for _, place, _ in same], axis=0, weights=[q for q, *_ in same]
                 )
                 kept.append((t, *(mean - 0.5), min(1.0, sum(q for q, *_ in same))))
         found = decode_offsets(maps, 30, min_distance_px=distance)

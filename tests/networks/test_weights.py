@@ -1,4 +1,4 @@
-"""Networks as files: what is written comes back, what does not fit is named, nothing half-written, no code."""
+"""Networks as files: they come back as written, misfits are named, no half file, no code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ulmpaper.networks.localize import locate_mspcn
 from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet
 from ulmpaper.networks.predict import predict_counts
 from ulmpaper.networks.weights import (
-    FORMAT,
+    _FORMAT,
     find_weights,
     load_tensors,
     read_network,
@@ -94,7 +94,7 @@ def test_files_are_open_to_others(ml3d: Path) -> None:
     with safetensors.safe_open(ml3d, framework="np") as file:
         metadata = file.metadata()
         assert file.get_tensor("extract.weight").shape == (4, 1, 3, 3, 3)
-    assert (metadata["format"], metadata["recipe"]) == (FORMAT, "ml3d")
+    assert (metadata["format"], metadata["recipe"]) == (_FORMAT, "ml3d")
     assert json.loads(metadata["network"]) == {"features": 4, "blocks": 1}
     assert json.loads(metadata["about"]) == ABOUT
 
@@ -207,7 +207,8 @@ import sys
 from ulmpaper.networks.model import ML3DResNet
 from ulmpaper.networks.weights import write_network
 try:
-    write_network(sys.argv[1], ML3DResNet(8, 1), recipe="ml3d", network={"features": 8, "blocks": 1}, about={})
+    size = {"features": 8, "blocks": 1}
+    write_network(sys.argv[1], ML3DResNet(**size), recipe="ml3d", network=size, about={})
 except OSError as error:
     sys.exit(f"{error}")
 """
@@ -227,7 +228,7 @@ except OSError as error:
     assert ml3d.read_bytes() == before
 
 
-def test_shipped_weights_are_found_or_it_is_said_how_to_train_them(
+def test_shipped_weights_are_found_or_the_error_says_how_to_train_them(
     ml3d: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("ulmpaper.networks.weights._SHIPPED", tmp_path)
@@ -273,7 +274,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
-def test_cuda_asked_for_and_absent(ml3d: Path) -> None:
+def test_cuda_that_is_not_there(ml3d: Path) -> None:
     with pytest.raises(ValueError, match="device 'cuda' cannot be used"):
         read_network(ml3d, device="cuda")
 
@@ -304,7 +305,7 @@ def test_load_tensors_takes_any_module() -> None:
 
 
 def held_out(n_bubbles: int, n_frames: int, rng: np.random.Generator) -> Block:
-    """Single frames of the paper's simulator with vessels that no training sees, each with a maximum of 1."""
+    """Single simulated frames with vessels that no training sees, each with a maximum of 1."""
     cfg = load_config("quick", {"cam.shape_px": (128, 128), "cam.picture_px": 256})
     scene = cam_scene(cfg, cam_pictures(cfg, "test")[0])
     use = {"n_frames": 1, "n_bubbles": n_bubbles, "ratio_db": cfg.cam.ratio_db, "rng": rng}
@@ -328,8 +329,8 @@ def test_shipped_counter_counts_frames_it_never_saw(rng: np.random.Generator) ->
     wrong, true = [], []
     for n in (8, 25, 40):
         frames = held_out(n, 16, rng).frames
-        told = predict_counts(net, frames, tile_px=net.about["tile_px"], device="cpu", scale=1)
-        wrong += [abs(told - n).mean()]
+        counts = predict_counts(net, frames, tile_px=net.about["tile_px"], device="cpu", scale=1)
+        wrong += [abs(counts - n).mean()]
         true += [n]
     assert sum(wrong) / sum(true) < 0.15
 

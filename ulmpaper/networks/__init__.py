@@ -21,7 +21,7 @@ with optional("networks"):
 __all__, __getattr__, __dir__ = offer(
     __name__,
     {
-        "model": "ML3DResNet CountNet MSPCN layer_table",
+        "model": "ML3DResNet CountNet MSPCN ResidualBlock SkipSum layer_table",
         "loss": (
             "blur detection_loss offset_loss ml3d_loss count_loss mspcn_loss "
             "HEATMAP_SCALE HEATMAP_GAIN"

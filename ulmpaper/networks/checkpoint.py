@@ -27,10 +27,10 @@ from ulmpaper.networks.weights import load_tensors
 from ulmpaper.simulator.psf_from_frames import psf_width
 from ulmpaper.simulator.simulate import psf_bank
 
-LAST = "last.safetensors"  # network and optimizer
 BEST = "best.safetensors"  # the network with the best score
 METRICS = "metrics.csv"  # a row for each epoch
 
+_LAST = "last.safetensors"  # network and optimizer
 _SETTINGS = "config.json"
 _FORMAT = "ulmpaper training 1"
 _NET = "net."  # before the names of the network's tensors
@@ -143,7 +143,7 @@ def write_state(
     write_atomic(folder / _SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
     write_atomic(folder / METRICS, pd.DataFrame(state.rows).to_csv(index=False).encode())
     # Last, since a training goes on from this file: after a crash before it, from the one before.
-    write_atomic(folder / LAST, save(tensors, about))
+    write_atomic(folder / _LAST, save(tensors, about))
 
 
 def read_state(
@@ -166,7 +166,7 @@ def read_state(
     ValueError
         The file is damaged or none of ours, or was begun with other settings, which are named.
     """
-    path = folder / LAST
+    path = folder / _LAST
     if not path.exists():
         return TrainingState()
     tensors, about = _read_tensors(path)

@@ -27,7 +27,14 @@ from tqdm import tqdm
 from ulmpaper.config import Config, Fitted, Settings, as_config
 from ulmpaper.core.records import Block, check_choice
 from ulmpaper.io.files import fingerprint
-from ulmpaper.networks.checkpoint import BEST, describe, make_folder, read_state, write_state
+from ulmpaper.networks.checkpoint import (
+    BEST,
+    TrainingState,
+    describe,
+    make_folder,
+    read_state,
+    write_state,
+)
 from ulmpaper.networks.predict import compile_parts
 from ulmpaper.networks.recipes import RECIPES, Recipe, training_settings
 from ulmpaper.networks.weights import (
@@ -154,7 +161,7 @@ def train(
         is_first = rank == 0  # only the first process validates and writes
         net = _begin(recipe, cfg.seed, start).to(device)
         optimizer = torch.optim.Adam(net.parameters(), lr=options.learning_rate)
-        state = read_state(folder, net, optimizer, settings)
+        state: TrainingState = read_state(folder, net, optimizer, settings)
         net.to(memory_format=recipe.layout)  # type: ignore[call-overload]
         run = compile_parts(net) if cfg.compute.compile else net
         dtype = resolve_precision(cfg.train.precision, device)

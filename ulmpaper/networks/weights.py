@@ -24,9 +24,9 @@ from ulmpaper.core.records import check_choice
 from ulmpaper.io.files import write_atomic
 from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet, Network
 
-FORMAT = "ulmpaper network 1"
 CLASSES: dict[str, type[Network]] = {"ml3d": ML3DResNet, "count": CountNet, "mspcn": MSPCN}
 
+_FORMAT = "ulmpaper network 1"
 _SHIPPED = Path(__file__).parent / "trained"
 # First bytes of the files of torch.save, now and before version 1.6.
 _PICKLED = (b"PK\x03\x04", b"\x80")
@@ -90,7 +90,7 @@ def write_network(
     if half:
         tensors = {name: t.half() for name, t in tensors.items()}
     header = {
-        "format": FORMAT,
+        "format": _FORMAT,
         "recipe": recipe,
         "network": json.dumps(dict(network)),
         "about": json.dumps(dict(about)),
@@ -211,10 +211,10 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(
             f"{path} is damaged or no safetensors file ({error}): fetch or train it anew"
         ) from None
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != _FORMAT:
         raise ValueError(
             f"{path} is no network of ulmpaper: its format is {metadata.get('format')!r}, "
-            f"needed is {FORMAT!r}"
+            f"needed is {_FORMAT!r}"
         )
     if metadata.pop("sha256", None) != _sha256(tensors, metadata):
         raise ValueError(

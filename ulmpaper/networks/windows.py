@@ -32,7 +32,7 @@ from ulmpaper.simulator.simulate import (
 )
 
 Source = Callable[[np.random.Generator, int], Block]
-Sides = int | Sequence[int] | NDArray | None
+_Sides = int | Sequence[int] | NDArray | None
 Encode = Callable[[pd.DataFrame, int, tuple[int, int]], Tensor]
 
 _STRETCH_STEPS = 8  # per unit: few enough that all widened PSFs stay in memory
@@ -269,7 +269,7 @@ class Batches(Dataset):
             torch.stack(targets),
         )
 
-    def _size(self, step: int) -> Sides:
+    def _size(self, step: int) -> _Sides:
         """Size of all windows of a step: for tiles, sides drawn anew."""
         side = self._crop_px
         if not (self._as_tiles and side):
@@ -295,7 +295,7 @@ def over_peak(frames: Tensor, peak: Tensor | None = None) -> Tensor:
 
 
 def cut(
-    block: Block, side_px: Sides, *, rng: np.random.Generator, at_bubble: bool = False
+    block: Block, side_px: _Sides, *, rng: np.random.Generator, at_bubble: bool = False
 ) -> Block:
     """Cut a square or rectangle out of all frames of a block.
 
