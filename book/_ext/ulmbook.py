@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import roles
-from sphinx.addnodes import pending_xref
+from sphinx.addnodes import desc_signature, pending_xref
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.docutils import SphinxRole
@@ -56,6 +58,21 @@ def leave_mention(
     return nodes.literal(text=shown.astext()) if node.get("only_mentioned") else None
 
 
+def add_file_anchors(app: Sphinx, doctree: nodes.document) -> None:
+    """Let a name be found under its file, room and front door: listings of code link to any."""
+    for node in doctree.findall(desc_signature):
+        try:
+            place = importlib.import_module(node.get("module") or "")
+            found = functools.reduce(getattr, node.get("fullname", "").split("."), place)
+        except (AttributeError, ImportError, ValueError):
+            continue
+        file = str(getattr(found, "__module__", "")).split(".")
+        if file[0] == "ulmpaper" and hasattr(found, "__qualname__"):
+            places = (".".join(file[:depth]) for depth in range(1, len(file) + 1))
+            anchors = [f"{place}.{found.__qualname__}" for place in places]
+            node["ids"] += [anchor for anchor in anchors if anchor not in node["ids"]]
+
+
 def shorten_signature(
     app: Sphinx,
     what: str,
@@ -94,6 +111,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", read_results, priority=1)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("missing-reference", leave_mention)
+    app.connect("doctree-read", add_file_anchors)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("autodoc-skip-member", skip_field_aliases)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -397,7 +397,7 @@ def _entry(path: Path, room: str, name: str) -> str:
             if room != "ulmpaper":
                 return f".. autoclass:: {room}.{name}\n   :members:\n   :member-order: bysource"
             home = f"{path.parent.name}.{name}"
-            return f".. py:class:: {room}.{name}\n\n   Another name of `{home}`."
+            return f".. py:class:: {name}\n   :module: {room}\n\n   Another name of `{home}`."
         if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             if name in re.findall(r"\w+", " ".join(map(ast.unparse, targets))):
@@ -418,7 +418,7 @@ def _constant(lines: Sequence[str], node: ast.Assign | ast.AnnAssign, room: str,
         words.append(f"Keys: {', '.join(f'``{key}``' for key in keys)}.")
     elif isinstance(node.value, ast.Constant):
         value = f"\n   :value: {ast.unparse(node.value)}"
-    return f".. py:data:: {room}.{name}{value}\n\n   {' '.join(words)}"
+    return f".. py:data:: {name}\n   :module: {room}{value}\n\n   {' '.join(words)}"
 
 
 def with_api(toc: dict[str, Any], rooms: Iterable[str]) -> dict[str, Any]:
