@@ -5,9 +5,9 @@
     python benchmarks/bench.py gpu  the paper's network on a GPU, see bench_gpu.py
     python benchmarks/bench.py --write   also put the table into benchmarks/README.md
 
-Speeds of steps are frames per CPU second of one core: best of several runs in one process, which is what a busy
-machine disturbs least. Whole processes are timed from outside, start-up included: median of several runs.
-"""
+Speeds of steps are frames per CPU second of one core: best of several runs in one process, which is
+what a busy machine disturbs least. Whole processes are timed from outside, start-up included:
+median of several runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ from scipy import io
 from torch import nn
 
 from ulmpaper.config import METHODS, load_config
-from ulmpaper.core.localize import locate
 from ulmpaper.core.records import Block, check_choice
 from ulmpaper.core.render import map_sums
 from ulmpaper.core.testcard import simulate_testcard
@@ -45,6 +44,7 @@ from ulmpaper.networks.model import ML3DResNet
 from ulmpaper.networks.predict import predict_maps
 from ulmpaper.networks.targets import decode_offsets
 from ulmpaper.networks.weights import resolve_precision
+from ulmpaper.pipeline import locate
 from ulmpaper.simulator.flow import displacement_maps
 from ulmpaper.simulator.phantom import phantom_block
 from ulmpaper.simulator.simulate import (
@@ -177,7 +177,7 @@ def bench_process() -> list[Row]:
 
 
 def bench_simulate() -> list[Row]:
-    """What training and test data cost. Where two processes work, each measures its own CPU time."""
+    """What training and test data cost; of two processes each measures its own CPU time."""
     cfg, n_frames = load_config("paper"), 500
     scene, bank = cam_scene(cfg, 0), psf_bank(cfg)
 
@@ -240,7 +240,7 @@ def bench_simulate() -> list[Row]:
 
 
 def bench_networks() -> list[Row]:
-    """Networks of the profile quick on the CPU, in one thread: against a bare convolution, in use, and their memory."""
+    """Networks of the profile quick in one CPU thread: beside a convolution, in use, memory."""
     torch.set_num_threads(1)
     cfg, rows = load_config("quick"), []
     size = {"features": cfg.ml3d.features, "blocks": cfg.ml3d.blocks}
@@ -362,7 +362,8 @@ def main() -> None:
         "--write", action="store_true", help="put the tables into benchmarks/README.md"
     )
     arguments = parser.parse_args()
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {dt.date.today()}"
+    python = platform.python_version()
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {python}, {dt.date.today()}"
     print(machine, end="\n\n")
     for name in arguments.sections or SECTIONS:
         rows = SECTIONS[check_choice(name, SECTIONS, "section")]()

@@ -4,23 +4,31 @@ The chain::
 
     frames (t, z, x)  ->  bubbles (frame, z, x, score)  ->  tracks  ->  density and velocity maps
 
-Twelve calls, `import ulmpaper` first:
+Twelve calls, after ``import ulmpaper``::
 
-1.  read            ``frames = ulmpaper.read_frames("frames.mat")``; ``open_frames`` streams 2.  the
-whole chain ``result = ulmpaper.ulm(frames, {"locate.n_bubbles": 60}, method="parabola")`` 3.
-settings        ``cfg = ulmpaper.load_config("quick", {"track.max_gap": 1})`` 4.  find bubbles
-``bubbles = ulmpaper.locate(frames, "radial", n_bubbles=40)``; also ``"ml3d"``, ``"mspcn"`` 5.  link
-``tracks = ulmpaper.drop_short(ulmpaper.link(bubbles), 15)`` 6.  maps
-``maps = ulmpaper.render_maps(tracks, (84, 143), px_mm=0.1, frame_rate_hz=1000)``; ``maps.density``
-7.  score bubbles   ``ulmpaper.score_bubbles(found, truth)``; ``match_bubbles`` gives the pairs 8.
-score maps      ``ulmpaper.score_maps(estimate, truth, upsample=10)`` 9.  simulate
-``block = ulmpaper.simulate("cam", split="test", number=0)``; also phantom, invivo, testcard 10.
-train           ``ulmpaper.train("ml3d", "run", cfg)`` 11. a network
-``net = ulmpaper.load_network("ml3d")``; ``net.about`` 12. compare
-``c = ulmpaper.paper.compare(blocks, methods, cfg)``; ``c.bubble_scores(rng=rng)``
+     1 read      block = ulmpaper.read_frames("frames.mat", px_mm=0.1, frame_rate_hz=1000)
+                 for block in ulmpaper.open_frames("frames.mat").blocks(800): ...
+     2 all       result = ulmpaper.ulm(block, {"locate.n_bubbles": 60}, method="parabola")
+                 result.bubbles, result.tracks, result.maps["density"]; result.save("out")
+     3 settings  cfg = ulmpaper.load_config("quick", {"track.max_gap": 1})
+     4 locate    bubbles = ulmpaper.locate(block, "radial", 40)  # "ml3d", "mspcn", your function
+     5 link      tracks = ulmpaper.drop_short(ulmpaper.link(bubbles), 15)
+     6 maps      maps = ulmpaper.render_maps(tracks, (84, 143), px_mm=0.1, frame_rate_hz=1000)
+                 maps.density, maps.velocity
+     7 score     ulmpaper.score_bubbles(found, truth)
+                 ulmpaper.metrics.detection_scores(ulmpaper.match_bubbles(found, truth, 0.5))
+     8 score     ulmpaper.score_maps(estimate, truth, upsample=10)
+     9 simulate  block = ulmpaper.simulate("cam", split="test")  # "phantom", "invivo", "testcard"
+    10 train     ulmpaper.train("ml3d", "run", cfg)
+    11 network   net = ulmpaper.load_network("ml3d"); net.about  # ("ml3d", "paper"): as large as
+                 the paper's, in the chain by {"ml3d.weights": "paper"}
+    12 compare   Method = ulmpaper.paper.Method
+                 methods = {"RS": Method("radial", 20), "parabola": Method("parabola", 20)}
+                 compared = ulmpaper.paper.compare([block], methods, cfg)
+                 scores = compared.bubble_scores(rng=np.random.default_rng(0)); scores.text()
+                 best = ulmpaper.paper.best_settings(methods, scores.values["jaccard_near"])
 
-Results: ``result.bubbles``, ``result.tracks``, ``result.maps["density"]``, ``result.save("out")``;
-pictures: ``plot_frame``, ``plot_tracks``, ``plot_map``. The rooms behind the door:
+Pictures: ``plot_frame, plot_tracks, plot_map``. Public data: ``fetch``. The rooms behind the door:
 ``core io simulator networks metrics paper``.
 
 >>> import ulmpaper
@@ -61,5 +69,7 @@ __all__, __getattr__, __dir__ = offer(
         "track": "link(bubbles), then drop_short(tracks)",
         "render": "render_maps(tracks, shape_px, px_mm=..., frame_rate_hz=...)",
         "compare": "paper.compare(blocks, methods, cfg)",
+        "detection_scores": "metrics.detection_scores(pairs)",
+        "plot": "plot_frame, plot_tracks or plot_map",
     },
 )

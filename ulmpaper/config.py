@@ -706,6 +706,8 @@ def load_config(
     ...
     ValueError: unknown setting 'track.max_gpa': did you mean 'track.max_gap'? ...
     """
+    if isinstance(profile, Config):
+        raise TypeError("settings are made in one call: load_config('quick', {all overrides})")
     check_choice(profile, PROFILES, "profile")
     if overrides is not None and not isinstance(overrides, Mapping):
         raise TypeError(

@@ -46,7 +46,7 @@ Method = str | Callable[[NDArray], tuple[NDArray, NDArray]]
 _CONNECT_TIMEOUT_S = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class UlmResult:
     """Bubbles, tracks and maps of a recording.
 
@@ -71,9 +71,16 @@ class UlmResult:
     bubbles: pd.DataFrame
     tracks: pd.DataFrame
     maps: dict[str, NDArray]
-    config: Config = field(repr=False)
+    config: Config
     n_frames: int
-    about: dict[str, Any] = field(default_factory=dict, repr=False)
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        n_tracks = self.tracks["track"].nunique()
+        return (
+            f"UlmResult: {self.n_frames} frames, {len(self.bubbles)} bubbles, "
+            f"{n_tracks} tracks, maps {', '.join(self.maps)}"
+        )
 
     def save(self, folder: str | os.PathLike, *, overwrite: bool = False) -> None:
         """Write tables, maps, pictures and settings to a folder; see `save_result`."""
@@ -81,7 +88,7 @@ class UlmResult:
 
 
 @dataclass(frozen=True)
-class BlockResult:
+class _BlockResult:
     """Result of one block: its tables, the sums that `MapTotals` adds up, and its warnings."""
 
     bubbles: pd.DataFrame
@@ -107,7 +114,7 @@ class MapTotals:
         self._power: NDArray | float = 0.0
         self._n_frames = 0
 
-    def add(self, result: BlockResult) -> None:
+    def add(self, result: _BlockResult) -> None:
         """Add the sums of a block."""
         if self._maps is None:
             render = self._cfg.render
@@ -250,7 +257,7 @@ def ulm_blocks(
     method: Method | None = None,
     n_jobs: int | None = None,
     scheduler: str | None = None,
-) -> Iterator[BlockResult]:
+) -> Iterator[_BlockResult]:
     """Run the chain on each block, in parallel, and yield results in the order of the blocks.
 
     Blocks are filtered and tracked apart, as in PALA. Frames and tracks are numbered on through the
@@ -295,7 +302,7 @@ def ulm_blocks(
         first_track += len(numbers)
 
 
-def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) -> BlockResult:
+def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) -> _BlockResult:
     """Run the chain on one block; warnings come back as notes, since a process may lie between."""
     px_mm, frame_rate_hz = _pitch_and_rate(frames, cfg)
     frames = check_frames(
@@ -312,7 +319,7 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) ->
     kept = link_tracks(bubbles, cfg)
     paths = draw_lines(kept, cfg, px_mm=px_mm, frame_rate_hz=frame_rate_hz)
     shape_px = (amplitude.shape[1], amplitude.shape[2])
-    return BlockResult(
+    return _BlockResult(
         bubbles=bubbles,
         tracks=add_velocity(
             kept, px_mm=px_mm, frame_rate_hz=frame_rate_hz, smooth_points=cfg.track.smooth_points
@@ -328,7 +335,7 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) ->
 
 
 def locate(
-    frames: ArrayLike,
+    frames: ArrayLike | Block,
     method: Method = "radial",
     n_bubbles: int | None = None,
     *,
@@ -340,7 +347,7 @@ def locate(
 
     Parameters
     ----------
-    frames : array_like (T, Z, X)
+    frames : array_like (T, Z, X) or Block
         B-mode amplitude, 0 or more.
     method : str or callable
         Classical: ``none, weighted, radial, gaussian, parabola, cubic, lanczos, spline``, or a
@@ -381,6 +388,8 @@ def locate(
     [[0.0, 7.2, 6.6, 0.905]]
     """
     cfg = as_config(cfg)
+    if isinstance(frames, Block):
+        frames = frames.frames
     if min_score is None:
         min_score = cfg.locate.min_score
     if callable(method) or method not in NETWORKS:

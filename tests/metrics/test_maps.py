@@ -38,7 +38,7 @@ def maps(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ssim_by_formula(a: np.ndarray, b: np.ndarray, data_range: float) -> float:
-    """Wang et al. 2004 with a Gaussian window of 11 x 11, over the pixels whose window lies inside."""
+    """SSIM after Wang et al. 2004, Gaussian window of 11 x 11, where the window lies inside."""
 
     def mean(image: np.ndarray) -> np.ndarray:
         return gaussian_filter(image, 1.5, radius=5)

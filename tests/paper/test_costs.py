@@ -1,4 +1,4 @@
-"""Costs: multiplications by hand and by formula, measurements that make sense; no time is tested."""
+"""Costs: multiplications by hand and by formula, measurements that make sense; none is timed."""
 
 from __future__ import annotations
 

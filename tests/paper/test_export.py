@@ -11,7 +11,7 @@ from _book import ROOT, collect_figures
 from _book import run_notebooks as runner
 from PIL import Image
 
-from ulmpaper.paper.export import export_figure, export_table, latex
+from ulmpaper.paper.export import _latex, export_figure, export_table
 from ulmpaper.plots import plot_map
 
 TABLE = pd.DataFrame(
@@ -40,11 +40,11 @@ def test_table_comes_back_from_its_csv(tmp_path: Path) -> None:
     csv, tex = export_table(TABLE, tmp_path, "table9")
     back = pd.read_csv(csv, index_col=[0, 1], header=[0, 1])
     pd.testing.assert_frame_equal(back, TABLE, check_names=False)
-    assert tex.read_text() == latex(TABLE)
+    assert tex.read_text() == _latex(TABLE)
 
 
 def test_latex_escapes_leaves_out_and_aligns() -> None:
-    lines = latex(TABLE, digits=2).splitlines()
+    lines = _latex(TABLE, digits=2).splitlines()
     assert lines[0] == r"\begin{tabular}{llrr}"
     assert lines[2:5] == [
         r" &  & ours & paper \\",

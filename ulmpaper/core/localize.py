@@ -119,7 +119,18 @@ def _without_pala(
     method: Callable[[NDArray], tuple[NDArray, NDArray]],
 ) -> Callable[[NDArray, bool], Any]:
     """A user's method as one of `METHODS`, which also take whether to repeat PALA's rules."""
-    return lambda windows, _: method(windows)
+
+    def shifts(windows: NDArray, _: bool) -> tuple[NDArray, NDArray]:
+        made = method(windows)
+        shapes = [np.shape(shift) for shift in made]
+        if shapes != [(len(windows),), (len(windows),)]:
+            raise ValueError(
+                f"a method returns two arrays of {len(windows)} shifts, (dz, dx), for as many "
+                f"windows, not arrays of the shapes {shapes}"
+            )
+        return made
+
+    return shifts
 
 
 def _check_roi(shape: tuple[int, ...], n_bubbles: int, roi_px: int) -> None:

@@ -38,7 +38,7 @@ def warn_user(text: str) -> None:
     warnings.warn(text, UlmWarning, stacklevel=level)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Block:
     """Frames with their scale and, where known, their truth.
 
@@ -61,6 +61,14 @@ class Block:
     px_mm: float | None = None
     frame_rate_hz: float | None = None
     source: str = "unknown source"
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, np.shape(self.frames)[1:]))
+        truth = "no truth" if self.bubbles is None else f"{len(self.bubbles)} true bubbles"
+        return (
+            f"Block: {len(self.frames)} frames of {size} px, px_mm {self.px_mm}, "
+            f"frame_rate_hz {self.frame_rate_hz}, {truth}, {self.source!r}"
+        )
 
     def __new__(cls, *args: object, **kwargs: object) -> Block:
         """Answer a guess: the true bubbles are called `bubbles`."""

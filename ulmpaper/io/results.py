@@ -186,7 +186,7 @@ def check_unused(folder: str | os.PathLike, run: Mapping[str, Any]) -> None:
         if found := [name for name in _TABLES if (Path(folder) / name).exists()]:
             raise ValueError(
                 f"{folder} holds {', '.join(found)} of something else: "
-                "choose another folder, or --overwrite"
+                "choose another folder, or overwrite (--overwrite, overwrite=True)"
             )
         return
     try:
@@ -198,7 +198,7 @@ def check_unused(folder: str | os.PathLike, run: Mapping[str, Any]) -> None:
         changes = ", ".join(f"{key} {there.get(key)!r} there, {here[key]!r} now" for key in differ)
         raise ValueError(
             f"{folder} holds the results of another run ({changes}): "
-            "choose another folder, or --overwrite"
+            "choose another folder, or overwrite (--overwrite, overwrite=True)"
         )
 
 

@@ -461,6 +461,12 @@ def compare(
     >>> made.density("RS").shape, made.sums["RS"].n_true.tolist()
     ((400, 480), [100, 100])
     """
+    if isinstance(blocks, Block):
+        raise TypeError("blocks are several: compare([block], methods)")
+    if not isinstance(methods, Mapping) or not all(isinstance(m, Method) for m in methods.values()):
+        raise TypeError(
+            "methods map names to Method: compare(blocks, {'RS': paper.Method('radial', 20)})"
+        )
     cfg = as_config(cfg)
     check_positive(span=span, n_jobs=n_jobs)
     if TRUTH in methods:

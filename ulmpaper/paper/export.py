@@ -67,16 +67,16 @@ def export_table(
     folder = _export_folder(out)
     paths = [folder / f"{name}.{suffix}" for suffix in ("csv", "tex")]
     write_atomic(paths[0], table.to_csv().encode())
-    write_atomic(paths[1], latex(table, digits=digits).encode())
+    write_atomic(paths[1], _latex(table, digits=digits).encode())
     return paths
 
 
-def latex(table: pd.DataFrame, *, digits: int = 3) -> str:
+def _latex(table: pd.DataFrame, *, digits: int = 3) -> str:
     r"""Set a table as LaTeX, for the package ``booktabs``; what is missing stays empty.
 
     Examples
     --------
-    >>> print(latex(pd.DataFrame({"SSIM [%]": [91.4, None]}, index=["a_b", "c"]), digits=1))
+    >>> print(_latex(pd.DataFrame({"SSIM [%]": [91.4, None]}, index=["a_b", "c"]), digits=1))
     \begin{tabular}{lr}
     \toprule
      & SSIM [\%] \\
