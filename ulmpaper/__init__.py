@@ -17,7 +17,8 @@ Twelve calls, after ``import ulmpaper``::
                  maps.density, maps.velocity
      7 score     ulmpaper.score_bubbles(found, truth)
                  ulmpaper.metrics.detection_scores(ulmpaper.match_bubbles(found, truth, 0.5))
-     8 score     ulmpaper.score_maps(estimate, truth, upsample=10)
+     8 score     ulmpaper.score_maps(maps.density, true.density, upsample=10)
+                 with true = ulmpaper.render_maps(ulmpaper.link(block.truth), ...)
      9 simulate  block = ulmpaper.simulate("cam", split="test")  # "phantom", "invivo", "testcard"
     10 train     ulmpaper.train("ml3d", "run", cfg)
     11 network   net = ulmpaper.load_network("ml3d"); net.about  # ("ml3d", "paper"): as large as
@@ -25,11 +26,13 @@ Twelve calls, after ``import ulmpaper``::
     12 compare   Method = ulmpaper.paper.Method
                  methods = {"RS": Method("radial", 20), "parabola": Method("parabola", 20)}
                  compared = ulmpaper.paper.compare([block], methods, cfg)
-                 scores = compared.bubble_scores(rng=np.random.default_rng(0)); scores.text()
-                 best = ulmpaper.paper.best_settings(methods, scores.values["jaccard_near"])
+                 rng = numpy.random.default_rng(0)
+                 scores = compared.bubble_scores(rng=rng); scores.values, scores.half_widths()
+                 compared.map_scores(rng=rng).text()  # value and half width in one table
+                 scores.values["jaccard_near"].idxmax()  # the winner; best_settings: by method
 
-Pictures: ``plot_frame, plot_tracks, plot_map``. Public data: ``fetch``. The rooms behind the door:
-``core io simulator networks metrics paper``.
+Pictures: ``plot_frame, plot_tracks, plot_map``. Public data: ``io.registry_table()`` lists it,
+``fetch(name)`` gets it. The rooms behind the door: ``core io simulator networks metrics paper``.
 
 >>> import ulmpaper
 >>> block = ulmpaper.simulate("testcard", n_frames=60)

@@ -71,8 +71,9 @@ def plot_map(
     values : ndarray (Z, X)
         One of the maps of `pipeline.UlmResult`.
     kind : str
-        Its name: one of `_MAP_KINDS`. Density is shown by its square root, power Doppler in dB,
-        speeds up to their 98 % quantile (axial direction: by the signed square root).
+        ``density``, ``velocity``, ``mean_velocity``, ``direction`` or ``power_doppler``. Density is
+        shown by its square root, power Doppler in dB, speeds up to their 98 % quantile (axial
+        direction: by the signed square root).
     px_mm : float or None
         Pixel pitch of the frames [mm]. None (unknown): the scale bar is in pixels of the frames,
         and speeds are taken to be in pixels per frame.

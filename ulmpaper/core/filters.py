@@ -69,6 +69,7 @@ def svd_filter(iq: ArrayLike, low: int, high: int | None = None) -> NDArray:
     if low == 1 and last == n_frames:
         return frames.copy()
     casorati = frames.reshape(n_frames, -1)
+    # The small matrix S^H S of the pixels-by-time matrix S, a piece of the pixels at a time.
     gram = np.zeros((n_frames, n_frames), dtype=np.result_type(frames.dtype, np.float64))
     for pixels in _chunks(casorati.shape[1], n_frames):
         part = casorati[:, pixels].astype(gram.dtype)

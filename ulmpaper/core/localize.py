@@ -168,6 +168,7 @@ def _strongest(
         & (score > min_score)
     )
     t, z, x, score = (a[inside] for a in (t, z, x, score))
+    # Rank of each maximum in its frame, the strongest first.
     by_strength = np.lexsort((-score, t))
     count = np.bincount(t, minlength=len(frames))
     start = np.cumsum(count) - count
@@ -175,6 +176,7 @@ def _strongest(
     rank[by_strength] = np.arange(len(t)) - np.repeat(start, count)
     keep = rank < n_bubbles
     if pala:
+        # PALA keeps what is above the first maximum that is one too many, so ties at the cut go.
         cut = np.full(len(frames), -np.inf)
         crowded = count > n_bubbles
         cut[crowded] = score[by_strength][start[crowded] + n_bubbles]
@@ -192,6 +194,7 @@ def _regional_maxima(
     Of a plateau either every pixel is returned or the one nearest to its centre.
     """
     n, n_z, n_x = images.shape
+    # The highest of the eight neighbours of each pixel, from maxima of shifted rows.
     padded = np.full((n, n_z + 2, n_x + 2), -np.inf, dtype=images.dtype)
     padded[:, 1:-1, 1:-1] = images
     beside = np.maximum(padded[:, :, :-2], padded[:, :, 2:])
@@ -209,6 +212,7 @@ def _regional_maxima(
     centre = np.ravel_multi_index((index[0], index[1] + 1, index[2] + 1), padded.shape)
     number = np.full(padded.size, -1, dtype=np.intp)
     number[centre] = np.arange(len(centre))
+    # Four of the eight neighbours, as steps in the flat padded stack; the others lie opposite.
     half_round = np.array([-n_x - 3, -n_x - 2, -n_x - 1, -1])
     neighbours = centre[tied, None] + np.concatenate([half_round, -half_round])
     equal = values[neighbours] == values[centre[tied], None]

@@ -151,14 +151,17 @@ def map_sums(
     speed = speed[inside]
     # PALA's order of pixels is by columns; any order will do for the sums.
     place = (x * n_z + z)[inside]
+    # One key for each pair of track and pixel: a track counts once in a pixel.
     key, group = _group(track * (n_z * n_x) + place)
     visited, place = np.divmod(key, n_z * n_x)
     if pala:
+        # PALA gives the first m speeds of a track, in time, to its m pixels in column order.
         start = np.searchsorted(visited, visited)
         in_time = np.searchsorted(track, visited) + np.arange(len(visited)) - start
         pixel_speed = speed[in_time]
     else:
         pixel_speed = np.bincount(group, speed) / np.bincount(group)
+    # Sum over the tracks of each pixel, now in row order.
     pixel, where = _group(place % n_z * n_x + place // n_z)
     weights = (None, pixel_speed, mean_speed[visited], pixel_speed * downwards[visited])
     return MapSums(pixel, *(np.bincount(where, w, len(pixel)).astype(float) for w in weights))

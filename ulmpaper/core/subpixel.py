@@ -104,7 +104,7 @@ def gaussian_fit(windows: _Windows, pala: bool = False) -> _Shifts:
     Notes
     -----
     PALA fits the same model and stops after five iterations; this one (damped Gauss-Newton on all
-    windows at once) runs until no step is above 1e-4 px. _Windows that hold two bubbles may have no
+    windows at once) runs until no step is above 1e-4 px. Windows that hold two bubbles may have no
     good fit.
     """
     along = _around(windows)
@@ -115,6 +115,7 @@ def gaussian_fit(windows: _Windows, pala: bool = False) -> _Shifts:
     todo = np.arange(n)
     cost, gradient, hessian = _gaussian_terms(data, at, along)
     for _ in range(50):
+        # Solve the damped 2 x 2 system of each window by Cramer's rule.
         damped = hessian[todo] * (1 + np.eye(2) * damping[todo, None, None])
         det = damped[:, 0, 0] * damped[:, 1, 1] - damped[:, 0, 1] ** 2
         g = gradient[todo]
@@ -128,10 +129,12 @@ def gaussian_fit(windows: _Windows, pala: bool = False) -> _Shifts:
             )
             / np.maximum(det, 1e-300)[:, None]
         )
+        # No step is longer than a pixel: far from the peak the model is no guide.
         step *= np.minimum(1, 1 / np.maximum(np.hypot(*step.T), 1e-300))[:, None]
         trial_cost, trial_gradient, trial_hessian = _gaussian_terms(
             data[todo], at[todo] + step, along
         )
+        # Keep steps that lower the error and trust the model more; else damp more and try again.
         better = trial_cost <= cost[todo]
         moved = todo[better]
         at[moved] += step[better]
@@ -233,6 +236,7 @@ def _resized_peak(windows: _Windows, kernel: Callable[[NDArray], NDArray], reach
     at = _resized_points(size) + size // 2
     pixels = np.floor(at)[:, None] + np.arange(-reach, reach + 1)
     weights = kernel(at[:, None] - pixels)
+    # Pixels beyond the edge are those inside, mirrored.
     mirrored = pixels.astype(int) % (2 * size)
     mirrored = np.where(mirrored < size, mirrored, 2 * size - 1 - mirrored)
     enlarge = np.zeros((len(at), size))

@@ -211,11 +211,12 @@ def interpolate(
         if pala
         else frame - np.repeat(frame[first], size)
     )
+    # The longest allowed step is cut into pieces of 0.8 map pixels.
     step = 0.8 / (max_distance_px * upsample)
     span = since[first + size - 1]
+    # Rounding must not cost the last point of a span that is a whole number of steps.
     n_points = np.floor(span / step * (1 + 1e-12)).astype(np.intp) + 1
-    # All tracks one after the other on one axis of time, so that a single np.interp serves them
-    # all.
+    # One axis of time with all tracks one after another: a single np.interp serves them all.
     offset = np.cumsum(span + 1) - (span + 1)
     start = np.cumsum(n_points) - n_points
     place = np.arange(n_points.sum()) - np.repeat(start, n_points)
@@ -318,6 +319,7 @@ def _number_chains(successor: NDArray) -> NDArray[np.int64]:
     """Number of the chain each row belongs to, counted by first row."""
     n = len(successor)
     linked = np.flatnonzero(successor >= 0)
+    # Chains are the connected components of the links.
     graph = sparse.coo_array((np.ones(len(linked)), (linked, successor[linked])), shape=(n, n))
     _, label = (
         sparse.csgraph.connected_components(graph, directed=False) if n else (0, np.empty(0, int))

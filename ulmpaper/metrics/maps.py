@@ -167,6 +167,7 @@ def gridding_index(density: ArrayLike, upsample: int = 10, *, pala: bool = False
     ratios = []
     for axis, n in enumerate(density.shape):
         spectrum = power.sum(axis=1 - axis)
+        # One and two cycles per pixel of the frames, above their surroundings.
         for k in np.array([1, 2]) * floor(n / upsample + 0.5) - pala:
             around = spectrum[[k - 5, k - 4, k - 3, k + 3, k + 4, k + 5]].mean()
             ratios.append(spectrum[k - 1 : k + 2].max() / around if around else nan)
@@ -263,6 +264,7 @@ def fourier_ring_correlation(
     side = min(maps[0].shape)
     a, b = (np.fft.fft2(m * np.outer(*(tukey(n, 0.25) for n in shape))) for m in maps)
     radius = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij"))
+    # Number of the ring of each frequency, as wide as one bin of the shorter side.
     ring = np.rint(radius * side).astype(int).ravel()
     terms = ((a * b.conj()).real, np.abs(a) ** 2, np.abs(b) ** 2, np.ones(shape))
     both, in_a, in_b, n_pixels = (

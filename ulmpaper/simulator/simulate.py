@@ -77,7 +77,7 @@ def simulate(
     number : int
         Which block, from 0. The same number gives the same block.
     n_frames : int, optional
-        Frames of the block; by default as many as the settings say.
+        Frames of the block, 16 or more for ``invivo``; by default as many as the settings say.
 
     Returns
     -------
