@@ -2,8 +2,10 @@
 
 ::
 
-    frames (t, z, x)  --filters-->  frames without tissue  --localize, subpixel-->  bubbles (frame,
-    z, x, score) bubbles  --track-->  tracks and paths (z, x, vz, vx)  --render-->  maps
+    frames (t, z, x)  --filters-->  frames without tissue
+                      --localize, subpixel-->  bubbles (frame, z, x, score)
+                      --track-->  tracks and paths (z, x, vz, vx)
+                      --render-->  maps
 
 With ``S`` the pixels-by-time matrix of a block and ``v_k`` its right singular vectors, the clutter
 filter keeps ``S sum_k v_k v_k^H``; a bubble lies where a pixel is higher than its neighbours, moved

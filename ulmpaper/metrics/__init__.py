@@ -2,9 +2,9 @@
 
 ::
 
-    found, true bubbles  --match-->  pairs  -->  precision TP/(TP+FP), recall TP/(TP+FN), Jaccard
-    TP/(TP+FP+FN), errors estimated, true map  -->  SSIM, RMSE, gridding, saturation, share of the
-    vessels shown
+    found, true bubbles  --match-->  pairs  -->  precision TP/(TP+FP), recall TP/(TP+FN),
+                                                 Jaccard TP/(TP+FP+FN), errors
+    estimated, true map  -->  SSIM, RMSE, gridding, saturation, share of the vessels shown
 """
 
 from ulmpaper.core.doors import offer

@@ -1,7 +1,5 @@
 """Match found with true bubbles; precision, recall, Jaccard index and errors.
 
-Scores of bubbles: found against true ones, and found ones by themselves.
-
 Positions and distances are in pixels of the frames, scores between 0 and 1. Distances equal to a
 limit are beyond it.
 """

@@ -2,8 +2,8 @@
 
 ::
 
-    sequences  --experiment: all methods on the same blocks-->  Comparison  --scores-->  tables,
-    figures  -->  export
+    sequences  --experiment: all methods on the same blocks-->  Comparison
+               --scores-->  tables, figures  --export-->  files
 
 Each method gets its best setting on validation data; intervals come from drawing groups of frames
 again.
