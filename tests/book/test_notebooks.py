@@ -21,6 +21,12 @@ from ulmpaper.config import PROFILES, load_config
 
 __all__ = ["project"]
 NAMES = list(runner.read_profiles(ROOT)["notebooks"])
+# A kernel that is told to stop may flush its streams after it closed them: ipykernel logs that
+# now and then, after all cells have run.
+SHUTDOWN_RACE = (
+    r"ERROR:tornado\.general:Uncaught exception in ZMQStream callback\n"
+    r"Traceback .*\n(?: .*\n)*zmq\.error\.ZMQError: Socket operation on non-socket\n"
+)
 
 
 def read(name: str) -> nbformat.NotebookNode:
@@ -212,7 +218,8 @@ def test_notebooks_run_once_until_something_changes(
     assert statuses(project) == ["unchanged", "ran"]
     assert json.loads(results.read_text()) == {"value": 2}
     printed = capfd.readouterr()
-    assert printed.err == "", "kernel and papermill are silent"
+    said = re.sub(SHUTDOWN_RACE, "", printed.err)
+    assert said == "", "kernel and papermill are silent"
     assert re.search(r"^02_second +ran +\d+\.\d s$", printed.out, re.M)
 
 
