@@ -44,7 +44,7 @@ from ulmpaper.networks.model import ML3DResNet
 from ulmpaper.networks.predict import predict_maps
 from ulmpaper.networks.targets import decode_offsets
 from ulmpaper.networks.weights import resolve_precision
-from ulmpaper.pipeline import locate
+from ulmpaper.pipeline.detect import locate
 from ulmpaper.simulator.flow import displacement_maps
 from ulmpaper.simulator.phantom import phantom_block
 from ulmpaper.simulator.simulate import (

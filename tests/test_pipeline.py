@@ -21,14 +21,10 @@ from ulmpaper.core.records import Block, UlmWarning
 from ulmpaper.core.render import density
 from ulmpaper.core.testcard import simulate_testcard
 from ulmpaper.core.track import interpolate
-from ulmpaper.pipeline import (
-    MapTotals,
-    _ordered_map,
-    locate,
-    min_frames_per_block,
-    ulm,
-    ulm_blocks,
-)
+from ulmpaper.pipeline.blocks import MapTotals, min_frames_per_block, ulm_blocks
+from ulmpaper.pipeline.detect import locate
+from ulmpaper.pipeline.parallel import ordered_map
+from ulmpaper.pipeline.recording import ulm
 
 CFG = load_config(
     "smoke", {"locate.method": "parabola", "locate.min_score": 0.25, "locate.n_bubbles": 12}
@@ -198,7 +194,7 @@ def test_networks_work_in_processes_of_one_thread_and_warn_once(networks: dict[s
     assert [warning.filename for warning in caught] == [__file__]
     with pytest.warns(UserWarning, match="unlike"):
         same(parallel, ulm(short, cfg, method="ml3d"))
-    assert list(_ordered_map(iter([joblib.delayed(_threads)()]), n_jobs=2)) == [1]
+    assert list(ordered_map(iter([joblib.delayed(_threads)()]), n_jobs=2)) == [1]
 
 
 def _threads() -> int:
@@ -216,7 +212,7 @@ def test_few_tasks_are_read_ahead_and_the_backend_of_the_caller_stays() -> None:
             yield joblib.delayed(abs)(-read)
 
     usual = type(joblib.Parallel(n_jobs=2, prefer="threads")._backend)
-    results = _ordered_map(tasks(), n_jobs=2)
+    results = ordered_map(tasks(), n_jobs=2)
     assert next(results) == 1
     time.sleep(0.3)
     assert read <= 9
@@ -316,7 +312,7 @@ def test_a_scheduler_that_does_not_answer_is_one_clear_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr("ulmpaper.pipeline._CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("ulmpaper.pipeline.parallel._CONNECT_TIMEOUT_S", 1)
     with pytest.raises(OSError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
         ulm(blocks(), CFG, scheduler="tcp://127.0.0.1:9")
 

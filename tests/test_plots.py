@@ -18,7 +18,8 @@ from ulmpaper.config import load_config
 from ulmpaper.core.records import Block
 from ulmpaper.io.results import ResultWriter, read_table
 from ulmpaper.paper.films import Player, save_film
-from ulmpaper.pipeline import MapTotals, finish_results, ulm, ulm_blocks
+from ulmpaper.pipeline.blocks import MapTotals, ulm_blocks
+from ulmpaper.pipeline.recording import finish_results, ulm
 from ulmpaper.plots import _MAP_KINDS, plot_frame, plot_map, plot_tracks, save_figure
 
 CFG = load_config("smoke", {"locate.method": "parabola", "locate.min_score": 0.25})

@@ -73,14 +73,8 @@ def ulm(
     from ulmpaper.core.records import check_choice
     from ulmpaper.io.readers import open_frames
     from ulmpaper.io.results import ResultWriter, check_unused
-    from ulmpaper.pipeline import (
-        MapTotals,
-        describe_input,
-        describe_run,
-        finish_results,
-        min_frames_per_block,
-        ulm_blocks,
-    )
+    from ulmpaper.pipeline.blocks import MapTotals, min_frames_per_block, ulm_blocks
+    from ulmpaper.pipeline.recording import describe_input, describe_run, finish_results
 
     settings = _parse_overrides(overrides)
     if method is not None:

@@ -14,7 +14,7 @@ from _pala_files import brain_blocks, write_ratbrain, write_record
 from ulmpaper.config import load_config
 from ulmpaper.io.readers import read_ratbrain
 from ulmpaper.io.results import read_table
-from ulmpaper.pipeline import UlmResult, ulm
+from ulmpaper.pipeline.recording import UlmResult, ulm
 
 SETTINGS = {
     "filter.svd_low": 5,

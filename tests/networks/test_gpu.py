@@ -28,7 +28,7 @@ from ulmpaper.networks.predict import predict_counts, predict_heatmaps, predict_
 from ulmpaper.networks.train import train
 from ulmpaper.networks.weights import read_network
 from ulmpaper.networks.windows import SimulatedSource, seeded_sequence
-from ulmpaper.pipeline import locate
+from ulmpaper.pipeline.detect import locate
 
 pytestmark = pytest.mark.gpu
 SHAPE = (45, 52)

@@ -24,7 +24,7 @@ from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet
 from ulmpaper.networks.predict import Mirrored
 from ulmpaper.networks.targets import MIN_DISTANCE_PX, encode_heatmap, encode_offsets
 from ulmpaper.networks.weights import write_network
-from ulmpaper.pipeline import locate
+from ulmpaper.pipeline.detect import locate
 
 N_FRAMES, SHAPE = 12, (30, 26)
 NETWORKS = {

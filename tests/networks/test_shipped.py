@@ -15,7 +15,7 @@ from ulmpaper.networks.localize import load_network
 from ulmpaper.networks.predict import predict_counts
 from ulmpaper.networks.windows import SimulatedSource, seeded_sequence
 from ulmpaper.paper.tables import paper_sized
-from ulmpaper.pipeline import locate
+from ulmpaper.pipeline.detect import locate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSICAL = ("radial", "parabola", "gaussian")

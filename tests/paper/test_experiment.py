@@ -35,7 +35,9 @@ from ulmpaper.paper.experiment import (
     number_grid,
     threshold_grid,
 )
-from ulmpaper.pipeline import draw_lines, link_tracks, locate, ulm
+from ulmpaper.pipeline.blocks import draw_lines, link_tracks
+from ulmpaper.pipeline.detect import locate
+from ulmpaper.pipeline.recording import ulm
 
 CFG = load_config("smoke", {"locate.n_bubbles": 8})
 METHODS = {"RS": Method("radial", 8), "parabola": Method("parabola", 6)}

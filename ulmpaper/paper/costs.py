@@ -24,7 +24,7 @@ from ulmpaper.networks.model import layer_table
 from ulmpaper.networks.predict import predict_counts, predict_heatmaps, predict_maps
 from ulmpaper.networks.targets import decode_heatmap, decode_offsets
 from ulmpaper.networks.weights import CLASSES, resolve_device
-from ulmpaper.pipeline import locate
+from ulmpaper.pipeline.detect import locate
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")

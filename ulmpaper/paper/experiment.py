@@ -32,7 +32,8 @@ from ulmpaper.core.records import (
 from ulmpaper.core.render import map_sums
 from ulmpaper.metrics.bubbles import match_bubbles
 from ulmpaper.paper.scores import FAR_PX, NEAR_PX, TRUTH, Scores, score_bubbles_of, score_maps_of
-from ulmpaper.pipeline import draw_lines, link_tracks, locate
+from ulmpaper.pipeline.blocks import draw_lines, link_tracks
+from ulmpaper.pipeline.detect import locate
 
 _COUNTS = ("predicted", "true")
 

@@ -1,0 +1,20 @@
+"""Whole jobs: frames in; bubbles, tracks and maps out; many blocks in parallel.
+
+::
+
+    frames  --filter-->  --locate-->  bubbles  --link, drop short-->  tracks
+            --interpolate, render-->  maps  --save_result-->  a folder
+
+Settings come from a `Config`, frames from an array, a `Block` or a file.
+"""
+
+from ulmpaper.core.doors import offer
+
+__all__, __getattr__, __dir__ = offer(
+    __name__,
+    {
+        "detect": "locate",
+        "blocks": "ulm_blocks MapTotals",
+        "recording": "ulm save_result UlmResult",
+    },
+)

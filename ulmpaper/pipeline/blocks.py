@@ -1,0 +1,232 @@
+"""The chain on one block, and on many blocks in parallel.
+
+Filter, detect and localize, link, drop short tracks, interpolate, render: by the settings of a
+`Config`. Blocks are filtered and tracked apart, as in PALA.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import joblib
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from ulmpaper.config import NETWORKS, Config, Settings, as_config
+from ulmpaper.core.filters import butter_bandpass, min_frames_zero_phase, svd_filter
+from ulmpaper.core.records import Block, UlmWarning, check_amplitude, check_frames, warn_user
+from ulmpaper.core.render import Maps, MapSums, map_sums, power_doppler
+from ulmpaper.core.track import add_velocity, drop_short, interpolate, link
+from ulmpaper.pipeline.detect import Method, locate, network_digests
+from ulmpaper.pipeline.parallel import ordered_map
+
+
+@dataclass(frozen=True)
+class _BlockResult:
+    """Result of one block: its tables, the sums that `MapTotals` adds up, and its warnings."""
+
+    bubbles: pd.DataFrame
+    tracks: pd.DataFrame
+    sums: MapSums
+    power: NDArray
+    n_frames: int
+    notes: tuple[str, ...] = ()
+
+
+class MapTotals:
+    """Maps of all blocks seen so far.
+
+    Parameters
+    ----------
+    cfg : Config
+        Settings of the maps.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        self._cfg = cfg
+        self._maps: Maps | None = None
+        self._power: NDArray | float = 0.0
+        self._n_frames = 0
+
+    def add(self, result: _BlockResult) -> None:
+        """Add the sums of a block."""
+        if self._maps is None:
+            render = self._cfg.render
+            self._maps = Maps(result.power.shape, upsample=render.upsample, pala=self._cfg.pala)
+        self._maps.add(result.sums)
+        self._power = self._power + result.power * result.n_frames
+        self._n_frames += result.n_frames
+
+    def as_dict(self) -> dict[str, NDArray]:
+        """All maps by name, see `UlmResult`."""
+        if self._maps is None:
+            raise ValueError("there is no block to make maps of: at least one frame is needed")
+        return {**self._maps.as_dict(), "power_doppler": np.asarray(self._power) / self._n_frames}
+
+
+def ulm_blocks(
+    blocks: Iterable[ArrayLike | Block],
+    cfg: Settings = None,
+    *,
+    method: Method | None = None,
+    n_jobs: int | None = None,
+    scheduler: str | None = None,
+) -> Iterator[_BlockResult]:
+    """Run the chain on each block, in parallel, and yield results in the order of the blocks.
+
+    Blocks are filtered and tracked apart, as in PALA. Frames and tracks are numbered on through the
+    blocks. Only a few blocks are in memory at a time. Of the warnings, the first is given.
+
+    Parameters
+    ----------
+    blocks : iterable
+        Arrays or `Block` of one shape; read ahead by four blocks per process at most.
+    cfg, method
+        As in `ulm`.
+    n_jobs : int, optional
+        Processes instead of ``cfg.blocks.n_jobs``; on a cluster, tasks sent ahead.
+    scheduler : str, optional
+        Address of a Dask scheduler (``"tcp://host:8786"``) that takes the work instead of local
+        processes. Needs the extra ``cluster``.
+
+    Raises
+    ------
+    ValueError
+        A block differs in shape from the first.
+    OSError
+        No scheduler answers at the address.
+    """
+    cfg = as_config(cfg)
+    n_jobs = cfg.blocks.n_jobs if n_jobs is None else n_jobs
+    first_frame = first_track = 0
+    warned = False
+    tasks = (joblib.delayed(_run_block)(block, cfg, method) for block in _same_shape(blocks))
+    for result in ordered_map(tasks, n_jobs=n_jobs, scheduler=scheduler):
+        if result.notes and not warned:  # the other blocks say the same with slightly other figures
+            warn_user(result.notes[0])
+            warned = True
+        numbers, track_of_row = np.unique(result.tracks["track"], return_inverse=True)
+        frame = result.tracks["frame"] + first_frame
+        yield dataclasses.replace(
+            result,
+            bubbles=result.bubbles.assign(frame=result.bubbles["frame"] + first_frame),
+            tracks=result.tracks.assign(frame=frame, track=track_of_row + first_track),
+        )
+        first_frame += result.n_frames
+        first_track += len(numbers)
+
+
+def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) -> _BlockResult:
+    """Run the chain on one block; warnings come back as notes, since a process may lie between."""
+    px_mm, frame_rate_hz = pitch_and_rate(frames, cfg)
+    frames = check_frames(
+        frames.frames if isinstance(frames, Block) else frames, allow_complex=True
+    )
+    if frames.dtype.kind != "c":
+        check_amplitude(frames)
+    filtered = _filter(frames, cfg, frame_rate_hz)
+    amplitude = np.abs(filtered) if filtered.dtype.kind == "c" or _filters(cfg) else filtered
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UlmWarning)
+        bubbles = locate(amplitude, method or cfg.locate.method, cfg=cfg)
+    notes = tuple(str(w.message) for w in caught if issubclass(w.category, UlmWarning))
+    kept = link_tracks(bubbles, cfg)
+    paths = draw_lines(kept, cfg, px_mm=px_mm, frame_rate_hz=frame_rate_hz)
+    shape_px = (amplitude.shape[1], amplitude.shape[2])
+    return _BlockResult(
+        bubbles=bubbles,
+        tracks=add_velocity(
+            kept, px_mm=px_mm, frame_rate_hz=frame_rate_hz, smooth_points=cfg.track.smooth_points
+        ),
+        sums=map_sums(paths, shape_px, upsample=cfg.render.upsample, pala=cfg.pala),
+        power=power_doppler(filtered),
+        n_frames=len(amplitude),
+        notes=notes,
+    )
+
+
+def link_tracks(bubbles: pd.DataFrame, cfg: Config) -> pd.DataFrame:
+    """Link bubbles into tracks and drop the short ones, by the settings of section ``track``."""
+    linked = link(bubbles, max_distance_px=cfg.track.max_distance_px, max_gap=cfg.track.max_gap)
+    return drop_short(linked, cfg.track.min_length)
+
+
+def draw_lines(
+    tracks: pd.DataFrame, cfg: Config, *, px_mm: float, frame_rate_hz: float
+) -> pd.DataFrame:
+    """Smooth and interpolate tracks, as finely as the maps of the settings need it."""
+    return interpolate(
+        tracks,
+        px_mm=px_mm,
+        frame_rate_hz=frame_rate_hz,
+        max_distance_px=cfg.track.max_distance_px,
+        upsample=cfg.render.upsample,
+        smooth_points=cfg.track.smooth_points,
+        pala=cfg.pala,
+    )
+
+
+def min_frames_per_block(cfg: Config) -> int:
+    """Frames that a block must have for the clutter filter and the network of the settings.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        The network's weights or its device are not there.
+
+    Examples
+    --------
+    >>> from ulmpaper.config import load_config
+    >>> min_frames_per_block(load_config())
+    1
+    >>> min_frames_per_block(load_config("quick", {"filter.svd_low": 10}))
+    10
+    """
+    f = cfg.filter
+    zero_phase = f.band_hz is not None and f.zero_phase and not cfg.pala
+    window = network_digests(cfg)[1] if cfg.locate.method in NETWORKS else 1
+    return max(f.svd_low, min_frames_zero_phase(f.order) if zero_phase else 1, window)
+
+
+def _filters(cfg: Config) -> bool:
+    return (
+        cfg.filter.svd_low > 1 or cfg.filter.svd_high is not None or cfg.filter.band_hz is not None
+    )
+
+
+def _filter(frames: NDArray, cfg: Config, frame_rate_hz: float) -> NDArray:
+    """Clutter filter of the settings: components first, then the band, as in PALA."""
+    f = cfg.filter
+    if f.svd_low > 1 or f.svd_high is not None:
+        frames = svd_filter(frames, f.svd_low, f.svd_high)
+    if f.band_hz is not None:
+        zero_phase = f.zero_phase and not cfg.pala
+        frames = butter_bandpass(
+            frames, f.band_hz, frame_rate_hz=frame_rate_hz, order=f.order, zero_phase=zero_phase
+        )
+    return frames
+
+
+def pitch_and_rate(frames: ArrayLike | Block, cfg: Config) -> tuple[float, float]:
+    """Pixel pitch [mm] and frame rate [Hz]: the block's where known, else the settings'."""
+    px_mm = frame_rate_hz = None
+    if isinstance(frames, Block):
+        px_mm = frames.px_mm
+        frame_rate_hz = frames.frame_rate_hz
+    return px_mm or cfg.acquisition.px_mm, frame_rate_hz or cfg.acquisition.frame_rate_hz
+
+
+def _same_shape(blocks: Iterable[ArrayLike | Block]) -> Iterator[ArrayLike | Block]:
+    first = None
+    for number, block in enumerate(blocks):
+        shape = np.shape(block.frames if isinstance(block, Block) else block)[1:]
+        first = first or shape
+        if shape != first:
+            raise ValueError(
+                f"block {number} has frames of {shape} px, the first has {first}: run them apart"
+            )
+        yield block

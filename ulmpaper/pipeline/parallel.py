@@ -1,0 +1,75 @@
+"""Tasks in parallel, on local processes or a Dask cluster, with results in order."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import joblib
+
+from ulmpaper.core.doors import optional
+
+_CONNECT_TIMEOUT_S = 10
+
+
+def ordered_map(
+    tasks: Iterator[Any], *, n_jobs: int, scheduler: str | None = None
+) -> Iterator[Any]:
+    """Run tasks in parallel and yield their results in order, four tasks ahead per process.
+
+    Parameters
+    ----------
+    tasks : iterator
+        Made by `joblib.delayed`; read as they are begun.
+    n_jobs : int
+        Processes; on a cluster, tasks sent ahead.
+    scheduler : str, optional
+        Address of a Dask scheduler that takes the work instead of local processes.
+
+    Raises
+    ------
+    ImportError, OSError
+        Dask is not installed; no scheduler answers at the address.
+
+    Notes
+    -----
+    joblib's own generator begins a task whenever one is done, asked for or not, so results would
+    pile up.
+
+    Examples
+    --------
+    >>> list(ordered_map((joblib.delayed(abs)(k) for k in (-1, 2, -3)), n_jobs=1))
+    [1, 2, 3]
+    """
+    with _parallel(scheduler, n_jobs) as run:
+        ahead = 4 * max(1, n_jobs if scheduler else joblib.effective_n_jobs(n_jobs))
+        for task in tasks:
+            yield from run(itertools.chain([task], itertools.islice(tasks, ahead - 1)))
+
+
+@contextlib.contextmanager
+def _parallel(scheduler: str | None, n_jobs: int) -> Iterator[joblib.Parallel]:
+    """Local processes, or those of a Dask scheduler."""
+    parallel = functools.partial(
+        joblib.Parallel, n_jobs=n_jobs, return_as="generator", max_nbytes=None, batch_size=1
+    )
+    if scheduler is None:
+        # Tasks keep every core busy; threads of the linear algebra on top would only get in their
+        # way.
+        yield parallel(backend="loky", inner_max_num_threads=1) if n_jobs != 1 else parallel()
+        return
+    with optional("cluster"):
+        from distributed import Client
+    try:
+        client = Client(scheduler, timeout=_CONNECT_TIMEOUT_S)
+    except OSError as error:
+        raise OSError(
+            f"no Dask scheduler answers at {scheduler!r}: start one with `dask scheduler`"
+        ) from error
+    with client:
+        with joblib.parallel_config("dask"):  # in force here only, not where results are used
+            run = parallel()
+        yield run
