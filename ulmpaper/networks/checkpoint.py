@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from ulmpaper import __version__
 from ulmpaper.config import Config
+from ulmpaper.io.checkout import revision
 from ulmpaper.io.files import write_atomic
 from ulmpaper.networks.recipes import Recipe
 from ulmpaper.networks.weights import load_tensors
@@ -262,17 +262,6 @@ def describe(
     if "threshold" in state.best:
         about["threshold"] = state.best["threshold"]
     return about
-
-
-def revision() -> str:
-    """Commit of the source, ``-dirty`` where files were changed, ``unknown`` without a checkout."""
-    where = ["git", "-C", str(Path(__file__).parent)]
-    command = [*where, "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def _domain(cfg: Config) -> dict[str, Any]:
