@@ -22,6 +22,7 @@ __all__, __getattr__, __dir__ = offer(
             "Block bubble_table UlmWarning "
             "check_amplitude check_bubbles check_choice check_frames check_positive"
         ),
+        "health": "check_health FrameHealth",
         "grid": "map_shape map_index frame_position",
         "filters": "svd_filter butter_bandpass envelope to_db",
         "localize": "locate_peaks",
@@ -29,6 +30,7 @@ __all__, __getattr__, __dir__ = offer(
             "METHODS centre_pixel weighted_average radial_symmetry gaussian_fit log_parabola "
             "cubic_peak lanczos_peak spline_peak"
         ),
+        "spots": "isolated_bubbles psf_width bubble_width",
         "track": "link drop_short smooth interpolate add_velocity",
         "render": "Maps render_maps map_sums density power_doppler",
         "testcard": "simulate_testcard",
