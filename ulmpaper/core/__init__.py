@@ -31,13 +31,13 @@ __all__, __getattr__, __dir__ = offer(
             "cubic_peak lanczos_peak spline_peak"
         ),
         "spots": "isolated_bubbles psf_width bubble_width",
-        "track": "link drop_short smooth interpolate add_velocity",
+        "track": "link drop_short smooth interpolate add_velocity per_track track_summary",
         "render": "Maps render_maps map_sums density power_doppler",
         "testcard": "simulate_testcard",
     },
     hints={
         "lengths": "tracks['track'].value_counts()",
-        "summary": "tracks.groupby('track').agg(...)",
+        "summary": "track_summary(tracks, frame_rate_hz=...)",
         "locate": "ulmpaper.locate(frames, method)",
     },
 )

@@ -265,6 +265,97 @@ def add_velocity(
     return raw.assign(**columns)
 
 
+def per_track(tracks: pd.DataFrame, *, frame_rate_hz: float) -> pd.DataFrame:
+    """Reduce each track to one row: its points, its duration and its mean speed.
+
+    Parameters
+    ----------
+    tracks : DataFrame
+        Track table with the columns ``vz, vx`` [mm/s] of `add_velocity`.
+    frame_rate_hz : float
+        Frames per second [Hz].
+
+    Returns
+    -------
+    DataFrame
+        ``track``; ``n_points``, missing frames not counted; ``duration_s``, from the first to the
+        last point [s]; ``speed_mm_s``, length of the smoothed path over the duration [mm/s], NaN
+        for a track of one point.
+
+    Examples
+    --------
+    >>> from ulmpaper.core.records import bubble_table
+    >>> straight = link(bubble_table([0, 2], [0.0, 0.0], [0.0, 0.5], [1, 1]), max_gap=1)
+    >>> moving = add_velocity(straight, px_mm=0.1, frame_rate_hz=1000)
+    >>> per_track(moving, frame_rate_hz=1000).values.tolist()
+    [[0.0, 2.0, 0.002, 25.0]]
+    """
+    check_positive(frame_rate_hz=frame_rate_hz)
+    check_bubbles(tracks, columns=(*_TRACK_COLUMNS, "vz", "vx"))
+    tracks, first, size = _sorted_tracks(tracks)
+    frame = tracks["frame"].to_numpy(dtype=float)
+    # Each point carries the velocity of the step that ends in it, so a step counts by its frames.
+    elapsed = np.diff(frame, prepend=0)
+    elapsed[first] = 0
+    way = np.hypot(tracks["vz"].to_numpy(dtype=float), tracks["vx"].to_numpy(dtype=float)) * elapsed
+    track = np.repeat(np.arange(len(first)), size)
+    duration = frame[first + size - 1] - frame[first]
+    speed = np.full(len(first), np.nan)
+    np.divide(np.bincount(track, way, len(first)), duration, out=speed, where=duration > 0)
+    return pd.DataFrame(
+        {
+            "track": tracks["track"].to_numpy()[first],
+            "n_points": size,
+            "duration_s": duration / frame_rate_hz,
+            "speed_mm_s": speed,
+        }
+    )
+
+
+def track_summary(
+    tracks: pd.DataFrame, *, frame_rate_hz: float | None = None
+) -> dict[str, int | dict[str, float | None]]:
+    """Summarize tracks: their number, and how long and how fast they are.
+
+    Parameters
+    ----------
+    tracks : DataFrame
+        Track table with the columns ``vz, vx`` of `add_velocity`; or rows of `per_track`, those of
+        several blocks one below the other.
+    frame_rate_hz : float
+        Frames per second [Hz]; not needed for rows of `per_track`.
+
+    Returns
+    -------
+    dict
+        ``n_tracks``, and for each of ``n_points``, ``duration_s`` [s] and ``speed_mm_s`` [mm/s] of
+        a track the quantiles ``p05, median, p95``; None where there is no track.
+
+    Examples
+    --------
+    >>> from ulmpaper.core.records import bubble_table
+    >>> straight = link(bubble_table([0, 1], [0.0, 0.0], [0.0, 0.5], [1, 1]))
+    >>> moving = add_velocity(straight, px_mm=0.1, frame_rate_hz=1000)
+    >>> summary = track_summary(moving, frame_rate_hz=1000)
+    >>> summary["n_tracks"], summary["speed_mm_s"]["median"]
+    (1, 50.0)
+    """
+    if "n_points" in tracks.columns:
+        each = tracks
+    elif frame_rate_hz is None:
+        raise ValueError("track_summary needs frame_rate_hz, the frames per second [Hz]")
+    else:
+        each = per_track(tracks, frame_rate_hz=frame_rate_hz)
+    summary: dict[str, int | dict[str, float | None]] = {"n_tracks": len(each)}
+    for name in ("n_points", "duration_s", "speed_mm_s"):
+        quantiles = each[name].quantile([0.05, 0.5, 0.95])
+        summary[name] = {
+            key: None if np.isnan(value) else float(value)
+            for key, value in zip(("p05", "median", "p95"), quantiles, strict=True)
+        }
+    return summary
+
+
 def _assign(source: NDArray, target: NDArray, max_distance: float) -> tuple[NDArray, NDArray]:
     """Most links, then least squared distance, among pairs no farther apart than `max_distance`."""
     squared = ((source[:, None] - target[None]) ** 2).sum(axis=2)
