@@ -312,7 +312,7 @@ from ulmpaper.networks.localize import load_network
 from ulmpaper.networks.predict import predict_maps
 frames = np.lib.format.open_memmap(sys.argv[1], "w+", np.float32, (int(sys.argv[2]), 84, 143))
 frames[:] = np.random.default_rng(0).random(frames.shape[1:], np.float32)
-for _ in predict_maps(trained("ml3d")[0], frames, stride=10, precision="auto"):
+for _ in predict_maps(load_network("ml3d"), frames, stride=10, precision="auto"):
     pass
 """
     peaks = []
