@@ -174,6 +174,10 @@ class _Disk(io.FileIO):
         return self.tell() if size is None else size
 
 
+class NotTaken(ValueError):
+    """The file is sound, but what it holds is not taken: colour, volumes, channel data."""
+
+
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong inside into one ValueError that names the file."""
@@ -181,7 +185,8 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # the libraries raise a dozen types on damaged files
         # Errors of the machine, unlike those of the file, carry a number or concern its memory.
-        if isinstance(error, MemoryError) or getattr(error, "errno", None):
+        sound = MemoryError | ImportError | NotTaken
+        if isinstance(error, sound) or getattr(error, "errno", None):
             raise
         raise ValueError(
             f"cannot read {path}, it is damaged or not what its name says "
