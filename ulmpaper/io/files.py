@@ -175,7 +175,7 @@ class _Disk(io.FileIO):
 
 
 class NotTaken(ValueError):
-    """The file is sound, but what it holds is not taken: colour, volumes, channel data."""
+    """The file is sound, but not taken: colour, volumes, channel data, a part that is elsewhere."""
 
 
 @contextlib.contextmanager
@@ -184,6 +184,11 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the libraries raise a dozen types on damaged files
+        if any(words in str(error) for words in ("unable to lock file", "already open for")):
+            raise NotTaken(
+                f"another program has {path} open for writing: "
+                "wait until it has closed the file, or copy the file and read the copy"
+            ) from error
         # Errors of the machine, unlike those of the file, carry a number or concern its memory.
         sound = MemoryError | ImportError | NotTaken
         if isinstance(error, sound) or getattr(error, "errno", None):
