@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 _CHUNK = 64  # frames looked at together
 _FEW = 1000  # at most one pixel in so many is hot
 _FEW_IN_A_FRAME = 3  # or so many in a small frame
-_FAR = 3.0  # times everything else: a hot pixel, and more than a network forgives
+_FAR = 2.5  # times everything else: beyond it the networks begin to lose bubbles
 _SHOWN = 6  # frames or pixels that a sentence names
 
 
@@ -118,7 +118,7 @@ def check_health(frames: ArrayLike, first_frame: int = 0) -> FrameHealth:
 
 
 def find_outliers(frames: Any) -> list[Outlier]:
-    """Find hot pixels: few, alone, and more than three times as high as everything else.
+    """Find hot pixels: few, alone, and more than 2.5 times as high as everything else.
 
     Parameters
     ----------
@@ -144,23 +144,39 @@ def find_outliers(frames: Any) -> list[Outlier]:
     >>> [(o.frame, o.z, o.x, round(o.ratio)) for o in find_outliers(frames)]
     [(3, 1, 1, 40)]
     """
+    return highest_value(frames)[1]
+
+
+def highest_value(frames: Any) -> tuple[float, list[Outlier]]:
+    """Find the highest amplitude that is no hot pixel, and the hot pixels above it.
+
+    Parameters, errors and rule are those of `find_outliers`. Frames are read once where there are
+    no hot pixels.
+    """
     n_frames, n_z, n_x = frames.shape
     few = n_frames * max(_FEW_IN_A_FRAME, n_z * n_x // _FEW)
     highest = _highest(frames, min(few + 1, n_frames * n_z * n_x))
     rest = float(highest[0])  # so many pixels reach this value that it is no outlier
     if highest[-1] <= _FAR * rest:
-        return []
+        return float(highest[-1]), []
     place, windows = _windows_above(frames, rest)
     value = windows[:, 1, 1]
     around = windows.reshape(-1, 9)[:, [0, 1, 2, 3, 5, 6, 7, 8]].max(axis=1)
     supported = max(rest, float(np.minimum(value, around).max()))
     is_hot = value > _FAR * supported if supported > 0 else np.zeros(len(value), dtype=bool)
     is_hot |= _above_gap(value, windows, is_hot, rest)
-    others = max(rest, float(value[~is_hot].max(initial=0.0)))
-    return [
+    # Lone peaks of noise have others of their kind not far below.
+    while True:
+        others = max(rest, float(value[~is_hot].max(initial=0.0)))
+        is_far = is_hot & (value > _FAR * others)
+        if (is_far == is_hot).all():
+            break
+        is_hot = is_far
+    outliers = [
         Outlier(int(t), int(z), int(x), float(v) / others)
         for (t, z, x), v in zip(place[is_hot], value[is_hot], strict=True)
     ]
+    return others, outliers
 
 
 def without_outliers(frames: NDArray, outliers: Sequence[Outlier], first_frame: int = 0) -> NDArray:
@@ -230,7 +246,8 @@ def _highest(frames: Any, n: int) -> NDArray[np.float64]:
         top = np.concatenate([top, values])
         if len(top) > n:
             top = np.partition(top, -n)[-n:]
-        top[[0, np.argmin(top)]] = top[[np.argmin(top), 0]]
+        lowest = int(np.argmin(top))
+        top[lowest], top[0] = top[0], top[lowest]
     return np.sort(top)
 
 
@@ -269,7 +286,8 @@ def _above_gap(
 def _chunks(frames: Any) -> Iterator[tuple[int, NDArray]]:
     """Amplitude of some frames at a time, with the number of the first."""
     for first in range(0, frames.shape[0], _CHUNK):
-        yield first, np.abs(np.asarray(frames[first : first + _CHUNK]))
+        last = min(first + _CHUNK, frames.shape[0])
+        yield first, np.abs(np.asarray(frames[first:last]))
 
 
 def _equal(a: NDArray, b: NDArray) -> NDArray[np.bool_]:

@@ -19,12 +19,18 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from ulmpaper.config import Config
-from ulmpaper.core.records import bubble_table, check_frames, warn_user
+from ulmpaper.core.records import bubble_table, check_amplitude, warn_user
+from ulmpaper.core.spots import bubble_width
 from ulmpaper.networks.model import Network
-from ulmpaper.networks.predict import Mirrored, predict_counts, predict_heatmaps, predict_maps
+from ulmpaper.networks.predict import (
+    Mirrored,
+    predict_counts,
+    predict_heatmaps,
+    predict_maps,
+    without_hot_pixels,
+)
 from ulmpaper.networks.targets import MIN_DISTANCE_PX, decode_heatmap, decode_offsets
 from ulmpaper.networks.weights import find_weights, read_network, resolve_device
-from ulmpaper.simulator.psf_from_frames import bubble_width
 
 Weights = Network | str | os.PathLike | None
 
@@ -170,7 +176,8 @@ def locate_ml3d(
     Warns
     -----
     UlmWarning
-        The frames are unlike those of the training, see `ulmpaper.networks.domain_gap`.
+        The frames are unlike those of the training, see `ulmpaper.networks.domain_gap`; a pixel
+        holds more than 2.5 times the highest other value, and is replaced by those around it.
 
     Notes
     -----
@@ -183,7 +190,7 @@ def locate_ml3d(
     >>> found.columns.tolist()
     ['frame', 'z', 'x', 'score']
     """
-    frames = check_frames(frames)
+    frames = without_hot_pixels(check_amplitude(frames))
     is_lit = np.asarray(frames.any(axis=(1, 2)))
     if not is_lit.any():
         return bubble_table([], [], [], [])
@@ -272,7 +279,8 @@ def locate_mspcn(
     Warns
     -----
     UlmWarning
-        The frames are unlike those of the training, see `ulmpaper.networks.domain_gap`.
+        The frames are unlike those of the training, see `ulmpaper.networks.domain_gap`; a pixel
+        holds more than 2.5 times the highest other value, and is replaced by those around it.
 
     Notes
     -----
@@ -286,7 +294,7 @@ def locate_mspcn(
     >>> locate_mspcn(np.ones((2, 16, 16)), net=MSPCN(2), n_bubbles=0).columns.tolist()
     ['frame', 'z', 'x', 'score']
     """
-    frames = check_frames(frames)
+    frames = without_hot_pixels(check_amplitude(frames))
     is_lit = np.asarray(frames.any(axis=(1, 2)))
     if not is_lit.any():
         return bubble_table([], [], [], [])

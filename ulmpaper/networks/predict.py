@@ -2,8 +2,9 @@
 
 Frames may be an array, or anything that has a shape and is read by slices (a memory map, a data set
 of an HDF5 file): only a few windows are in memory at a time. Networks see frames divided by the
-highest value of all frames, or by `scale`. They run without gradients, on the device and in the
-memory layout that suit them; torch's number of threads is left as it is.
+highest value of all frames, or by `scale`; hot pixels are replaced before. They run without
+gradients, on the device and in the memory layout that suit them; torch's number of threads is left
+as it is.
 """
 
 from __future__ import annotations
@@ -21,12 +22,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ulmpaper.core.records import check_amplitude, check_frames, check_positive
+from ulmpaper.core.health import (
+    Outlier,
+    find_outliers,
+    highest_value,
+    name_outliers,
+    without_outliers,
+)
+from ulmpaper.core.records import check_amplitude, check_frames, check_positive, warn_user
 from ulmpaper.networks.model import CountNet, ResidualBlock
 from ulmpaper.networks.weights import resolve_device, resolve_precision
 
 _LEAST_WEIGHT = 1e-6  # of a prediction in the mean of the offsets: never a division by 0
-_CHUNK = 64  # frames that are read together to find their peak
 
 # --- what a network makes of a sequence --------------------------------------------------------
 
@@ -99,7 +106,7 @@ def predict_maps(
     [(0, (3, 4, 16, 12)), (4, (3, 5, 16, 12))]
     """
     check_positive(window=window, stride=stride)
-    frames = _sliceable(frames)
+    frames = _Scaled(frames, scale)
     n_frames = frames.shape[0]
     if n_frames < window:
         raise ValueError(
@@ -113,7 +120,7 @@ def predict_maps(
         )
     run = _runner(net, batch, tile_px, device, precision, compiled)
     starts = [*range(0, n_frames - window, stride), n_frames - window]
-    return _average_windows(run, frames, _peak(frames, scale), starts, window, batch)
+    return _average_windows(run, frames, starts, window, batch)
 
 
 def predict_heatmaps(
@@ -154,10 +161,9 @@ def predict_heatmaps(
     >>> [(first, tuple(part.shape)) for first, part in maps]
     [(0, (2, 1, 18, 16)), (2, (1, 1, 18, 16))]
     """
-    frames = _sliceable(frames)
+    scaled = _Scaled(frames, scale)
     run = _runner(net, batch, tile_px, device, precision)
-    chunks = _read_all(frames, batch, _peak(frames, scale))
-    return ((first, run(part[:, None]).cpu()) for first, part in chunks)
+    return ((first, run(part[:, None]).cpu()) for first, part in scaled.read_all(batch))
 
 
 def predict_counts(
@@ -200,11 +206,11 @@ def predict_counts(
     >>> predict_counts(CountNet(9, features=4), np.zeros((2, 70, 40)))
     array([0., 0.])
     """
-    frames = _sliceable(frames)
+    scaled = _Scaled(frames, scale)
     check_positive(tile_px=tile_px)
     run = _runner(net, batch, None, device, "float32")
-    counts = np.zeros(frames.shape[0])
-    for first, part in _read_all(frames, batch, _peak(frames, scale)):
+    counts = np.zeros(scaled.shape[0])
+    for first, part in scaled.read_all(batch):
         for tile in count_tiles(part, tile_px):
             is_lit = tile.amax(dim=(1, 2)) > 0
             predicted = CountNet.expected(run(tile[:, None])).cpu() * is_lit
@@ -277,8 +283,7 @@ class Mirrored(nn.Module):
 
 def _average_windows(
     run: Callable[[Tensor], Tensor],
-    frames: Any,
-    peak: float,
+    frames: _Scaled,
     starts: list[int],
     window: int,
     batch: int,
@@ -292,7 +297,7 @@ def _average_windows(
     for k in range(0, len(starts), batch):
         group = starts[k : k + batch]
         end = group[-1] + window
-        held = torch.cat([held, _read(frames, first + len(held), end, peak)])
+        held = torch.cat([held, frames.read(first + len(held), end)])
         windows = [held[start - first : start - first + window] for start in group]
         maps = run(torch.stack(windows)[:, None])
         weight = maps[:, :1].clamp(min=_LEAST_WEIGHT)
@@ -477,21 +482,53 @@ def _sliceable(frames: Any) -> Any:
     return frames
 
 
-def _peak(frames: Any, scale: float | None) -> float:
-    """Value that becomes 1: `scale`, or the highest of all frames, but 1 where they are dark."""
-    if scale is None:
-        return max(float(part.max()) for _, part in _read_all(frames, _CHUNK)) or 1.0
-    check_positive(scale=scale)
-    return scale
+def without_hot_pixels(frames: NDArray) -> NDArray:
+    """Frames with hot pixels replaced by those around them, and a warning that names them."""
+    outliers = find_outliers(frames)
+    _warn_of_hot_pixels(outliers)
+    return without_outliers(frames, outliers)
 
 
-def _read_all(frames: Any, size: int, peak: float = 1.0) -> Iterator[tuple[int, Tensor]]:
-    """All frames, `size` at a time, each chunk with its first frame's number."""
-    for start in range(0, frames.shape[0], size):
-        yield start, _read(frames, start, min(start + size, frames.shape[0]), peak)
+def _warn_of_hot_pixels(outliers: list[Outlier]) -> None:
+    if outliers:
+        warn_user(f"{name_outliers(outliers)}; the network sees those around it instead")
 
 
-def _read(frames: Any, start: int, stop: int, peak: float) -> Tensor:
-    """Frames (n, Z, X) float32 from `start` to before `stop`, over `peak`."""
-    part = check_amplitude(frames[start:stop], what=f"frames {start} to {stop - 1}")
-    return torch.from_numpy(np.asarray(part / peak, dtype=np.float32))
+class _Scaled:
+    """Frames over their highest value, or over `scale`, read by slices as float32.
+
+    One hot pixel would make all other frames dark, so hot pixels neither count as the highest value
+    nor reach a network.
+    """
+
+    def __init__(self, frames: Any, scale: float | None) -> None:
+        self._frames = _sliceable(frames)
+        self.shape = self._frames.shape
+        self._outliers: list[Outlier] = []
+        if scale is not None:
+            check_positive(scale=scale)
+            self._peak = scale
+            return
+        peak, outliers = highest_value(self)
+        _warn_of_hot_pixels(outliers)
+        self._outliers = outliers
+        # In single precision, as frames are, unless that cannot hold it.
+        with np.errstate(over="ignore"):
+            single = float(np.float32(peak))
+        is_held = np.finfo(np.float32).tiny <= single < np.inf
+        self._peak = (single if is_held else peak) or 1.0
+
+    def __getitem__(self, span: slice) -> NDArray:
+        """Frames as they are, but for hot pixels."""
+        what = f"frames {span.start} to {span.stop - 1}"
+        part = check_amplitude(self._frames[span], what=what)
+        return without_outliers(part, self._outliers, span.start)
+
+    def read_all(self, size: int) -> Iterator[tuple[int, Tensor]]:
+        """All frames, `size` at a time, each chunk with its first frame's number."""
+        for start in range(0, self.shape[0], size):
+            yield start, self.read(start, min(start + size, self.shape[0]))
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Frames (n, Z, X) float32 from `start` to before `stop`."""
+        return torch.from_numpy(np.asarray(self[start:stop] / self._peak, dtype=np.float32))

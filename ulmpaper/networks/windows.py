@@ -6,6 +6,7 @@ training that goes on where it stopped does not differ from one that never did.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ulmpaper.config import Config
+from ulmpaper.core.health import find_outliers, without_outliers
 from ulmpaper.core.records import Block
 from ulmpaper.io.store import BlockStore
 from ulmpaper.simulator.imaging import speckle
@@ -104,7 +106,8 @@ class StoredSource:
     Parameters
     ----------
     path : str
-        Block store with true bubbles, see `ulmpaper.io.BlockStore`; of IQ the amplitude is taken.
+        Block store with true bubbles, see `ulmpaper.io.BlockStore`; of IQ the amplitude is taken,
+        and hot pixels are replaced by those around them.
     part : (float, float)
         Share of the file to cut from, e.g. (0, 0.9) for training and (0.9, 1) for validation, as
         the paper splits PALA's sequences 16 to 20.
@@ -127,7 +130,11 @@ class StoredSource:
                     f"{self.path} has {last - first} frames in this part, a window needs {n_frames}"
                 )
             start = int(rng.integers(first, last - n_frames, endpoint=True))
-            return store.window(start, n_frames)
+            block = store.window(start, n_frames)
+        # A hot pixel would make the whole batch dark.
+        frames = np.abs(block.frames)
+        frames = without_outliers(frames, find_outliers(frames))
+        return dataclasses.replace(block, frames=frames)
 
 
 def seeded_sequence(source: Source, n_frames: int, seed: int, name: str, number: int) -> Block:
