@@ -67,14 +67,10 @@ def ulm(
     No track goes on from one file to the next. OUT then holds bubbles and tracks (tables.h5, .csv),
     the maps (maps.npz, .png) and the settings (run.json).
     """
-    from tqdm import tqdm
-
     from ulmpaper.config import METHODS, NETWORKS, load_config
     from ulmpaper.core.records import check_choice
     from ulmpaper.io.readers import open_frames
-    from ulmpaper.io.results import ResultWriter, check_unused
-    from ulmpaper.pipeline.blocks import MapTotals, min_frames_per_block, ulm_blocks
-    from ulmpaper.pipeline.recording import describe_input, describe_run, finish_results
+    from ulmpaper.pipeline.run import run_to_folder
 
     settings = _parse_overrides(overrides)
     if method is not None:
@@ -82,41 +78,11 @@ def ulm(
     cfg = load_config(profile, settings)
     sources = [open_frames(file, variable) for file in files]
     cfg = _with_scale(cfg, sources, settings)
-    size = cfg.blocks.n_frames
-    px_mm = cfg.acquisition.px_mm
-    frame_rate_hz = cfg.acquisition.frame_rate_hz
-    about = describe_input(sources)
-    if not overwrite:
-        check_unused(out, describe_run(cfg, about))
-    least = min_frames_per_block(cfg)
-    for source in sources:
-        if min(size, source.n_frames) < least:
-            raise ValueError(
-                f"{source.path.name} comes in blocks of {min(size, source.n_frames)} frames, "
-                f"filters or network need {least}: give more frames, "
-                f"or set blocks.n_frames to {least} or more"
-            )
-    blocks = (
-        dataclasses.replace(block, px_mm=px_mm, frame_rate_hz=frame_rate_hz)
-        for source in sources
-        for block in source.blocks(size, min_frames=least)
+    done = run_to_folder(
+        sources, out, cfg, n_jobs=jobs, scheduler=scheduler, overwrite=overwrite, progress=None
     )
-    n_blocks = sum(
-        source.n_frames // size + (source.n_frames % size >= least) for source in sources
-    )
-    n_frames = sum(source.n_frames for source in sources)
-    totals = MapTotals(cfg)
-    n_bubbles = n_tracks = 0
-    with ResultWriter(out) as writer:
-        results = ulm_blocks(blocks, cfg, n_jobs=jobs, scheduler=scheduler)
-        for result in tqdm(results, total=n_blocks, unit="block", delay=2, disable=None):
-            writer.add(result.bubbles, result.tracks)
-            totals.add(result)
-            n_bubbles += len(result.bubbles)
-            n_tracks += result.tracks["track"].nunique()
-        finish_results(writer, totals.as_dict(), cfg, about, n_frames)
-    _say(f"{n_frames} frames, {n_bubbles} bubbles, {n_tracks} tracks -> {out}")
-    if n_tracks == 0:
+    _say(f"{done.n_frames} frames, {done.n_bubbles} bubbles, {done.n_tracks} tracks -> {out}")
+    if done.n_tracks == 0:
         numbers = {"ml3d": "ml3d.threshold, count.margin", "mspcn": "mspcn.threshold"}
         number = numbers.get(cfg.locate.method, "locate.n_bubbles")
         _say(
