@@ -226,6 +226,7 @@ class Pair:
     def __init__(self, real: Any, imag: Any) -> None:
         self._real = real
         self._imag = imag
+        self.shape = real.shape
 
     def __getitem__(self, key: Any) -> NDArray:
         return _join(np.asarray(self._real[key]), np.asarray(self._imag[key]))
@@ -237,6 +238,7 @@ class Reversed:
     def __init__(self, array: Any) -> None:
         self._array = array
         self.dtype = array.dtype
+        self.shape = array.shape[::-1]
 
     def __getitem__(self, key: tuple[slice, ...]) -> NDArray:
         return np.asarray(self._array[key[::-1]]).transpose()

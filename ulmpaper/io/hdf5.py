@@ -100,7 +100,7 @@ def numbers_hdf5(path: Path) -> dict[str, NDArray]:
 
 def missing_links(path: Path) -> list[str]:
     """Links of a file that lead nowhere, each as its name and its target."""
-    found = []
+    found: list[str] = []
 
     def visit(name: str, link: Any) -> None:
         if not isinstance(link, h5py.HardLink):

@@ -62,11 +62,22 @@ def list_mat5(path: Path) -> dict[str, ArrayInfo]:
     }
 
 
+def check_mat5(path: Path, name: str) -> None:
+    """Check all elements of the variable that an array is in.
+
+    Raises
+    ------
+    ValueError
+        An element has no type, or reaches beyond the one that holds it.
+    """
+    for _ in _walk(path, re.split(r"[.({]", name)[0]):
+        pass
+
+
 def open_mat5(path: Path, name: str) -> NDArray:
     """Read an array; all of its variable is read at once, for it is compressed as a whole."""
     variable = re.split(r"[.({]", name)[0]
-    for _ in _walk(path, variable):  # checks the tree
-        pass
+    check_mat5(path, name)
     value = loadmat(path, variable_names=[variable])[variable]
     for field, place in re.findall(r"\.(\w+)|[({](\d+)[)}]", name.removeprefix(variable)):
         value = value[field] if field else np.ravel(value, order="F")[int(place) - 1]

@@ -1,48 +1,51 @@
 """Any stack of frames as a stream, PALA's files among them.
 
 MATLAB's arrays are (z, x, t) and count from 1. Blocks are (t, z, x), count from 0, and hold float32
-or complex64 (IQ).
+or complex64 (IQ). Which array, which axes and which scale were taken, and why, stand in the notes
+of a `FrameFile`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.io import loadmat, whosmat
 from tqdm import tqdm
 
-from ulmpaper.core.records import Block, bubble_table, check_amplitude, check_choice, check_positive
+from ulmpaper.core.records import Block, bubble_table, check_choice, check_positive
+from ulmpaper.core.scale import doubt_scale, same_scale
+from ulmpaper.io.arrays import (
+    RECORD,
+    check_array,
+    choose_array,
+    is_complex,
+    list_arrays,
+    open_array,
+    parameters_near,
+    take_axes,
+)
+from ulmpaper.io.axes import take_frames
 from ulmpaper.io.files import readable, writable
-from ulmpaper.io.store import _FORMAT, BlockStore
+from ulmpaper.io.formats import format_of
+from ulmpaper.io.hdf5 import numbers_hdf5
+from ulmpaper.io.matlab import numbers_mat5
+from ulmpaper.io.pixels import square_frames, square_size
+from ulmpaper.io.scale import Scale, check_pitch, find_fields, find_scale, say_mm, stated_first
+from ulmpaper.io.store import BlockStore
 
-_SUFFIXES = (".mat", ".h5", ".hdf5", ".npy")
-_MATLAB_NUMBERS = {
-    "double",
-    "single",
-    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+_CONSTANTS = {  # of PALA's in silico flow, in wavelengths
+    "Trans.frequency": np.array([15.625]),
+    "PData.Origin": np.array([-72.0, 0.0, 16.0]),
+    "PData.PDelta": np.ones(3),
 }
-_KNOWN_STACKS = ("IQ", "normal_rat_kidney")  # PALA's and the rat kidney's names of the frames
-_FIELDS = {  # where a scale may stand; the first that is there counts
-    "MHz": ("Trans.frequency", "UF.TwFreq"),
-    "m/s": ("Resource.Parameters.speedOfSound", "param.SpeedOfSound"),
-    "Hz": ("P.FrameRate", "UF.FrameRateUF", "param.FrameRate"),
-    "origin": ("PData.Origin",),  # x, y, z of the centre of pixel (0, 0) [wavelengths]
-    "pitch": ("PData.PDelta", "PixelData.PDelta"),  # along x, y, z [wavelengths]
-}
-_IN_SILICO = {"MHz": np.array([15.625]), "origin": np.array([-72.0, 0, 16]), "pitch": np.ones(3)}
-_SPEED_M_S = 1540.0  # of sound, where a file does not state it
 _STORED_TOGETHER = 200  # frames in memory while files are put into a store
 
 
@@ -53,17 +56,28 @@ class FrameFile:
     Parameters
     ----------
     path, variable, kind : Path, str, str
-        The file, its array, and ``MAT v5``, ``MAT v7.3``, ``HDF5``, ``BlockStore`` or ``NumPy``.
+        The file; its array, or the two of real and imaginary part, "I,Q"; and ``MAT v5``, ``MAT
+        v7.3``, ``Octave``, ``Julia``, ``HDF5``, ``BlockStore``, ``NumPy``, or the name of one of
+        `ulmpaper.io.formats.FORMATS`.
     axes : str
-        Meaning of the array's axes in the file; ``c`` holds real and imaginary part.
+        Meaning of the array's axes as its writer sees them, see `ulmpaper.io.axes.ArrayInfo`.
     n_frames, shape_px : int, (int, int)
-        Number of frames and their size (z, x) [px].
+        Number of frames and their size (z, x) [px], of square pixels.
     px_mm, frame_rate_hz : float or None
         Pixel pitch [mm] and frame rate [Hz] where the source states them.
     source : str
         What the frames are, in words fit for a title.
     has_truth : bool
         Whether true bubbles come with the frames.
+    stored_dtype : str
+        Type of the numbers in the file.
+    px_mm_from, rate_from : str or None
+        Who states them: a number in a file, or ``stated by you``.
+    stored_px, stretch : (int, int), (float, float)
+        Size of the stored frames (z, x) [px], and stored pitch over that of the frames along z and
+        x: not 1 where pixels are not square in the file.
+    notes : tuple of str
+        Which array and axes were taken and why, where the scale was found, what was sampled anew.
     """
 
     path: Path
@@ -76,11 +90,18 @@ class FrameFile:
     frame_rate_hz: float | None
     source: str
     has_truth: bool
+    stored_dtype: str
+    px_mm_from: str | None = None
+    rate_from: str | None = None
+    stored_px: tuple[int, int] = (0, 0)
+    stretch: tuple[float, float] = (1.0, 1.0)
+    notes: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> np.dtype:
-        """float32 or complex64; reads one frame, or all of a MAT v5 file."""
-        return next(self.blocks(1)).frames.dtype
+        """float32 or complex64."""
+        is_iq = is_complex(self.stored_dtype) or "c" in self.axes
+        return np.dtype(np.complex64 if is_iq else np.float32)
 
     def read(self) -> Block:
         """Read all frames as one block."""
@@ -110,33 +131,89 @@ class FrameFile:
         # A generator of its own, so that wrong arguments raise here and not at the first block.
         return self._blocks(list(zip(firsts, [*firsts[1:], stop], strict=True)))
 
+    def sound_blocks(
+        self, n_frames: int = 800, *, start: int = 0, stop: int | None = None, min_frames: int = 1
+    ) -> Iterator[Block]:
+        """Read as `blocks`, but refuse frames that hold NaN, infinity or negative amplitude.
+
+        Raises
+        ------
+        ValueError
+            Names the file and the frame in it.
+        """
+        blocks = self.blocks(n_frames, start=start, stop=stop, min_frames=min_frames)
+
+        def checked() -> Iterator[Block]:
+            first = start
+            for block in blocks:
+                self._check(block.frames, first)
+                first += len(block.frames)
+                yield block
+
+        return checked()
+
+    def _check(self, frames: NDArray, first: int) -> None:
+        """Refuse frames that are not sound; `first` is the number of the first one in the file."""
+        finite = np.isfinite(frames.sum(axis=(1, 2), dtype=np.complex128))
+        if not finite.all():
+            raise ValueError(
+                f"{self.path}: frame {first + int(np.argmin(finite))} holds NaN or infinite values "
+                f"({int((~finite).sum())} of frames {first} to {first + len(frames) - 1} do): "
+                "replace or drop them, e.g. np.nan_to_num"
+            )
+        if frames.dtype.kind == "c":
+            return
+        lowest = frames.min(axis=(1, 2))
+        if lowest.min() < 0:
+            raise ValueError(
+                f"{self.path}: frame {first + int(np.argmax(lowest < 0))} holds negative values "
+                f"(down to {lowest.min():g}) but amplitude is needed: take filters.envelope of "
+                "radio-frequency data, or undo the decibel scale"
+            )
+
     def _blocks(self, spans: list[tuple[int, int]]) -> Iterator[Block]:
         """Blocks of the frames from first to last, last excluded."""
+        for (first, last), (frames, bubbles) in zip(spans, self._stored(spans), strict=True):
+            if frames.shape[0] != last - first:
+                raise ValueError(
+                    f"{self.path} gave {len(frames)} frames for {first} to {last - 1}: "
+                    "it changed while it was read"
+                )
+            if self.stretch != (1.0, 1.0):
+                frames = square_frames(frames, self.stretch)
+                if bubbles is not None:
+                    along_z, along_x = self.stretch
+                    bubbles = bubbles.assign(z=bubbles["z"] * along_z, x=bubbles["x"] * along_x)
+            yield Block(frames, bubbles, self.px_mm, self.frame_rate_hz, self.source)
+
+    def _stored(
+        self, spans: list[tuple[int, int]]
+    ) -> Iterator[tuple[NDArray, pd.DataFrame | None]]:
+        """Frames, and their true bubbles, with the pixels of the file."""
         if self.kind == "BlockStore":
             with BlockStore(self.path) as store:
                 for first, last in spans:
                     block = store.window(first, last - first)
-                    yield dataclasses.replace(
-                        block, px_mm=self.px_mm, frame_rate_hz=self.frame_rate_hz
-                    )
+                    yield block.frames, block.bubbles
             return
         truth = _true_bubbles(self) if self.has_truth else None
-        with _open_array(self.path, self.variable) as array:
+        with open_array(self.path, self.variable) as array:
             for first, last in spans:
                 with readable(self.path):
-                    frames = _slice(array, self.axes, first, last)
+                    frames = take_frames(array, self.axes, first, last)
                 bubbles = None
                 if truth is not None:
                     bubbles = truth[truth["frame"].between(first, last - 1)]
                     bubbles = bubbles.assign(frame=bubbles["frame"] - first).reset_index(drop=True)
-                yield Block(frames, bubbles, self.px_mm, self.frame_rate_hz, self.source)
+                yield frames, bubbles
 
 
 def read_frames(
     path: str | os.PathLike,
     variable: str | None = None,
     *,
-    px_mm: float | None = None,
+    axes: str | None = None,
+    px_mm: float | tuple[float, float] | None = None,
     frame_rate_hz: float | None = None,
 ) -> Block:
     """Read all frames of a file into memory.
@@ -147,31 +224,44 @@ def read_frames(
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     np.save(f"{folder}/a.npy", np.ones((5, 8, 9)))
-    ...     read_frames(f"{folder}/a.npy", px_mm=0.1).frames.shape
+    ...     np.save(f"{folder}/a.npy", np.ones((8, 9, 5)))
+    ...     read_frames(f"{folder}/a.npy", axes="zxt", px_mm=0.1).frames.shape
     (5, 8, 9)
     """
-    return open_frames(path, variable, px_mm=px_mm, frame_rate_hz=frame_rate_hz).read()
+    return open_frames(path, variable, axes=axes, px_mm=px_mm, frame_rate_hz=frame_rate_hz).read()
 
 
 def open_frames(
     path: str | os.PathLike,
     variable: str | None = None,
     *,
-    px_mm: float | None = None,
+    axes: str | None = None,
+    px_mm: float | tuple[float, float] | None = None,
     frame_rate_hz: float | None = None,
 ) -> FrameFile:
-    """Open any stack of frames: .mat (v5 to v7.3), .h5 or .hdf5 (also a `BlockStore`), .npy.
+    """Open any stack of frames: .mat (v5 to v7.3), .h5, .hdf5 (also a `BlockStore`), .npy.
+
+    Those of other programs are read too: .npz, .tif, .zarr, .dcm, .nii, videos, zea, .uff.
 
     Parameters
     ----------
     path : path
-        Arrays are (z, x, t) in .mat files, else (t, z, x).
+        Arrays are (z, x, t) where MATLAB, Octave or Julia left their marks, else (t, z, x).
     variable : str, optional
-        Name of the array; else PALA's ``IQ``, ``normal_rat_kidney``, or the only array of three
-        axes.
-    px_mm, frame_rate_hz : float, optional
-        Pixel pitch [mm] and frame rate [Hz], instead of what the file states.
+        Name of the array, as ``Data.IQ`` in structs, ``IQData{1}`` in cells, ``group/frames`` in
+        HDF5; or of the two that hold real and imaginary part, "I,Q". Else PALA's ``IQ``,
+        ``normal_rat_kidney``, or the only array of three axes, or the only such pair.
+    axes : str, optional
+        A letter for each axis, in the order in which the file's writer sees them: t time, z depth,
+        x across, c real and imaginary part, 1 an axis of one entry. Needed where the file does not
+        say; it counts before what the file says.
+    px_mm : float or (float, float), optional
+        Pixel pitch [mm], or that along (z, x), instead of what the file states. Pixels that are not
+        square are sampled anew at the finer pitch, by cubic splines; one number says that they are
+        square.
+    frame_rate_hz : float, optional
+        Frame rate [Hz], instead of what the file states. Where nobody states them, both are None.
+        What is looked for in files is listed in `ulmpaper.io.scale`.
 
     Raises
     ------
@@ -179,9 +269,15 @@ def open_frames(
         `path` is no path.
     ValueError
         Not a file of frames, a damaged one, no or several arrays to choose from (the message lists
-        them), or no frames.
+        them), axes that are not known, no frames, or numbers that are not there: parts of virtual
+        arrays, HDF5 filters.
     OSError
         No such file.
+
+    Warns
+    -----
+    UlmWarning
+        A scale that ultrasound does not have, with the unit that was probably meant.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(
@@ -190,39 +286,103 @@ def open_frames(
             "Block(array, px_mm=..., frame_rate_hz=...)"
         )
     path = Path(path)
-    kind, arrays = _list_arrays(path)
-    variable = _choose(path, arrays, variable)
-    shape, axes = arrays[variable]
-    if 0 in shape:
-        raise ValueError(f"{path} holds no frames: {variable} has the shape {shape}")
-    size = dict(zip(axes, shape, strict=True))
-    has_truth = False
-    source = path.name
-    pitch_mm = rate_hz = None  # as the file states them
+    stated_mm = check_pitch(px_mm)
+    if frame_rate_hz is not None:
+        check_positive(frame_rate_hz=frame_rate_hz)
+    kind, arrays = list_arrays(path)
+    variable, notes = choose_array(path, arrays, variable, axes)
+    info = take_axes(path, variable, arrays[variable], axes)
+    if 0 in info.shape:
+        raise ValueError(f"{path} holds no frames: {variable} has the shape {info.shape}")
+    size = dict(zip(info.axes, info.shape, strict=True))
+    has_truth = "ListPos" in arrays and variable == "IQ" and kind.startswith("MAT")
+    source = _title(path, variable, info.axes, has_truth=has_truth)
     if kind == "BlockStore":
         with BlockStore(path) as store:
             has_truth = store.has_truth
-            pitch_mm = store.px_mm
-            rate_hz = store.frame_rate_hz
             source = store.source
-    elif variable == "IQ" or axes == "czxt":
-        has_truth = "ListPos" in arrays and kind.startswith("MAT")
-        pitch_mm, rate_hz = _scale(_grid(path, in_silico=has_truth))
-        source = f"{'PALA in silico flow' if has_truth else 'IQ'} ({path.stem})"
-    elif variable == "normal_rat_kidney":
-        source = "rat kidney in vivo"
+    stored = check_array(path, variable, info)
+    notes.append(
+        f"{variable}, {' x '.join(map(str, info.shape))} {stored}: axes {info.axes}, {info.why}"
+    )
+    found = stated_scale(path, kind, variable, in_silico=has_truth)
+    notes += _doubt_time(info.axes, size)
+    scale = stated_first(found, stated_mm, frame_rate_hz)
+    pitch_mm, stretch, resampled = _square(scale, (size["z"], size["x"]))
+    doubt_scale(pitch_mm, scale.frame_rate_hz, str(path))
     return FrameFile(
         path=path,
         variable=variable,
         kind=kind,
-        axes=axes,
+        axes=info.axes,
         n_frames=size["t"],
-        shape_px=(size["z"], size["x"]),
-        px_mm=pitch_mm if px_mm is None else px_mm,
-        frame_rate_hz=rate_hz if frame_rate_hz is None else frame_rate_hz,
+        shape_px=(square_size(size["z"], stretch[0]), square_size(size["x"], stretch[1])),
+        px_mm=pitch_mm,
+        frame_rate_hz=scale.frame_rate_hz,
         source=source,
         has_truth=has_truth,
+        stored_dtype=stored,
+        px_mm_from=scale.px_from,
+        rate_from=scale.rate_from,
+        stored_px=(size["z"], size["x"]),
+        stretch=stretch,
+        notes=(*notes, *_scale_notes(scale, pitch_mm), *resampled),
     )
+
+
+def _doubt_time(axes: str, size: dict[str, int]) -> list[str]:
+    """A note where time may be another axis than the one taken for it."""
+    if size["t"] >= min(size["z"], size["x"]):
+        return []
+    return [
+        f"there are fewer frames ({size['t']}) than rows or columns ({size['z']} x {size['x']}): "
+        f"if time is another axis, name them (--axes, axes=...); now {axes}"
+    ]
+
+
+def _square(
+    scale: Scale, stored_px: tuple[int, int]
+) -> tuple[float | None, tuple[float, float], list[str]]:
+    """Pitch of square pixels, how much denser they are than the stored ones, and a note of it."""
+    ratio = scale.ratio  # of z over x
+    pitch_mm = None if scale.px_mm is None else min(scale.px_mm)
+    if same_scale(ratio, 1.0):
+        return (None if scale.px_mm is None else scale.px_mm[1]), (1.0, 1.0), []
+    stretch = (ratio, 1.0) if ratio > 1 else (1.0, 1 / ratio)
+    sizes = tuple(square_size(n, s) for n, s in zip(stored_px, stretch, strict=True))
+    what = f"pixels of {say_mm(scale.px_mm)}" if scale.px_mm else f"pixels of {ratio:g} : 1 (z : x)"
+    return (
+        pitch_mm,
+        stretch,
+        [
+            f"{what} are not square: sampled anew by cubic splines from "
+            f"{' x '.join(map(str, stored_px))} to {' x '.join(map(str, sizes))} px"
+        ],
+    )
+
+
+def _scale_notes(scale: Scale, pitch_mm: float | None) -> list[str]:
+    """Where pitch and rate come from, or that they are not known."""
+    pitch = (
+        "nobody states the pixel pitch"
+        if pitch_mm is None
+        else f"pixel pitch {pitch_mm:g} mm: {scale.px_from}"
+    )
+    rate = (
+        "nobody states the frame rate"
+        if scale.frame_rate_hz is None
+        else f"frame rate {scale.frame_rate_hz:g} Hz: {scale.rate_from}"
+    )
+    return [pitch, rate, *scale.notes]
+
+
+def _title(path: Path, variable: str, axes: str, *, has_truth: bool) -> str:
+    """What the frames are, in words fit for a title."""
+    if variable == "normal_rat_kidney":
+        return "rat kidney in vivo"
+    if variable == "IQ" or (variable, axes) == ("iq", RECORD):
+        return f"{'PALA in silico flow' if has_truth else 'IQ'} ({path.stem})"
+    return path.name
 
 
 def read_insilico(path: str | Path, sequence: int | None = None) -> Block:
@@ -285,8 +445,11 @@ def read_ratbrain(path: str | Path, block: int | None = None) -> Block:
         As in `open_frames`; no such block; other data.
     """
     names = ("PALA_InVivoRatBrain_{:03d}.mat", "IQ_{:03d}.hdf5", "IQ_{:03d}.mat")
-    file = open_frames(_find_file(path, block, "block", *names))
-    if file.has_truth or not (file.variable == "IQ" or file.axes == "czxt"):
+    path = _find_file(path, block, "block", *names)
+    iq = list_arrays(path)[1].get("iq")
+    is_record = iq is not None and len(iq.shape) == 4 and iq.shape[0] == 2
+    file = open_frames(path, "iq" if is_record else None, axes=RECORD if is_record else None)
+    if file.has_truth or not (is_record or file.variable == "IQ"):
         raise ValueError(f"{file.path} is not a block of the rat brain: read it with open_frames")
     return dataclasses.replace(file.read(), source=f"PALA rat brain ({file.path.stem})")
 
@@ -301,6 +464,7 @@ def store_frames(
     out: str | Path,
     *,
     variable: str | None = None,
+    axes: str | None = None,
     progress: bool = False,
 ) -> int:
     """Put the frames of several files, and their true bubbles, into one block store.
@@ -311,8 +475,8 @@ def store_frames(
         Files that `open_frames` reads, with frames of one size, all with truth or all without.
     out : path
         The block store, ``.h5`` or ``.hdf5``, written anew; it appears when it is complete.
-    variable : str, optional
-        Name of the array in the files, where they hold several.
+    variable, axes : str, optional
+        Name of the array in the files, where they hold several, and its axes; see `open_frames`.
     progress : bool
         Show a bar if it takes more than 2 s.
 
@@ -335,7 +499,7 @@ def store_frames(
     ...     store_frames([f"{folder}/a.npy", f"{folder}/a.npy"], f"{folder}/both.h5")
     10
     """
-    files = [open_frames(path, variable) for path in paths]
+    files = [open_frames(path, variable, axes=axes) for path in paths]
     out = Path(out)
     check_choice(out.suffix, (".h5", ".hdf5"), "kind of file to write")
     names = [file.path.name for file in files]
@@ -346,10 +510,8 @@ def store_frames(
         )
     with writable(out.parent), BlockStore(out, "w", {"files": names}) as store:
         for file in tqdm(files, unit="file", delay=2, disable=not progress):
-            for block in file.blocks(_STORED_TOGETHER):
-                is_iq = block.frames.dtype.kind == "c"
-                frames = np.abs(block.frames) if is_iq else check_amplitude(block.frames)
-                store.append(dataclasses.replace(block, frames=frames))
+            for block in file.sound_blocks(_STORED_TOGETHER):
+                store.append(dataclasses.replace(block, frames=np.abs(block.frames)))
         return len(store)
 
 
@@ -357,91 +519,6 @@ def _made_of(path: Path) -> list[str] | None:
     """Names of the files that a store was made of."""
     with h5py.File(path) as file:
         return json.loads(file.attrs.get("about", "{}")).get("files")
-
-
-class _ArrayInfo(NamedTuple):
-    """Shape of an array in a file, and its axes: t, z, x, and c for real and imaginary part."""
-
-    shape: tuple[int, ...]
-    axes: str
-
-
-def _list_arrays(path: Path) -> tuple[str, dict[str, _ArrayInfo]]:
-    """Kind of a file, as in `FrameFile`, and its arrays of numbers."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is a folder, give a file" if path.is_dir() else f"there is no file {path}"
-        )
-    suffix = check_choice(path.suffix.lower(), _SUFFIXES, f"kind of file ({path.name})")
-    with readable(path):
-        if suffix == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            is_numeric = array.dtype.kind in "iufc"
-            return "NumPy", {"array": _ArrayInfo(array.shape, "tzx")} if is_numeric else {}
-        if not h5py.is_hdf5(path):
-            arrays = {
-                name: _ArrayInfo(shape, "zxt")
-                for name, shape, kind in whosmat(path)
-                if kind in _MATLAB_NUMBERS
-            }
-            return "MAT v5", arrays
-        with h5py.File(path) as file:
-            if file.attrs.get("format") == _FORMAT:
-                size = file["frames"].shape[1:] if "frames" in file else (0, 0)
-                shape = (int(file.attrs["complete"]), *size)
-                return "BlockStore", {"frames": _ArrayInfo(shape, "tzx")}
-            arrays = _hdf5_arrays(file, suffix == ".mat")
-    return "MAT v7.3" if any(info.axes == "txz" for info in arrays.values()) else "HDF5", arrays
-
-
-def _hdf5_arrays(file: h5py.File, is_matlab: bool) -> dict[str, _ArrayInfo]:
-    """Arrays of numbers in an HDF5 file."""
-    arrays = {}
-
-    def visit(name: str, item: Any) -> None:
-        numeric = isinstance(item, h5py.Dataset) and (
-            item.dtype.kind in "iufc" or item.dtype.names == ("real", "imag")
-        )
-        if not numeric or name.startswith("#"):  # "#" opens what MATLAB keeps for itself
-            return
-        if is_matlab or "MATLAB_class" in item.attrs:
-            axes = "txz"  # MATLAB writes its axes in reverse
-        elif item.ndim == 4 and item.shape[0] == 2:
-            axes = "czxt"  # record 7883227 keeps the two parts of IQ on a first axis
-        else:
-            axes = "tzx"
-        arrays[name] = _ArrayInfo(item.shape, axes)
-
-    file.visititems(visit)
-    return arrays
-
-
-@contextlib.contextmanager
-def _open_array(path: Path, name: str) -> Iterator[Any]:
-    """Array that is read as it is sliced; only MAT v5, compressed as a whole, is read at once."""
-    with contextlib.ExitStack() as stack:
-        with readable(path):
-            if path.suffix.lower() == ".npy":
-                array = np.load(path, mmap_mode="r", allow_pickle=False)
-            elif h5py.is_hdf5(path):
-                array = stack.enter_context(h5py.File(path))[name]
-            else:
-                array = loadmat(path, variable_names=[name])[name]
-        yield array
-
-
-def _slice(array: Any, axes: str, first: int, last: int) -> NDArray:
-    """Frames of an array with the given axes as (t, z, x), float32 or complex64."""
-    part = np.asarray(
-        array[tuple(slice(first, last) if axis == "t" else slice(None) for axis in axes)]
-    )
-    if part.dtype.names:  # MATLAB's complex numbers
-        part = part["real"] + 1j * part["imag"]
-    if axes[0] == "c":
-        part = part[0] + 1j * part[1]
-        axes = axes[1:]
-    dtype = np.complex64 if part.dtype.kind == "c" else np.float32
-    return np.ascontiguousarray(part.transpose([axes.index(axis) for axis in "tzx"]), dtype=dtype)
 
 
 def _find_file(path: str | Path, number: int | None, what: str, *patterns: str) -> Path:
@@ -457,98 +534,49 @@ def _find_file(path: str | Path, number: int | None, what: str, *patterns: str) 
     return found[0]
 
 
-def _choose(path: Path, arrays: dict[str, _ArrayInfo], variable: str | None) -> str:
-    """Name of the stack of frames among the arrays of a file."""
-    stacks = [name for name, info in arrays.items() if len(info.shape) == len(info.axes)]
-    known = [name for name in _KNOWN_STACKS if name in stacks]
-    listing = ", ".join(f"{name} {info.shape}" for name, info in arrays.items())
-    listing = listing or "no arrays of numbers"
-    if variable is None and len(stacks) > 1 and not known:
-        raise ValueError(
-            f"{path} has several stacks of frames, choose one with variable=...; it holds {listing}"
-        )
-    chosen = variable or (known or stacks or [""])[0]
-    if chosen not in stacks:
-        wanted = f"no stack of frames {variable!r}" if variable else "no array of three axes"
-        raise ValueError(
-            f"{path} has {wanted}; it holds {listing}. "
-            "Save a single frame as frame[None], (1, z, x)"
-        )
-    return chosen
+def scale_tables(path: Path, *, in_silico: bool) -> dict[str, dict[str, NDArray]]:
+    """Numbers that may state a scale, by file: PALA's, a file near it, the file itself."""
+    tables = {"PALA's constants": dict(_CONSTANTS)} if in_silico else {}
+    for file in (*parameters_near(path, in_silico=in_silico), path):
+        if file.suffix.lower() != ".npy":
+            with readable(file):
+                read = numbers_hdf5 if h5py.is_hdf5(file) else numbers_mat5
+                tables[file.name] = read(file)
+    return tables
 
 
-def _grid(path: Path, *, in_silico: bool) -> dict[str, NDArray]:
-    """Scale by the keys of `_FIELDS`: from the file, else a file near it, else PALA's constants."""
-    found = dict(_IN_SILICO) if in_silico else {}
-    beside = "PALA_InSilicoFlow_sequence.mat" if in_silico else "param.mat"
-    near = [file for folder in path.resolve().parents[:3] if (file := folder / beside).is_file()]
-    for source in (*near[:1], path):
-        found |= _numbers(source)
-    origin = found.setdefault("origin", np.zeros(3))
-    pitch = found.setdefault("pitch", np.ones(3))
-    if len(origin) != 3 or len(pitch) != 3 or not pitch[0] == pitch[2] > 0:
-        raise ValueError(
-            f"{path}: origin {origin} and pitch {pitch} (x, y, z) are not those of square pixels"
-        )
-    return found
-
-
-def _numbers(path: Path) -> dict[str, NDArray]:
-    """Finite numbers in the structs of a file, by the keys of `_FIELDS`."""
-    names = [name for several in _FIELDS.values() for name in several]
-    with readable(path):
-        if h5py.is_hdf5(path):
-            with h5py.File(path) as file:
-                items = {name: file.get(name.replace(".", "/")) for name in names}
-                values = {
-                    name: item[()] for name, item in items.items() if isinstance(item, h5py.Dataset)
-                }
-        else:
-            structs = [name.split(".")[0] for name in names]
-            tree = loadmat(path, simplify_cells=True, variable_names=structs)
-            values = {name: functools.reduce(_field, name.split("."), tree) for name in names}
-    arrays = {name: np.ravel(value) for name, value in values.items()}
-    good = {
-        name: a
-        for name, a in arrays.items()
-        if a.size and a.dtype.kind in "iuf" and np.isfinite(a).all()
-    }
-    # Reversed, so that the first name of a key is the last to be written and counts.
-    return {
-        key: good[name]
-        for key, several in _FIELDS.items()
-        for name in reversed(several)
-        if name in good
-    }
-
-
-def _field(struct: Any, name: str) -> Any:
-    """Field of a MATLAB struct, or of the first in an array of structs."""
-    struct = struct[0] if isinstance(struct, list) and struct else struct
-    return struct.get(name) if isinstance(struct, dict) else None
-
-
-def _scale(grid: dict[str, NDArray]) -> tuple[float | None, float | None]:
-    """Pixel pitch [mm] and frame rate [Hz]."""
-    numbers = {key: float(grid[key][0]) for key in ("MHz", "m/s", "Hz") if key in grid}
-    frame_rate_hz = numbers.get("Hz") or None
-    if not numbers.get("MHz"):
-        return None, frame_rate_hz
-    wavelength_mm = (numbers.get("m/s") or _SPEED_M_S) / (numbers["MHz"] * 1e3)
-    return wavelength_mm * float(grid["pitch"][0]), frame_rate_hz
+def stated_scale(path: Path, kind: str, variable: str, *, in_silico: bool) -> Scale:
+    """Scale of the frames that files state."""
+    other = format_of(path)
+    if kind == "BlockStore":
+        with BlockStore(path) as store:
+            px_mm, rate_hz = store.px_mm, store.frame_rate_hz
+    elif other is not None:
+        px_mm, rate_hz = other.scale(path, variable.split(",")[0])  # type: ignore[assignment]
+    else:
+        return find_scale(scale_tables(path, in_silico=in_silico), variable.split(",")[0])
+    pair = check_pitch(px_mm)
+    return Scale(
+        pair,
+        pair[0] / pair[1] if pair else 1.0,
+        rate_hz,
+        path.name if pair else None,
+        path.name if rate_hz else None,
+    )
 
 
 def _true_bubbles(file: FrameFile) -> pd.DataFrame:
     """Bubble table of PALA's ``ListPos`` (n, [x y z reflectivity], t)."""
-    grid = _grid(file.path, in_silico=True)
-    with _open_array(file.path, "ListPos") as array:
-        points = np.atleast_3d(array if file.kind == "MAT v5" else np.transpose(array))
+    fields = find_fields(scale_tables(file.path, in_silico=True), "ListPos")
+    origin, pitch = (np.resize(fields[key].values, 3) for key in ("origin", "pitch"))
+    with open_array(file.path, "ListPos") as array:
+        points = np.atleast_3d(array[(slice(None),) * len(array.shape)])
     if points.shape[1] != 4 or points.shape[2] != file.n_frames:
         raise ValueError(
             f"{file.path}: ListPos has the shape {points.shape}, not (n, 4, {file.n_frames})"
         )
-    x, z = ((points[:, k] - grid["origin"][k]) / grid["pitch"][k] for k in (0, 2))
-    n_z, n_x = file.shape_px
+    x, z = ((points[:, k] - origin[k]) / pitch[k] for k in (0, 2))
+    n_z, n_x = file.stored_px
     # NaN fails every comparison, so absent bubbles drop out too.
     frame, row = np.nonzero(((x >= 0) & (x <= n_x + 1) & (z >= 0) & (z <= n_z + 1)).T)
     return bubble_table(frame, z[row, frame], x[row, frame], np.nan_to_num(points[row, 3, frame]))
