@@ -13,7 +13,9 @@ import difflib
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import InitVar
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_args
 
 import numpy as np
@@ -35,6 +37,20 @@ from ulmpaper.core.subpixel import METHODS as _SUBPIXEL
 
 METHODS = tuple(_SUBPIXEL)
 NETWORKS = ("ml3d", "mspcn")
+_ALIASES = {  # names in the paper and in PALA, without capitals, blanks and signs
+    "3dmlresnet": "ml3d",
+    "ml3dresnet": "ml3d",
+    "3dml": "ml3d",
+    "radialsymmetry": "radial",
+    "rs": "radial",
+    "wa": "weighted",
+    "weightedaverage": "weighted",
+    "gaussianfit": "gaussian",
+    "gaussfit": "gaussian",
+    "gauss": "gaussian",
+    "logparabola": "parabola",
+    "noshift": "none",
+}
 
 _T = TypeVar("_T")
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -48,6 +64,30 @@ _PLAIN = {  # pydantic's types of error in the words of this project
     "greater_than_equal": "must be {ge:g} or more",
     "less_than_equal": "must be {le:g} or less",
 }
+
+_KEY = r"[\"']?(?P<key>[A-Za-z_]\w*(?:\.\w+)?)[\"']?\s*[=:]"
+_PAIR_TEXT = re.compile(rf"{_KEY}(?P<value>[^{{}}]+)")
+_BETWEEN_PAIRS = re.compile(rf"[,;\n](?=\s*(?:{_KEY.replace('?P<key>', '?:')}|$))")
+
+
+def method_name(value: str) -> str:
+    """Return the method that is meant: its name here, or the paper's or PALA's name of it.
+
+    Raises
+    ------
+    ValueError
+        There is no such method; the message names the nearest one.
+
+    Examples
+    --------
+    >>> method_name("3DML-ResNet"), method_name("mSPCN"), method_name("RS")
+    ('ml3d', 'mspcn', 'radial')
+    """
+    plain = re.sub(r"[^a-z0-9]", "", str(value).lower())
+    meant = _ALIASES.get(plain, plain)
+    return (
+        meant if meant in METHODS + NETWORKS else check_choice(value, METHODS + NETWORKS, "method")
+    )
 
 
 def _setting(default: Any, meaning: str, *, unit: str = "-", source: str, **limits: Any) -> Any:
@@ -164,7 +204,7 @@ _Counts = Annotated[
 _Size = Annotated[tuple[Annotated[int, Field(ge=8)], Annotated[int, Field(ge=8)]], _PAIR]
 _LargeSize = Annotated[tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]], _PAIR]
 _Odd = Annotated[int, AfterValidator(_check_odd)]
-_Method = Annotated[str, _one_of(*METHODS, *NETWORKS)]
+_Method = Annotated[str, AfterValidator(method_name)]
 _Decay = Annotated[str, _one_of("none", "cosine", "halfway")]
 _Precision = Annotated[str, _one_of("auto", "float32", "bfloat16")]
 
@@ -558,7 +598,11 @@ class Compute(_Section):
 
 @_section
 class Config(_Section):
-    """All settings of one run; make it with `load_config`."""
+    """All settings of one run; make it with `load_config`.
+
+    ``stated`` holds the keys that the user gave, and is no setting itself: a pixel pitch that was
+    stated counts before that of a file.
+    """
 
     acquisition: Scale = Scale()
     filter: Filter = Filter()
@@ -581,6 +625,10 @@ class Config(_Section):
         "repeat PALA's own rules, defects included, instead of the corrected ones",
         source="ours",
     )
+    stated: InitVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self, stated: frozenset[str]) -> None:
+        object.__setattr__(self, "stated", stated)
 
     def digest(self) -> str:
         """Return ten hexadecimal digits that change with any value, to name output folders.
@@ -679,7 +727,7 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 
 def load_config(
-    profile: str = "quick", overrides: Mapping[str, Any] | None = None, **guessed: Any
+    profile: str = "quick", overrides: Mapping[str, Any] | str | None = None, **guessed: Any
 ) -> Config:
     """Make the configuration of a profile, with dotted overrides.
 
@@ -687,15 +735,17 @@ def load_config(
     ----------
     profile : {"smoke", "quick", "paper"}
         Starting point.
-    overrides : mapping, optional
-        ``{"track.max_gap": 1}``; a string is read as a Python literal where the field is not text.
+    overrides : mapping or str, optional
+        ``{"track.max_gap": 1}``, or as text ``"track.max_gap=1, pala=true"`` or ``"{track.max_gap:
+        1}"``; a value that is text is read as a Python literal where the field is not text.
 
     Raises
     ------
     TypeError
-        Overrides that are no mapping, or settings as keywords.
+        Overrides that are neither mapping nor text, or settings as keywords.
     ValueError
-        Unknown profile or setting (with the nearest ones), or a value outside its limits.
+        Text that holds no ``KEY=VALUE``; unknown profile or setting (with the nearest ones), or a
+        value outside its limits.
 
     Examples
     --------
@@ -709,10 +759,7 @@ def load_config(
     if isinstance(profile, Config):
         raise TypeError("settings are made in one call: load_config('quick', {all overrides})")
     check_choice(profile, PROFILES, "profile")
-    if overrides is not None and not isinstance(overrides, Mapping):
-        raise TypeError(
-            f"overrides are a mapping such as {{'track.max_gap': 1}}, not {overrides!r}"
-        )
+    given = _read_overrides(overrides)
     cfg = Config()
     keys = [key for key, *_ in _flatten(cfg)]
     if guessed:
@@ -721,7 +768,7 @@ def load_config(
         raise TypeError(
             f"settings are given as a mapping: load_config({profile!r}, {{{near!r}: {value!r}}})"
         )
-    for key, value in {**PROFILES[profile], **(overrides or {})}.items():
+    for key, value in {**PROFILES[profile], **given}.items():
         if key not in keys:
             near = " or ".join(map(repr, _near_keys(key, keys)))
             hint = f"did you mean {near}? " if near else ""
@@ -738,7 +785,39 @@ def load_config(
                 cfg = dataclasses.replace(cfg, **{name: value})
         except ValueError as error:
             raise ValueError(f"setting {key!r}: {error}") from None
-    return cfg
+    return dataclasses.replace(cfg, stated=frozenset(given))
+
+
+def _read_overrides(overrides: object) -> dict[str, Any]:
+    """Overrides by key, from a mapping or from text as a command line or papermill gives it."""
+    if overrides is None:
+        return {}
+    if isinstance(overrides, Mapping):
+        return dict(overrides)
+    if not isinstance(overrides, str):
+        raise TypeError(
+            f"overrides are a mapping such as {{'track.max_gap': 1}}, not {overrides!r}"
+        )
+    text = overrides.strip()
+    if text.startswith("{") and text.endswith("}"):
+        text = text[1:-1]
+    given = {}
+    # A comma parts settings where a key follows; others stand inside of values such as (50, 249).
+    for pair in _BETWEEN_PAIRS.split(text):
+        if not pair.strip():
+            continue
+        match = _PAIR_TEXT.fullmatch(pair.strip())
+        if match is None:
+            raise ValueError(
+                f"overrides are a mapping, e.g. {{'track.max_gap': 1}} (papermill: "
+                f"-y 'overrides: {{track.max_gap: 1}}'), or text such as 'track.max_gap=1, "
+                f"pala=true', not {overrides!r}"
+            )
+        value = match["value"].strip()
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        given[match["key"]] = "none" if value.lower() in ("null", "~") else value
+    return given
 
 
 Settings = Config | Mapping[str, Any] | str | None
@@ -750,7 +829,8 @@ def as_config(settings: Settings) -> Config:
     Parameters
     ----------
     settings : Config, mapping, str or None
-        A configuration, overrides of ``quick``, the name of a profile, or None for ``quick``.
+        A configuration, overrides of ``quick`` (as mapping or text), the name of a profile, or None
+        for ``quick``.
 
     Raises
     ------
@@ -769,7 +849,8 @@ def as_config(settings: Settings) -> Config:
     if settings is None or isinstance(settings, Mapping):
         return load_config("quick", settings)
     if isinstance(settings, str):
-        return load_config(settings)
+        is_text = bool(set("=:{") & set(settings))
+        return load_config("quick", settings) if is_text else load_config(settings)
     raise TypeError(
         "settings are a Config, a mapping such as {'track.max_gap': 1}, or a profile, "
         f"not {settings!r}"
@@ -804,7 +885,8 @@ def _near_keys(key: str, keys: list[str]) -> list[str]:
 
 def _flatten(section: _Section, prefix: str = "") -> Iterator[tuple[str, Any, FieldInfo]]:
     """Dotted key, value and field of every setting."""
-    for name, field in section.__pydantic_fields__.items():
+    for name in (field.name for field in dataclasses.fields(section)):
+        field = section.__pydantic_fields__[name]
         value = getattr(section, name)
         if isinstance(value, _Section):
             yield from _flatten(value, f"{name}.")
