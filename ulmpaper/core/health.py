@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ulmpaper.core.records import finite_frames
+
 _CHUNK = 64  # frames looked at together
 _FEW = 1000  # at most one pixel in so many is hot
 _FEW_IN_A_FRAME = 3  # or so many in a small frame
@@ -95,10 +97,7 @@ def check_health(frames: ArrayLike, first_frame: int = 0) -> FrameHealth:
     ['frame 101 holds only zeros', 'frame 104 repeats the frame before']
     """
     array = np.asarray(frames)
-    is_finite = np.isfinite(array.sum(axis=(1, 2), dtype=np.result_type(array.dtype, np.float64)))
-    # The sum of finite numbers may overflow: look again at each value of those frames alone.
-    for t in np.flatnonzero(~is_finite):
-        is_finite[t] = np.isfinite(array[t]).all()
+    is_finite = finite_frames(array)
     if not is_finite.all():
         array = np.where(np.isfinite(array), array, 0)
     first_pixel = array[:, :1, :1]

@@ -22,6 +22,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 BUBBLE_COLUMNS = ("frame", "z", "x", "score")
+# Floats tell whole numbers apart up to here.
+_LAST_FRAME = 2**53
+# Beyond, floats do not tell places apart to 1e-6 px, and no frame is so large.
+_FARTHEST_PX = 1e9
 
 
 class UlmWarning(UserWarning):
@@ -54,6 +58,14 @@ class Block:
         Frames per second [Hz]; None where the source does not say.
     source : str
         What the frames are, in words fit for a figure's title.
+    file, first_frame : str, int
+        Name of the file that the frames stand in, and the number of the first of them there: errors
+        and warnings name them.
+
+    Raises
+    ------
+    ValueError
+        `px_mm` or `frame_rate_hz` is not above 0.
     """
 
     frames: NDArray
@@ -61,6 +73,14 @@ class Block:
     px_mm: float | None = None
     frame_rate_hz: float | None = None
     source: str = "unknown source"
+    file: str = ""
+    first_frame: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("px_mm", "frame_rate_hz"):
+            value = getattr(self, name)
+            if value is not None:
+                check_positive(**{f"{name} of a block (None where it is not known)": value})
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, np.shape(self.frames)[1:]))
@@ -148,11 +168,22 @@ def check_positive(**values: object) -> None:
 
 
 def check_frames(
-    frames: ArrayLike, *, what: str = "frames", allow_complex: bool = False
+    frames: ArrayLike, *, what: str = "frames", allow_complex: bool = False, first_frame: int = 0
 ) -> NDArray:
     """Return `frames` as an array (T, Z, X) of finite floats, or complex numbers if allowed.
 
     float32, float64, complex64 and complex128 come back as they are; other number types as float32.
+
+    Parameters
+    ----------
+    frames : array_like
+        What was given.
+    what : str
+        What it is, as errors name it.
+    allow_complex : bool
+        Take IQ too.
+    first_frame : int
+        Number of the first frame in its file, from which errors count.
 
     Raises
     ------
@@ -179,48 +210,178 @@ def check_frames(
             )
     elif array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float32)
-    # A sum is NaN or infinite if any term is: one pass and no mask of the whole stack.
-    per_frame = np.isfinite(array.sum(axis=(1, 2), dtype=np.result_type(array.dtype, np.float64)))
-    if not per_frame.all():
-        first = int(np.argmin(per_frame))
+    finite = finite_frames(array)
+    if not finite.all():
+        first = int(np.argmin(finite))
         raise ValueError(
-            f"{what} hold NaN or infinite values, first in frame {first} "
-            f"({int((~per_frame).sum())} of {len(array)} frames): "
+            f"{what} hold NaN or infinite values, first in frame {first + first_frame} "
+            f"({int((~finite).sum())} of {len(array)} frames): "
             "replace or drop them, e.g. np.nan_to_num"
         )
     return array
 
 
+def finite_frames(frames: NDArray) -> NDArray[np.bool_]:
+    """Say of each of frames (T, Z, X) whether it holds neither NaN nor infinity."""
+    # A sum is NaN or infinite if any term is: one pass and no mask of the whole stack.
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = frames.sum(axis=(1, 2), dtype=np.result_type(frames.dtype, np.float64))
+    finite = np.isfinite(sums)
+    # The sum of large finite numbers overflows too: look at each value of those frames alone.
+    for t in np.flatnonzero(~finite):
+        finite[t] = np.isfinite(frames[t]).all()
+    return finite
+
+
+def check_whole(low: int = 1, **values: object) -> int:
+    """Return the one value given by its name as an int, if it is a whole number from `low` on.
+
+    Examples
+    --------
+    >>> check_whole(n_bins=20.0)
+    20
+    """
+    ((name, value),) = values.items()
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or np.iscomplexobj(value) or value % 1 != 0 or value < low:  # type: ignore
+        raise ValueError(f"{name} must be a whole number, {low} or more, not {value!r}")
+    return int(value)  # type: ignore[call-overload]
+
+
 def check_bubbles(
-    bubbles: pd.DataFrame, *, columns: Iterable[str] = BUBBLE_COLUMNS
+    bubbles: pd.DataFrame, *, columns: Iterable[str] = BUBBLE_COLUMNS, path: bool = False
 ) -> pd.DataFrame:
-    """Return `bubbles` if it has the columns of a bubble table and finite numbers in them.
+    """Return `bubbles`, with frames as int64, if it is a sound bubble table.
+
+    Parameters
+    ----------
+    bubbles : DataFrame
+        Any table with at least `columns`; a column ``track`` among them makes it a track table.
+    columns : iterable of str
+        Columns that it must have.
+    path : bool
+        Points lie between frames too, as in a table from `ulmpaper.interpolate`.
+
+    Returns
+    -------
+    DataFrame
+        The table itself, or a copy where a column had to change its type: whole numbers that are
+        stored as floats are frames too.
 
     Raises
     ------
     TypeError
-        Not a DataFrame.
+        Not a DataFrame; a column that holds text, complex numbers or other objects.
     ValueError
-        A column is missing, or holds NaN or infinity.
+        A column is missing or there twice; NaN or infinity; a place beyond 1e9 px; a frame that is
+        no whole number, or beyond 2**53; two points of a track in a frame.
+
+    Examples
+    --------
+    >>> check_bubbles(pd.DataFrame({"frame": [0.0, 0.5], "z": 1.0, "x": 1.0, "score": 1.0}))
+    Traceback (most recent call last):
+    ...
+    ValueError: frames are whole numbers, but row 1 holds 0.5: of times [s], take ...
     """
     if not isinstance(bubbles, pd.DataFrame):
         raise TypeError(f"a bubble table is a pandas DataFrame, not {type(bubbles).__name__}")
+    columns = list(columns)
     missing = [name for name in columns if name not in bubbles.columns]
     if missing:
         raise ValueError(
             f"the table lacks the column(s) {', '.join(missing)}; "
             f"it has {', '.join(map(str, bubbles.columns))}"
         )
+    if not bubbles.columns.is_unique:
+        twice = bubbles.columns[bubbles.columns.duplicated()][0]
+        raise ValueError(f"the table has more than one column {twice!r}: keep one of them")
+    changed = {}
     for name in columns:
-        if not np.isfinite(bubbles[name].to_numpy(dtype=float)).all():
+        values = _numbers(bubbles[name], f"column {name!r} of the bubble table")
+        if name == "frame" and not path:
+            values = _whole_frames(values)
+        if name in ("z", "x") and (far := (values > _FARTHEST_PX) | (values < -_FARTHEST_PX)).any():
+            row = int(np.argmax(far))
             raise ValueError(
-                f"column {name!r} of the bubble table holds NaN or infinite values: drop those rows"
+                f"column {name!r} holds {values[row]:g} px in row {row}: places lie within "
+                f"{_FARTHEST_PX:g} px"
             )
+        if values.dtype != bubbles[name].dtype:
+            changed[name] = values
+    if changed:
+        bubbles = bubbles.assign(**changed)
+    if "track" in columns and "frame" in columns:
+        _check_one_point_a_frame(bubbles["track"].to_numpy(), bubbles["frame"].to_numpy())
     return bubbles
+
+
+def _numbers(values: pd.Series, what: str) -> NDArray:
+    """A column as an array of finite real numbers."""
+    kind = values.dtype
+    if not len(values):
+        return (
+            values.to_numpy(dtype=float)
+            if pd.api.types.is_object_dtype(kind)
+            else values.to_numpy()
+        )
+    if not pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_complex_dtype(kind):
+        raise TypeError(
+            f"{what} holds {kind} (row 0: {values.iloc[0]!r}), but numbers are needed: "
+            "convert it, e.g. with pandas.to_numeric"
+        )
+    # Columns of pandas' own types, which know missing values, become those of numpy.
+    array = (
+        values.to_numpy()
+        if isinstance(kind, np.dtype)
+        else values.to_numpy(dtype=float, na_value=np.nan)
+    )
+    finite = np.isfinite(array)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise ValueError(
+            f"{what} holds NaN or infinite values, first in row {row} "
+            f"({int((~finite).sum())} of {len(array)}): drop those rows"
+        )
+    return array
+
+
+def _whole_frames(frames: NDArray) -> NDArray[np.int64]:
+    """Frames as int64."""
+    wrong = (frames % 1 != 0) | (frames > _LAST_FRAME) | (frames < -_LAST_FRAME)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        if frames[row] % 1 == 0:
+            raise ValueError(f"row {row} holds frame {frames[row]}: frames go up to 2**53")
+        raise ValueError(
+            f"frames are whole numbers, but row {row} holds {frames[row]:.12g}: of times [s], take "
+            "(times * frame_rate_hz).round().astype(int)"
+        )
+    return frames.astype(np.int64, copy=False)
+
+
+def _check_one_point_a_frame(track: NDArray, frame: NDArray) -> None:
+    """Raise a ValueError that names track and frame if a track has two points in a frame."""
+    same_track = track[1:] == track[:-1]
+    in_order = (track[1:] > track[:-1]) | (same_track & (frame[1:] >= frame[:-1]))
+    if in_order.all():
+        twice = np.append(False, same_track & (frame[1:] == frame[:-1]))
+    else:
+        twice = pd.DataFrame({"track": track, "frame": frame}).duplicated().to_numpy()
+    if twice.any():
+        row = int(np.argmax(twice))
+        raise ValueError(
+            f"track {track[row]} has more than one point in frame {frame[row]} (row {row} is the "
+            f"second; {int(twice.sum())} such rows): a bubble is in one place at a time"
+        )
 
 
 def bubble_table(frame: ArrayLike, z: ArrayLike, x: ArrayLike, score: ArrayLike) -> pd.DataFrame:
     """Bubble table from its four columns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Text or complex numbers; frames that are no whole numbers; columns of several lengths.
 
     Examples
     --------
@@ -228,28 +389,51 @@ def bubble_table(frame: ArrayLike, z: ArrayLike, x: ArrayLike, score: ArrayLike)
        frame    z    x  score
     0      0  1.5  2.0    1.0
     """
-    return pd.DataFrame(
-        {
-            "frame": np.asarray(frame, dtype=np.int64),
-            "z": np.asarray(z, dtype=np.float64),
-            "x": np.asarray(x, dtype=np.float64),
-            "score": np.asarray(score, dtype=np.float64),
-        }
-    )
+    given = {"frame": frame, "z": z, "x": x, "score": score}
+    columns = {name: np.asarray(values) for name, values in given.items()}
+    for name, values in columns.items():
+        if values.size and values.dtype.kind not in "biuf":
+            raise TypeError(f"{name} holds {values.dtype}, but numbers are needed")
+    table = {name: values.astype(np.float64) for name, values in columns.items()}
+    return pd.DataFrame({**table, "frame": _whole_frames(columns["frame"])})
 
 
-def check_amplitude(frames: ArrayLike, *, what: str = "frames") -> NDArray[np.floating]:
+def check_amplitude(
+    frames: ArrayLike, *, what: str = "frames", first_frame: int = 0
+) -> NDArray[np.floating]:
     """Return frames (T, Z, X) as an array, or refuse what is no amplitude.
+
+    Parameters are those of `check_frames`.
 
     Raises
     ------
     ValueError
-        See `ulmpaper.core.records.check_frames`; negative values.
+        See `ulmpaper.core.records.check_frames`; negative values (the first such frame is named).
     """
-    array = check_frames(frames, what=what)
-    if array.min() < 0:
+    array = check_frames(frames, what=what, first_frame=first_frame)
+    lowest = array.min()
+    if lowest < 0:
+        first = int(np.argmax(array.min(axis=(1, 2)) < 0)) + first_frame
         raise ValueError(
-            f"{what} hold negative values (down to {array.min():g}) but amplitude is needed: "
-            "take filters.envelope of radio-frequency data, or undo the decibel scale"
+            f"{what} hold negative values (down to {lowest:g}, first in frame {first}) but "
+            "amplitude is needed: take filters.envelope of radio-frequency data, or undo the "
+            "decibel scale"
         )
     return array
+
+
+def check_block(block: Block) -> NDArray:
+    """Return the frames of a block as an array of IQ or amplitude, as `check_frames` does.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `check_frames` and `check_amplitude`; the file and the frame in it are named.
+    """
+    what = f"frames of {block.file}" if block.file else "frames"
+    frames = check_frames(
+        block.frames, what=what, allow_complex=True, first_frame=block.first_frame
+    )
+    if frames.dtype.kind == "c":
+        return frames
+    return check_amplitude(frames, what=what, first_frame=block.first_frame)
