@@ -2,12 +2,14 @@
 PYTHON  ?= python3
 PROFILE ?= quick
 BIN     := .venv/bin
+# SOURCE=pala SET='seed=7 track.max_gap=1' make book, notebooks, figures and PDF with other data and settings.
+CHANGE  = $(if $(SOURCE),--source '$(SOURCE)') $(if $(SET),--set '$(SET)')
 # One BLAS thread per process: the work is parallel over blocks already.
 export OMP_NUM_THREADS ?= 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book notebooks figures pack unpack site pdf linkcheck sync test test-slow check types bench fetch weights \
+.PHONY: help setup lab book notebooks figures pack unpack site pdf linkcheck sync test test-slow check types bench fetch weights \
 	finetune lock clean
 
 help: ## show this list
@@ -22,14 +24,17 @@ setup: .venv/.ready ## make .venv and install the package with everything it nee
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,book,cluster,dev]'
 	@touch $@
 
-book: setup ## execute the notebooks (PROFILE=smoke|quick|paper) and build the book: build/out/_build/html/index.html
-	@$(BIN)/python book/tools/build_book.py $(PROFILE)
+lab: setup ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks
+
+book: setup ## execute the notebooks (PROFILE=smoke|quick|paper SOURCE=pala SET='seed=7') and build the book: build/out/_build/html/index.html
+	@$(BIN)/python book/tools/build_book.py $(PROFILE) $(CHANGE)
 
 notebooks: setup ## execute the notebooks only
-	@$(BIN)/python book/tools/run_notebooks.py $(PROFILE)
+	@$(BIN)/python book/tools/run_notebooks.py $(PROFILE) $(CHANGE)
 
-figures: notebooks ## all figures (PDF, PNG) and tables (CSV, LaTeX): build/figures/PROFILE
-	@$(BIN)/python book/tools/collect_figures.py $(PROFILE)
+figures: notebooks ## all figures (PNG, the paper's as PDF too) and tables (CSV, LaTeX): build/figures/PROFILE
+	@$(BIN)/python book/tools/collect_figures.py $(PROFILE) $(CHANGE)
 
 pack: setup ## executed notebooks and what they wrote: build/runs-PROFILE.zip
 	@$(BIN)/python book/tools/publish.py pack $(PROFILE)
@@ -41,10 +46,10 @@ site: setup ## the book to publish, from the profile paper where that was run fo
 	@$(BIN)/python book/tools/publish.py site
 
 pdf: setup ## the book as PDF, with LaTeX: build/ulmpaper-book.pdf
-	@$(BIN)/python book/tools/build_book.py $(PROFILE) --pdf
+	@$(BIN)/python book/tools/build_book.py $(PROFILE) $(CHANGE) --pdf
 
 linkcheck: setup ## ask every link that leaves the book (network)
-	@$(BIN)/python book/tools/build_book.py $(PROFILE) --check-links
+	@$(BIN)/python book/tools/build_book.py $(PROFILE) $(CHANGE) --check-links
 
 sync: setup ## after editing notebooks/*.md: update and format the paired .ipynb
 	@$(BIN)/python book/tools/setup_cell.py

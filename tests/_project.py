@@ -8,17 +8,20 @@ import nbformat
 import pytest
 import yaml
 
-from ulmpaper.config import load_config
+from ulmpaper.paper import start_run
 
 PARAMETERS = {
     "profile": "quick",
     "overrides": {},
     "source": "simulated",
-    "data_dir": "data",
+    "data_dir": "",
     "out_dir": "outputs",
 }
-DIGEST = load_config("smoke").digest()
-HEAD = "\n".join(f"{name} = {value!r}" for name, value in PARAMETERS.items())
+OUT = start_run("name", **PARAMETERS | {"profile": "smoke"}).out
+DIGEST = OUT.parent.name.removeprefix("smoke-")
+HEAD = "\n".join(
+    f"{name}: {type(value).__name__} = {value!r}" for name, value in PARAMETERS.items()
+)
 WRITE = """\
 import json, pathlib
 from ulmpaper import module

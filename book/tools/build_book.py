@@ -1,6 +1,6 @@
 """Execute the notebooks, stage the pages, build the book; each only where something has changed.
 
-    python book/tools/build_book.py PROFILE [--check-links | --pdf]
+    python book/tools/build_book.py PROFILE [--source pala] [--set 'seed=7'] [--check-links | --pdf]
 
 The book is written to build/out/_build/html and can be read there, without a server or a network;
 as PDF to build/ulmpaper-book.pdf.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock
 from provenance import list_hash, tree_hash
-from run_notebooks import ROOT, run_notebooks
+from run_notebooks import ROOT, Change, add_options, read_change, run_notebooks
 from stage_book import stage
 
 from ulmpaper.config import PROFILES
@@ -34,7 +34,12 @@ TEX = {  # program: Debian packages that bring it, with what the pages need
 
 
 def build_book(
-    root: Path, profile: str, *, build: str = "build", want: str = "html"
+    root: Path,
+    profile: str,
+    *,
+    build: str = "build",
+    want: str = "html",
+    change: Change | None = None,
 ) -> Path | None:
     """Bring the book up to date and return its first page; None where a notebook or Sphinx fails.
 
@@ -50,10 +55,10 @@ def build_book(
         )
     (root / build).mkdir(parents=True, exist_ok=True)
     with FileLock(root / build / "lock"):  # two builds at once would write into each other's files
-        runs = run_notebooks(root, profile, build=build)
+        runs = run_notebooks(root, profile, build=build, change=change)
         if any(run.status in ("failed", "waits") for run in runs):
             return None
-        staged = stage(root, profile, build=build)
+        staged = stage(root, profile, build=build, change=change)
         if want == "html":
             return run_sphinx(root, staged, root / build / "out")
         return {"links": check_links, "pdf": print_pdf}[want](root, staged, root / build)
@@ -145,9 +150,7 @@ def installed() -> list[tuple[str, str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Execute the notebooks and build the book.")
     parser.add_argument("profile", choices=list(PROFILES))
-    parser.add_argument(
-        "--build", default="build", help="folder for everything that is built (default: build)"
-    )
+    add_options(parser)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         "--check-links",
@@ -162,8 +165,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.set_defaults(want="html")
     args = parser.parse_args(argv)
     try:
-        page = build_book(ROOT, args.profile, build=args.build, want=args.want)
-    except ValueError as error:
+        page = build_book(
+            ROOT, args.profile, build=args.build, want=args.want, change=read_change(args)
+        )
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     if page is None:
         print("The book was not built: see above.", file=sys.stderr)

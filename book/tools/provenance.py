@@ -81,3 +81,16 @@ def commit(root: Path) -> str:
     if head.returncode:
         return "not known"
     return head.stdout.strip() + (" with changes" if changes.stdout.strip() else "")
+
+
+def revision(root: Path) -> str:
+    """The tag at the present commit, or the commit: what Colab and Binder should open."""
+    for call in (["describe", "--tags", "--exact-match"], ["rev-parse", "HEAD"]):
+        if not shutil.which("git"):
+            break
+        asked = subprocess.run(
+            ["git", "-C", str(root), *call], capture_output=True, text=True, check=False
+        )
+        if asked.returncode == 0:
+            return asked.stdout.strip()
+    return f"v{importlib.metadata.version('ulmpaper')}"

@@ -1,12 +1,15 @@
 """Execute the notebooks of a profile, each only when something it depends on has changed.
 
-    python book/tools/run_notebooks.py PROFILE [NAME ...]
+    python book/tools/run_notebooks.py PROFILE [NAME ...] [--source pala] [--set 'seed=7']
 
 `notebooks/profiles.yml` gives the order, what each notebook needs and its parameters. The executed
 notebook, `build/nb/PROFILE/NAME.ipynb`, carries the key it was made with: a hash of its code, its
 parameters, what it can reach of this package (`reach.py`), the versions of other packages, its
 input files and the keys of the notebooks it needs. Prose, captions and docstrings are not in the
 key: staging takes them from the sources, so a corrected sentence costs no execution.
+
+With another source or other settings the folder is `build/nb/PROFILE-SOURCE-DIGEST`, so that what
+was executed as written stays.
 
 Notebooks run in the root of the repository, so `data` and `outputs` mean the same folders here as
 in `papermill notebooks/NAME.ipynb out.ipynb -p profile smoke` called from there.
@@ -34,6 +37,9 @@ from reach import Package
 
 from ulmpaper.config import PROFILES, load_config
 from ulmpaper.core import check_choice
+from ulmpaper.paper import start_run
+from ulmpaper.paper.palafiles import SOURCES
+from ulmpaper.paper.runs import read_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,11 +63,22 @@ class Notebook:
         }
 
     @property
+    def root(self) -> Path:
+        """Root of the repository, in which the notebook runs."""
+        return self.source.parents[1]
+
+    @property
+    def data_dir(self) -> Path:
+        """Folder of fetched data."""
+        given = self.parameters["data_dir"] or os.environ.get("ULMPAPER_DATA_DIR") or "data"
+        return self.root / given
+
+    @property
     def results(self) -> Path:
         """Folder, relative to the root, for results.json and pictures that other pages show."""
-        profile = self.parameters["profile"]
-        digest = load_config(profile, self.parameters["overrides"]).digest()
-        return Path(self.parameters["out_dir"]) / f"{profile}-{digest}" / self.name
+        out_dir = self.root / self.parameters["out_dir"]
+        meant = {**self.parameters, "data_dir": self.data_dir, "out_dir": out_dir}
+        return start_run(self.name, **meant).out.relative_to(self.root)
 
 
 @dataclass(frozen=True)
@@ -86,12 +103,33 @@ def read_profiles(root: Path) -> dict[str, Any]:
     return yaml.safe_load((root / "notebooks" / "profiles.yml").read_text(encoding="utf-8"))
 
 
-def read_plan(root: Path, profile: str, *, build: str = "build") -> list[Notebook]:
-    """Notebooks in order, with the parameters of `profile`.
+Change = Mapping[str, Any]  # parameters of all notebooks that a user sets: source, overrides
+
+
+def label(profile: str, change: Change | None = None) -> str:
+    """Name of the folder of executed notebooks: the profile, and what was changed.
+
+    Examples
+    --------
+    >>> label("quick")
+    'quick'
+    """
+    if not change:
+        return profile
+    digest = list_hash(sorted(change.items()))[:6]
+    return f"{profile}-{change.get('source', SOURCES[0])}-{digest}"
+
+
+def read_plan(
+    root: Path, profile: str, *, build: str = "build", change: Change | None = None
+) -> list[Notebook]:
+    """Notebooks in order, with the parameters of `profile`, and `change` on top of them.
 
     With a `build` other than the default, results go there too and leave the usual `outputs` alone.
     """
     check_choice(profile, PROFILES, "profile")
+    change = dict(change or {})
+    load_config(profile, change.get("overrides"))  # a slip is an error before anything runs
     plan: list[Notebook] = []
     for name, entry in read_profiles(root)["notebooks"].items():
         for key in entry:
@@ -108,6 +146,8 @@ def read_plan(root: Path, profile: str, *, build: str = "build") -> list[Noteboo
             check_choice(needed, [n.name for n in plan], f"notebook before {name}, which needs it,")
         defaults = default_parameters(nbformat.read(source, 4))
         wanted = {"profile": profile, **(entry.get("parameters", {}).get(profile) or {})}
+        overrides = {**wanted.get("overrides", {}), **change.get("overrides", {})}
+        wanted |= {**change, "overrides": overrides}
         if build != "build":
             wanted["out_dir"] = f"{build}/outputs"
         for parameter in wanted:
@@ -119,16 +159,16 @@ def read_plan(root: Path, profile: str, *, build: str = "build") -> list[Noteboo
 
 
 def default_parameters(notebook: nbformat.NotebookNode) -> dict[str, Any]:
-    """Names and values assigned in the cell tagged `parameters`."""
+    """Names and values assigned, with a type each, in the cell tagged `parameters`."""
     cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
         raise ValueError(
             f"a notebook needs one cell tagged `parameters`, this one has {len(cells)}"
         )
     return {
-        line.targets[0].id: ast.literal_eval(line.value)
+        line.target.id: ast.literal_eval(line.value)
         for line in ast.parse(cells[0].source).body
-        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value
     }
 
 
@@ -149,13 +189,15 @@ def content_key(
     notebook: Notebook, root: Path, package: Package, upstream: Mapping[str, str]
 ) -> str:
     """Hash of everything the outputs of `notebook` depend on."""
-    cells = [
+    code = [
         (cell.source, sorted(cell.metadata.get("tags", [])))
         for cell in nbformat.read(notebook.source, 4).cells
         if cell.cell_type == "code"
     ]
+    # The setup cell names the version of the package, which changes no number.
+    cells = [cell for cell in code if "setup" not in cell[1]]
     parameters = sorted(notebook.parameters.items())
-    reached = package.key(source for source, _ in cells)
+    reached = package.key(source for source, _ in code)
     needed = [upstream[name] for name in notebook.needs]
     return list_hash(
         [*cells, *parameters, reached, versions(), input_hashes(notebook, root), *needed]
@@ -164,11 +206,8 @@ def content_key(
 
 def input_hashes(notebook: Notebook, root: Path) -> dict[str, dict[str, str]]:
     """Hashes of the declared input files, in the first place that has them."""
-    places = [
-        notebook.parameters["data_dir"],
-        *map(os.environ.get, ("ULMPAPER_DATA_DIR", "ULMPAPER_DATA_MIRROR")),
-    ]
-    folders = [root / place for place in places if place]
+    mirror = os.environ.get("ULMPAPER_DATA_MIRROR")
+    folders = [notebook.data_dir, *([root / mirror] if mirror else [])]
     return {pattern: _first_matches(folders, pattern) for pattern in notebook.inputs}
 
 
@@ -198,12 +237,17 @@ def is_current(record: Mapping[str, Any], key: str, root: Path) -> bool:
 
 
 def run_notebooks(
-    root: Path, profile: str, names: Sequence[str] = (), *, build: str = "build"
+    root: Path,
+    profile: str,
+    names: Sequence[str] = (),
+    *,
+    build: str = "build",
+    change: Change | None = None,
 ) -> list[Run]:
     """Bring the executed notebooks of a profile up to date, one line each on the terminal."""
-    folder = root / build / "nb" / profile
+    plan = with_needs(read_plan(root, profile, build=build, change=change), names)
+    folder = root / build / "nb" / label(profile, change)
     folder.mkdir(parents=True, exist_ok=True)
-    plan = with_needs(read_plan(root, profile, build=build), names)
     package = Package(root / "ulmpaper")
     timeout_s = read_profiles(root).get("cell_timeout_s", {}).get(profile)
     width = max(len(notebook.name) for notebook in plan)
@@ -331,6 +375,27 @@ def _without_traces(executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return executed
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that all tools share which need executed notebooks."""
+    parser.add_argument(
+        "--build", default="build", help="folder for everything that is built (default: build)"
+    )
+    parser.add_argument(
+        "--source", default=SOURCES[0], help=f"{' or '.join(SOURCES)} (default: {SOURCES[0]})"
+    )
+    parser.add_argument(
+        "--set", default="", metavar="'KEY=VALUE ...'", help="settings of all notebooks"
+    )
+
+
+def read_change(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options `--source` and `--set` change."""
+    overrides = read_overrides(args.set)
+    check_choice(args.source, SOURCES, "source")
+    changed = {"source": args.source} if args.source != SOURCES[0] else {}
+    return {**changed, **({"overrides": overrides} if overrides else {})}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Execute the notebooks of a profile where something has changed."
@@ -339,13 +404,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="only these notebooks and those they need"
     )
-    parser.add_argument(
-        "--build", default="build", help="folder for everything that is built (default: build)"
-    )
+    add_options(parser)
     args = parser.parse_args(argv)
     try:
-        runs = run_notebooks(ROOT, args.profile, args.names, build=args.build)
-    except ValueError as error:
+        runs = run_notebooks(
+            ROOT, args.profile, args.names, build=args.build, change=read_change(args)
+        )
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     return int(any(run.status in ("failed", "waits") for run in runs))
 

@@ -3,7 +3,8 @@
 build/book/                 from
 *.md, static/, ...          book/, with the generated parts of api, cite, claims and data.md
 _toc.yml                    book/_toc.yml, with a page for each room of the package under `api`
-_config.yml                 book/_config.yml, with the profile in the line at the foot of each page
+_config.yml                 book/_config.yml, with the profile in the line at the foot of each page,
+                            and the revision that Colab and Binder open
 changelog.md                CHANGELOG.md
 notebooks/NAME.ipynb        prose of notebooks/NAME.ipynb, outputs of build/nb/PROFILE/NAME.ipynb
 results.json                results.json of every notebook, under its name without the number
@@ -27,8 +28,9 @@ import nbformat
 import pandas as pd
 import yaml
 from claims import claims_text
+from provenance import revision
 from reach import offered
-from run_notebooks import Notebook, read_plan
+from run_notebooks import Change, label, read_plan
 
 from ulmpaper.config import PROFILES, config_table, load_config
 from ulmpaper.io import REGISTRY
@@ -41,12 +43,11 @@ networks smaller and trainings shorter here than in the paper; the [assumptions]
 list every difference."""
 
 
-def stage(root: Path, profile: str, *, build: str = "build") -> Path:
+def stage(root: Path, profile: str, *, build: str = "build", change: Change | None = None) -> Path:
     """Write the staged folder anew and return it."""
-    plan = read_plan(root, profile, build=build)
-    executed = {
-        n.name: nbformat.read(root / build / "nb" / profile / f"{n.name}.ipynb", 4) for n in plan
-    }
+    plan = read_plan(root, profile, build=build, change=change)
+    made = root / build / "nb" / label(profile, change)
+    executed = {n.name: nbformat.read(made / f"{n.name}.ipynb", 4) for n in plan}
     records = {name: notebook.metadata["ulmpaper"] for name, notebook in executed.items()}
     staged = root / build / "book"
     shutil.rmtree(staged, ignore_errors=True)
@@ -59,12 +60,13 @@ def stage(root: Path, profile: str, *, build: str = "build") -> Path:
         except ValueError as error:
             raise ValueError(f"{notebook.name}: {error}") from None
         nbformat.write(page, staged / "notebooks" / f"{notebook.name}.ipynb")
+    folders = {name: root / record["results"] for name, record in records.items()}
     results = {
-        short(n.name): json.loads((root / n.results / "results.json").read_text(encoding="utf-8"))
-        for n in plan
+        short(name): json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        for name, folder in folders.items()
     }
     (staged / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    for picture in pictures(root, plan):
+    for picture in pictures(folders.values()):
         shutil.copyfile(picture, staged / "figures" / picture.name)
     rooms = list_rooms(root / "ulmpaper")
     for room in rooms:
@@ -78,7 +80,8 @@ def stage(root: Path, profile: str, *, build: str = "build") -> Path:
         fill(staged / "cite.md", f"<!-- {key} -->", bibtex(root / "book" / "references.bib", key))
     shutil.copyfile(root / "CHANGELOG.md", staged / "changelog.md")
     settings = yaml.safe_load((staged / "_config.yml").read_text(encoding="utf-8"))
-    settings["html"]["extra_footer"] += f" {edition(profile)}"
+    settings["html"]["extra_footer"] += f" {edition(profile, change)}"
+    settings["repository"]["branch"] = revision(root)
     (staged / "_config.yml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     toc = yaml.safe_load((staged / "_toc.yml").read_text(encoding="utf-8"))
     (staged / "_toc.yml").write_text(
@@ -97,14 +100,18 @@ def fill(page: Path, mark: str, text: str) -> None:
     page.write_text(before + text + after, encoding="utf-8")
 
 
-def edition(profile: str) -> str:
+def edition(profile: str, change: Change | None = None) -> str:
     """What a reader of any page should know about its numbers."""
     short = (
         "the paper's own settings"
         if profile == "paper"
         else "shorter and smaller than the paper's settings"
     )
-    return f"This edition was made with the profile {profile}: {short}."
+    changed = dict(change or {})
+    overrides = changed.pop("overrides", {})
+    given = [f"{key} = {value}" for key, value in {**changed, **overrides}.items()]
+    with_these = f", with {', '.join(given)}" if given else ""
+    return f"This edition was made with the profile {profile}{with_these}: {short}."
 
 
 def short(name: str) -> str:
@@ -112,13 +119,10 @@ def short(name: str) -> str:
     return name.partition("_")[2]
 
 
-def pictures(root: Path, plan: Iterable[Notebook]) -> list[Path]:
+def pictures(folders: Iterable[Path]) -> list[Path]:
     """Pictures that the notebooks wrote for other pages; two of one name would hide each other."""
     found = [
-        p
-        for n in plan
-        for p in sorted((root / n.results).iterdir())
-        if p.suffix in (".png", ".svg")
+        p for folder in folders for p in sorted(folder.iterdir()) if p.suffix in (".png", ".svg")
     ]
     names = [picture.name for picture in found]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -142,7 +146,8 @@ def with_outputs(
         if cell.cell_type != "code":
             continue
         twin = next(twins, None)
-        if twin is None or twin.source != cell.source:
+        # The setup cell names the version of the package; it has no output.
+        if twin is None or (twin.source != cell.source and "setup" not in cell.metadata.tags):
             raise ValueError("its code was changed while it ran: execute it again")
         cell.outputs, cell.execution_count = twin.outputs, twin.execution_count
         if "parameters" in cell.metadata.get("tags", []) and executed.metadata.ulmpaper.parameters:

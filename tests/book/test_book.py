@@ -217,17 +217,12 @@ def test_page_without_its_mark_is_named(tmp_path: Path) -> None:
 
 
 def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
-    first = runner.read_plan(ROOT, "smoke")[0]
-    plan = [
-        first,
-        runner.Notebook("99_other", first.source, (), (), first.defaults, first.parameters),
-    ]
-    for notebook in plan:
-        folder = tmp_path / notebook.results
-        folder.mkdir(parents=True)
+    folders = [tmp_path / "01_first", tmp_path / "02_second"]
+    for folder in folders:
+        folder.mkdir()
         (folder / "home.png").touch()
     with pytest.raises(ValueError, match=r"two notebooks write a picture called home\.png"):
-        stage_book.pictures(tmp_path, plan)
+        stage_book.pictures(folders)
 
 
 def test_entry_of_a_work_is_the_bibliographys(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_first_code_cell_holds_the_parameters(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_second_code_cell_is_the_same_everywhere(name: str) -> None:
     second = cells(name, "code")[1]
-    assert (second.source, second.metadata.tags) == (setup_cell.SOURCE, setup_cell.TAGS), (
+    assert (second.source, second.metadata.tags) == (setup_cell.source(name), setup_cell.TAGS), (
         "run `make sync`"
     )
 

@@ -183,12 +183,13 @@ def test_setup_cell_is_put_behind_the_parameters_once() -> None:
     head = v4.new_code_cell("profile = 'quick'", metadata={"tags": ["parameters"]})
     made = v4.new_notebook(cells=[v4.new_markdown_cell("# Title"), head, v4.new_code_cell("1 + 1")])
     for _ in range(2):
-        made = setup_cell.with_setup_cell(made)
+        made = setup_cell.with_setup_cell(made, "01_first")
         assert [cell.source for cell in made.cells] == [
             "# Title",
             head.source,
-            setup_cell.SOURCE,
+            setup_cell.source("01_first"),
             "1 + 1",
         ]
     made.cells[2].source = "an older one"
-    assert setup_cell.with_setup_cell(made).cells[2].source == setup_cell.SOURCE
+    again = setup_cell.with_setup_cell(made, "01_first")
+    assert again.cells[2].source == setup_cell.source("01_first")

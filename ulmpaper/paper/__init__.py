@@ -17,6 +17,8 @@ with optional("all"):
 __all__, __getattr__, __dir__ = offer(
     __name__,
     {
+        "runs": "start_run",
+        "palafiles": "ratbrain_files",
         "sequences": "insilico_blocks sequence_numbers",
         "experiment": (
             "Method Comparison compare locate_all number_grid threshold_grid best_settings"

@@ -181,6 +181,7 @@ def save_film(
         picture.quantize(palette=colours, dither=Image.Dither.NONE)
         for picture in (pictures[-1], *pictures)
     ]
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as part:
         last.save(
             part,

@@ -10,12 +10,9 @@ from pathlib import Path
 
 from ulmpaper.config import Config
 from ulmpaper.core.records import Block, check_choice, check_positive
-from ulmpaper.io.fetch import unpack
 from ulmpaper.io.readers import read_insilico
+from ulmpaper.paper.palafiles import SOURCES, insilico_folder
 from ulmpaper.simulator.phantom import SEQUENCES, phantom_block
-
-_SOURCES = ("simulated", "pala")
-_ARCHIVE = "PALA_data_InSilicoFlow.zip"
 
 
 def sequence_numbers(cfg: Config, split: str) -> range:
@@ -64,7 +61,7 @@ def insilico_blocks(
     FileNotFoundError
         PALA's files are not there; says how to get them.
     """
-    check_choice(source, _SOURCES, "source")
+    check_choice(source, SOURCES, "source")
     numbers = sequence_numbers(cfg, split)[:n_sequences]
     n_frames = cfg.phantom.n_frames if n_frames is None else n_frames
     check_positive(n_frames=n_frames)
@@ -85,8 +82,5 @@ def insilico_blocks(
         for number in numbers:
             block(number)
         return map(block, numbers)
-    archive = Path(data_dir) / _ARCHIVE
-    if not (archive.is_file() or archive.with_suffix("").is_dir()):
-        raise FileNotFoundError(f"no {archive}: run `ulmpaper fetch pala-insilico` (4.4 GB) first")
-    folder = unpack(archive)
+    folder = insilico_folder(data_dir)
     return (read_insilico(folder, number).first(n_frames) for number in numbers)
