@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -253,10 +254,27 @@ def test_settings_name_weights_of_the_package_or_a_file(tmp_path: Path) -> None:
             ]
             == 10
         )
-    assert find_weights("count", "phantom") == Path("phantom")  # there is none
-    assert find_weights("ml3d", tmp_path / "mine.safetensors") == tmp_path / "mine.safetensors"
-    with pytest.raises(FileNotFoundError, match="papr"):
-        read_network(find_weights("ml3d", "papr"))
+    assert find_weights("ml3d", "shipped") == shipped_weights("ml3d")
+    mine = tmp_path / "mine.safetensors"
+    mine.touch()
+    assert find_weights("ml3d", mine) == mine
+
+
+@pytest.mark.parametrize(
+    ("recipe", "weights", "message"),
+    [
+        ("ml3d", "papr", "papr: did you mean 'paper'? Allowed for ml3d: shipped, paper, phantom,"),
+        ("count", "phantom", "phantom: Allowed for count: shipped, paper, or a .safetensors file"),
+        ("mspcn", "mspcn", "mspcn: Allowed for mspcn: shipped, paper, phantom,"),
+        ("ml3d", "run/best", "run/best: Allowed for ml3d: shipped"),
+        ("ml3d", ".", "it is a folder; of a training's folder give best.safetensors"),
+    ],
+)
+def test_unknown_weights_are_answered_by_the_names_there_are(
+    recipe: str, weights: str, message: str
+) -> None:
+    with pytest.raises(FileNotFoundError, match=re.escape(message)):
+        find_weights(recipe, weights)
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,6 +264,14 @@ class BlockStore:
                 )
 
 
+def is_block_store(path: str | Path) -> bool:
+    """Whether a file is a block store, sound or not."""
+    if not h5py.is_hdf5(path):
+        return False
+    with readable(Path(path)), h5py.File(path) as file:
+        return file.attrs.get("format") == _FORMAT
+
+
 def _sorted_truth(bubbles: pd.DataFrame, n_frames: int) -> pd.DataFrame:
     """True bubbles sorted by frame, checked."""
     check_bubbles(bubbles)

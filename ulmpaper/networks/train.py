@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ulmpaper.config import Config, Fitted, Settings, as_config
 from ulmpaper.core.records import Block, check_choice
 from ulmpaper.io.files import fingerprint
+from ulmpaper.io.store import BlockStore, is_block_store
 from ulmpaper.networks.checkpoint import (
     BEST,
     TrainingState,
@@ -111,7 +112,8 @@ def train(
         sequences are simulated, new ones for every step.
     start : path, optional
         Weights to begin with, of a network of the same size, e.g. to adapt it to `data`; a file, or
-        ``phantom`` or ``paper``, see `ulmpaper.networks.find_weights`. By default random ones.
+        ``shipped``, ``phantom`` or ``paper``, see `ulmpaper.networks.find_weights`. By default
+        random ones.
     stop_after : int, optional
         Stop when this step is done, as SIGINT and SIGTERM do after the step under way.
     progress : bool
@@ -126,7 +128,7 @@ def train(
     ------
     ValueError
         Unknown recipe; a run that was begun with other settings; settings that cannot be met;
-        `start` is of another size or none of ours.
+        `data` is no block store with true bubbles; `start` is of another size or none of ours.
     FloatingPointError
         Loss or gradient are no numbers any more. The last files written stay.
     OSError
@@ -150,11 +152,14 @@ def train(
     options = recipe.settings
     n_steps = options.epochs * options.steps
     last = n_steps if stop_after is None else min(stop_after, n_steps)
-    folder = make_folder(folder)
+    # These raise before any work, and before there is a folder, if data or weights are none.
+    if data is not None:
+        _check_store(Path(data))
     if start is not None:
         start = find_weights(name, start)
-        read_network(start, recipe=name)  # raises before any work if it is none
+        _begin(recipe, cfg.seed, start)
     settings = _all_settings(cfg, name, data, start)
+    folder = make_folder(folder)
     # Let cuDNN try out which kernels are the quickest for the size of the batches.
     kernels = torch.backends.cudnn.flags(enabled=True, benchmark=True)
     with _processes(cfg.compute.device) as (rank, world, device), _stop_signals() as stop, kernels:
@@ -305,6 +310,21 @@ def _source(cfg: Config, data: str | Path | None, split: str) -> Source:
     if data is None:
         return SimulatedSource(cfg, split)
     return StoredSource(str(data), _STORED_PARTS[split])
+
+
+def _check_store(path: Path) -> None:
+    """Refuse data that are no block store with true bubbles, and say how to make one."""
+    if path.is_file() and not is_block_store(path):
+        raise ValueError(
+            f"{path} is no block store, which is what trainings read: make one of it by "
+            f"`ulmpaper store {path} --truth truth.csv -o STORE.h5`"
+        )
+    with BlockStore(path) as store:
+        if not store.has_truth:
+            raise ValueError(
+                f"{path} comes without true bubbles, which trainings need: make it anew by "
+                "`ulmpaper store FRAMES --truth truth.csv -o STORE.h5`"
+            )
 
 
 def _prefetch(batches: Dataset, steps: range, n_workers: int) -> Iterable[Any]:

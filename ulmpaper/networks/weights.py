@@ -8,6 +8,7 @@ code.
 from __future__ import annotations
 
 import copy
+import difflib
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ CLASSES: dict[str, type[Network]] = {"ml3d": ML3DResNet, "count": CountNet, "msp
 
 _FORMAT = "ulmpaper network 1"
 _SHIPPED = Path(__file__).parent / "trained"
+_FIRST_CHOICE = "shipped"  # name of the weights that are taken where none are named
 # First bytes of the files of torch.save, now and before version 1.6.
 _PICKLED = (b"PK\x03\x04", b"\x80")
 _SHOWN = 4  # lines of torch's report of what does not fit: missing, unexpected, two shapes
@@ -275,18 +277,43 @@ def find_weights(recipe: str, weights: str | os.PathLike | None = None) -> Path:
     ----------
     recipe : {"ml3d", "count", "mspcn"}
         Which network.
-    weights : path-like or {"phantom", "paper"}, optional
-        A file, or the name of other weights of the package; by default its first choice.
+    weights : path-like or {"shipped", "phantom", "paper"}, optional
+        A file, or the name of weights that come with the package; by default ``shipped``, its first
+        choice.
+
+    Raises
+    ------
+    FileNotFoundError
+        Neither such a name nor such a file; lists the names.
 
     Examples
     --------
     >>> find_weights("ml3d", "paper").name
     'ml3d_paper.safetensors'
     """
-    if weights is None:
+    if weights is None or str(weights) == _FIRST_CHOICE:
         return shipped_weights(recipe)
     named = _SHIPPED / f"{recipe}_{weights}.safetensors"
-    return named if named.is_file() else Path(weights)
+    if named.is_file():
+        return named
+    path = Path(weights)
+    if path.is_file():
+        return path
+    names = _weight_names(recipe)
+    close = difflib.get_close_matches(str(weights), names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    if path.is_dir():
+        hint = f"it is a folder; of a training's folder give {path / 'best.safetensors'}. "
+    raise FileNotFoundError(
+        f"there are no weights at {weights}: {hint}Allowed for {recipe}: {', '.join(names)}, or "
+        "a .safetensors file, as ulmpaper train writes it (best.safetensors)"
+    )
+
+
+def _weight_names(recipe: str) -> list[str]:
+    """Names of the weights of a recipe that come with the package, the first choice first."""
+    others = sorted(path.stem for path in _SHIPPED.glob(f"{recipe}_*.safetensors"))
+    return [_FIRST_CHOICE, *(name.removeprefix(f"{recipe}_") for name in others)]
 
 
 # --- device and precision ----------------------------------------------------------------------
