@@ -29,11 +29,36 @@ app = typer.Typer(
     help="Ultrasound localization microscopy: the companion of 3DML-ResNet (EUSIPCO 2024).",
 )
 
+
+def _show_version(wanted: bool) -> None:
+    from ulmpaper import __version__
+
+    if wanted:
+        typer.echo(f"ulmpaper {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
 _Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Change a setting, e.g. track.max_gap=1; repeatable."
     ),
+]
+
+
+_Variable = Annotated[str | None, typer.Option(help="Name of the array in the file.")]
+_Axes = Annotated[
+    str | None, typer.Option(help="Meaning of its axes, e.g. zxt; c holds real and imaginary part.")
 ]
 
 
@@ -148,7 +173,11 @@ def train(
         ),
     ] = None,
     start: Annotated[
-        Path | None, typer.Option(help="Weights to begin with.", show_default="random ones")
+        str | None,
+        typer.Option(
+            help="Weights to begin with: shipped, phantom, paper or a file.",
+            show_default="random ones",
+        ),
     ] = None,
     profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
     overrides: _Overrides = None,
@@ -156,16 +185,20 @@ def train(
     """Train a network, or go on with the run in OUT.
 
     OUT then holds the best network (best.safetensors), what is needed to go on (last.safetensors)
-    and the scores of each epoch (metrics.csv). Ctrl-C saves and stops.
+    and the scores of each epoch (metrics.csv). Ctrl-C saves and stops. To use the network:
+    ulm --method ml3d --set ml3d.weights=OUT/best.safetensors.
     """
     from ulmpaper.config import load_config
     from ulmpaper.networks.train import train as train_network
 
     cfg = load_config(profile, _parse_overrides(overrides))
     summary = train_network(recipe, out, cfg, data=data, start=start, progress=sys.stderr.isatty())
-    left = "" if summary.step == summary.n_steps else "; the same command goes on"
+    left = "" if summary.step == summary.n_steps else "; stopped, the same command goes on"
     _say(f"{summary.step} of {summary.n_steps} steps, {summary.seconds:.0f} s -> {out}{left}")
     _say(" ".join(f"{name} {value:.3f}" for name, value in summary.scores.items()))
+    # Not 0, so that what a script does next does not take a half-trained network.
+    if left and summary.stopped_by is not None:
+        raise typer.Exit(128 + summary.stopped_by)
 
 
 @app.command()
@@ -176,7 +209,15 @@ def store(
     out: Annotated[
         Path, typer.Option("-o", "--out", help="File to write, .h5.", show_default=False)
     ],
-    variable: Annotated[str | None, typer.Option(help="Name of the array in the files.")] = None,
+    truth: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="CSV of the true bubbles, frame,z,x and score if known, in pixels, from 0. One "
+            "counts its frames over all FILES; or one for each, in their order."
+        ),
+    ] = None,
+    variable: _Variable = None,
+    axes: _Axes = None,
 ) -> None:
     """Put the frames of FILES, one after another, into one block store: what train --data reads.
 
@@ -184,7 +225,8 @@ def store(
     """
     from ulmpaper.io.readers import store_frames
 
-    _say(f"{store_frames(files, out, variable=variable, progress=True)} frames -> {out}")
+    n_frames = store_frames(files, out, variable=variable, axes=axes, truth=truth, progress=True)
+    _say(f"{n_frames} frames -> {out}")
 
 
 @app.command()

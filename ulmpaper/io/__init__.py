@@ -19,6 +19,7 @@ __all__, __getattr__, __dir__ = offer(
             "store_frames FrameFile"
         ),
         "store": "BlockStore",
+        "truth": "read_truth",
         "fetch": "REGISTRY registry_table unpack",
         "results": "ResultWriter check_unused read_table",
         "files": "atomic_path write_atomic fingerprint",

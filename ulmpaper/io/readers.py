@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ulmpaper.core.records import Block, bubble_table, check_choice, check_positive
+from ulmpaper.core.records import Block, bubble_table, check_block, check_choice, check_positive
 from ulmpaper.core.scale import doubt_scale, same_scale
 from ulmpaper.io.arrays import (
     RECORD,
@@ -40,6 +40,7 @@ from ulmpaper.io.matlab import numbers_mat5
 from ulmpaper.io.pixels import square_frames, square_size
 from ulmpaper.io.scale import Scale, check_pitch, find_fields, find_scale, say_mm, stated_first
 from ulmpaper.io.store import BlockStore
+from ulmpaper.io.truth import Truth, read_truth, with_truth
 
 _CONSTANTS = {  # of PALA's in silico flow, in wavelengths
     "Trans.frequency": np.array([15.625]),
@@ -131,46 +132,6 @@ class FrameFile:
         # A generator of its own, so that wrong arguments raise here and not at the first block.
         return self._blocks(list(zip(firsts, [*firsts[1:], stop], strict=True)))
 
-    def sound_blocks(
-        self, n_frames: int = 800, *, start: int = 0, stop: int | None = None, min_frames: int = 1
-    ) -> Iterator[Block]:
-        """Read as `blocks`, but refuse frames that hold NaN, infinity or negative amplitude.
-
-        Raises
-        ------
-        ValueError
-            Names the file and the frame in it.
-        """
-        blocks = self.blocks(n_frames, start=start, stop=stop, min_frames=min_frames)
-
-        def checked() -> Iterator[Block]:
-            first = start
-            for block in blocks:
-                self._check(block.frames, first)
-                first += len(block.frames)
-                yield block
-
-        return checked()
-
-    def _check(self, frames: NDArray, first: int) -> None:
-        """Refuse frames that are not sound; `first` is the number of the first one in the file."""
-        finite = np.isfinite(frames.sum(axis=(1, 2), dtype=np.complex128))
-        if not finite.all():
-            raise ValueError(
-                f"{self.path}: frame {first + int(np.argmin(finite))} holds NaN or infinite values "
-                f"({int((~finite).sum())} of frames {first} to {first + len(frames) - 1} do): "
-                "replace or drop them, e.g. np.nan_to_num"
-            )
-        if frames.dtype.kind == "c":
-            return
-        lowest = frames.min(axis=(1, 2))
-        if lowest.min() < 0:
-            raise ValueError(
-                f"{self.path}: frame {first + int(np.argmax(lowest < 0))} holds negative values "
-                f"(down to {lowest.min():g}) but amplitude is needed: take filters.envelope of "
-                "radio-frequency data, or undo the decibel scale"
-            )
-
     def _blocks(self, spans: list[tuple[int, int]]) -> Iterator[Block]:
         """Blocks of the frames from first to last, last excluded."""
         for (first, last), (frames, bubbles) in zip(spans, self._stored(spans), strict=True):
@@ -184,7 +145,15 @@ class FrameFile:
                 if bubbles is not None:
                     along_z, along_x = self.stretch
                     bubbles = bubbles.assign(z=bubbles["z"] * along_z, x=bubbles["x"] * along_x)
-            yield Block(frames, bubbles, self.px_mm, self.frame_rate_hz, self.source)
+            yield Block(
+                frames,
+                bubbles,
+                self.px_mm,
+                self.frame_rate_hz,
+                self.source,
+                file=self.path.name,
+                first_frame=first,
+            )
 
     def _stored(
         self, spans: list[tuple[int, int]]
@@ -199,8 +168,11 @@ class FrameFile:
         truth = _true_bubbles(self) if self.has_truth else None
         with open_array(self.path, self.variable) as array:
             for first, last in spans:
-                with readable(self.path):
-                    frames = take_frames(array, self.axes, first, last)
+                try:
+                    with readable(self.path):
+                        frames = take_frames(array, self.axes, first, last)
+                except ValueError as error:
+                    raise ValueError(f"{error} [frames {first} to {last - 1}]") from error
                 bubbles = None
                 if truth is not None:
                     bubbles = truth[truth["frame"].between(first, last - 1)]
@@ -465,6 +437,7 @@ def store_frames(
     *,
     variable: str | None = None,
     axes: str | None = None,
+    truth: Truth | Sequence[Truth] | None = None,
     progress: bool = False,
 ) -> int:
     """Put the frames of several files, and their true bubbles, into one block store.
@@ -477,6 +450,9 @@ def store_frames(
         The block store, ``.h5`` or ``.hdf5``, written anew; it appears when it is complete.
     variable, axes : str, optional
         Name of the array in the files, where they hold several, and its axes; see `open_frames`.
+    truth : DataFrame, path, or sequence of these, optional
+        The true bubbles, in place of those that the files bring: a table, or a CSV file, that
+        counts its frames over all files, or one for each file; see `ulmpaper.io.read_truth`.
     progress : bool
         Show a bar if it takes more than 2 s.
 
@@ -488,8 +464,8 @@ def store_frames(
     Raises
     ------
     ValueError, OSError
-        See `open_frames` and `ulmpaper.io.BlockStore`; `out` exists and was not made of these
-        files; negative frames. Nothing is written then.
+        See `open_frames`, `ulmpaper.io.read_truth` and `ulmpaper.io.BlockStore`; `out` exists and
+        was not made of these files; negative frames. Nothing is written then.
 
     Examples
     --------
@@ -502,6 +478,7 @@ def store_frames(
     files = [open_frames(path, variable, axes=axes) for path in paths]
     out = Path(out)
     check_choice(out.suffix, (".h5", ".hdf5"), "kind of file to write")
+    truths = [None] * len(files) if truth is None else read_truth(truth, files)
     names = [file.path.name for file in files]
     if out.exists() and (not h5py.is_hdf5(out) or _made_of(out) != names):
         raise ValueError(
@@ -509,9 +486,13 @@ def store_frames(
             "choose another name, or delete it"
         )
     with writable(out.parent), BlockStore(out, "w", {"files": names}) as store:
-        for file in tqdm(files, unit="file", delay=2, disable=not progress):
-            for block in file.sound_blocks(_STORED_TOGETHER):
-                store.append(dataclasses.replace(block, frames=np.abs(block.frames)))
+        pairs = zip(files, truths, strict=True)
+        for file, bubbles in tqdm(
+            pairs, total=len(files), unit="file", delay=2, disable=not progress
+        ):
+            blocks = file.blocks(_STORED_TOGETHER)
+            for block in blocks if bubbles is None else with_truth(blocks, bubbles):
+                store.append(dataclasses.replace(block, frames=np.abs(check_block(block))))
         return len(store)
 
 
@@ -552,7 +533,7 @@ def stated_scale(path: Path, kind: str, variable: str, *, in_silico: bool) -> Sc
         with BlockStore(path) as store:
             px_mm, rate_hz = store.px_mm, store.frame_rate_hz
     elif other is not None:
-        px_mm, rate_hz = other.scale(path, variable.split(",")[0])  # type: ignore[assignment]
+        return other.scale(path, variable.split(",")[0])
     else:
         return find_scale(scale_tables(path, in_silico=in_silico), variable.split(",")[0])
     pair = check_pitch(px_mm)

@@ -77,6 +77,8 @@ class RunSummary:
         Best scores on validation data; empty before the first epoch is done.
     seconds : float
         Time spent on steps and validation, in all its runs [s].
+    stopped_by : int or None
+        Number of the signal that stopped it.
     """
 
     folder: Path
@@ -84,6 +86,7 @@ class RunSummary:
     n_steps: int
     scores: dict[str, float]
     seconds: float
+    stopped_by: int | None = None
 
 
 def train(
@@ -202,7 +205,7 @@ def train(
             if stopping:
                 break
         bar.close()
-    return RunSummary(folder, state.step, n_steps, state.best, state.seconds)
+    return RunSummary(folder, state.step, n_steps, state.best, state.seconds, stop.number)
 
 
 def _all_settings(
@@ -447,16 +450,25 @@ def _any_process(here: bool, world: int, device: torch.device) -> bool:
     return bool(flag)
 
 
+class _Stop(threading.Event):
+    """Set by a signal, whose number it keeps."""
+
+    number: int | None = None
+
+    def handle(self, number: int, _: object) -> None:
+        """Take a signal."""
+        self.number = number
+        self.set()
+
+
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
+def _stop_signals() -> Iterator[_Stop]:
     """Event that SIGINT and SIGTERM set instead of ending the process."""
-    stop = threading.Event()
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may handle signals
         return
-    before = {
-        name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {name: signal.signal(name, stop.handle) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
