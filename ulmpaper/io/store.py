@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ulmpaper.core.records import Block, check_bubbles, check_choice, check_frames
-from ulmpaper.io.files import SafeHDF5, _hidden, readable
+from ulmpaper.io.files import SafeHDF5, hidden_part, only_writer, readable, remove, undo_changes
+from ulmpaper.io.processes import as_a_whole
 
 _FORMAT = "ulmpaper blocks 1"
 _GUESSES = ("write", "create", "add", "put", "save")  # names that people try instead of `append`
@@ -60,28 +62,52 @@ class BlockStore:
         self, path: str | Path, mode: str = "r", about: Mapping[str, Any] | None = None
     ) -> None:
         self.path = Path(path)
-        check_choice(mode, ("r", "w", "a"), "mode")
-        if mode == "a" and not self.path.exists():
-            BlockStore(path, "w", about).close()
-        self._part = _hidden(self.path) if mode == "w" else None
-        if self._part:
+        self._mode = check_choice(mode, ("r", "w", "a"), "mode")
+        self._undo = self.path.with_name(f".{self.path.name}.undo")
+        self._held = contextlib.ExitStack()  # the lock of who writes
+        if mode != "r":
             if not self.path.parent.is_dir():
                 raise FileNotFoundError(f"there is no folder {self.path.parent}: make it first")
-            self._file = SafeHDF5(self._part, "w")
-            self._file.attrs["format"] = _FORMAT
-            self._file.attrs["complete"] = 0
-            self._file.attrs["about"] = json.dumps(about or {})
+            self._held.enter_context(only_writer(self.path))
+        try:
+            self._open(dict(about or {}))
+        except BaseException:
+            self._held.close()
+            raise
+
+    def _open(self, about: Mapping[str, Any]) -> None:
+        """Make or open the file."""
+        self._part = hidden_part(self.path)
+        if self._mode == "a" and not self.path.exists():
+            self._make(about)
+            self._file.close()
+            self._part.replace(self.path)
+        elif self._mode == "w":
+            self._make(about)
             return
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no file {self.path}")
+        if self._mode == "a":
+            undo_changes(self.path, self._undo)
+        elif self._undo.exists():  # a run was killed while it wrote, if it does not write still
+            with only_writer(self.path):
+                undo_changes(self.path, self._undo)
         with readable(self.path):
-            self._file = SafeHDF5(self.path, "r+") if mode == "a" else h5py.File(self.path)
-        if self._file.attrs.get("format") != _FORMAT:
+            self._file = h5py.File(self.path)
+        try:
+            _check_layout(self._file, self.path)
+        except BaseException:
             self._file.close()
-            raise ValueError(f"{self.path} is not a block store: read it with open_frames")
-        if mode == "a" and "frames" in self._file:
-            # An interrupted run may have left part of a block after the last complete one.
-            self._resize(len(self), self._n_rows(len(self)))
+            raise
+
+    def _make(self, about: Mapping[str, Any]) -> None:
+        """Begin a file under its hidden name."""
+        remove(self._part)  # what a run that was killed has left
+        self._file = SafeHDF5(self._part, "w")
+        with as_a_whole():
+            self._file.attrs["format"] = _FORMAT
+            self._file.attrs["complete"] = 0
+            self._file.attrs["about"] = json.dumps(about)
 
     def __enter__(self) -> Self:
         return self
@@ -93,15 +119,16 @@ class BlockStore:
         """Close the file; a new one gets its name now, or is dropped."""
         if not self._file:
             return
-        self._file.close()
-        try:
-            if isinstance(self._file, SafeHDF5):
+        with self._held:
+            self._file.close()
+            if self._mode != "w":
+                return
+            try:
                 self._file.check()
-            if self._part and keep:
-                self._part.replace(self.path)
-        finally:
-            if self._part:
-                self._part.unlink(missing_ok=True)
+                if keep:
+                    self._part.replace(self.path)
+            finally:
+                remove(self._part)
 
     def __len__(self) -> int:
         return int(self._file.attrs["complete"])
@@ -124,7 +151,7 @@ class BlockStore:
     @property
     def about(self) -> dict[str, Any]:
         """What was given as `about` when the store was made."""
-        return json.loads(self._file.attrs.get("about", "{}"))
+        return _about(self._file)
 
     @property
     def has_truth(self) -> bool:
@@ -155,11 +182,49 @@ class BlockStore:
         columns = (
             None if truth is None else {str(name): truth[name].to_numpy().dtype for name in truth}
         )
+        if self._mode == "r":
+            raise ValueError(f"{self.path} is open for reading: open it with mode 'a' or 'w'")
+        if "frames" in self._file:
+            self._check_same(frames, columns, block)
+        # A signal waits, for HDF5 cannot be left while it writes.
+        with as_a_whole():
+            if self._mode == "w":
+                self._write(frames, truth, columns, block)
+                self._file.check()
+            else:
+                self._add(frames, truth, columns, block)
+
+    def _add(self, *block: Any) -> None:
+        """Write a block into a file that was complete before, and is complete or as before after.
+
+        The file is closed after each block, so that its bytes do not depend on where a run was
+        interrupted and taken up.
+        """
+        self._file.close()
+        try:
+            with SafeHDF5(self.path, "r+", self._undo) as file:
+                self._file = file
+                self._write(*block)
+            file.check()
+            self._undo.unlink()
+        finally:
+            undo_changes(self.path, self._undo)
+            self._file = h5py.File(self.path)
+
+    def _write(
+        self,
+        frames: NDArray,
+        truth: pd.DataFrame | None,
+        columns: dict[str, np.dtype] | None,
+        block: Block,
+    ) -> None:
+        """Write a block after the last one."""
         if "frames" not in self._file:
             self._create(frames, columns, block)
-        self._check_same(frames, columns, block)
         start = len(self)
         n_rows = self._n_rows(start)
+        # A run of an older version may have left part of a block after the last complete one.
+        self._resize(start, n_rows)
         self._resize(start + len(frames), n_rows + (0 if truth is None else len(truth)))
         self._file["frames"][start:] = frames
         if truth is not None:
@@ -167,11 +232,7 @@ class BlockStore:
             self._file["truth_end"][start:] = n_rows + ends
             for name, column in self._file["truth"].items():
                 column[n_rows:] = truth[name] + start if name == "frame" else truth[name]
-        # The frames must be on the disk before the count includes them.
-        self._file.flush()
-        self._file.check()
         self._file.attrs["complete"] = start + len(frames)
-        self._file.flush()
 
     def window(self, start: int, n_frames: int) -> Block:
         """Read frames `start` to ``start + n_frames`` and their truth, which counts from 0 again.
@@ -228,8 +289,9 @@ class BlockStore:
             track_times=False,  # the same blocks give the same bytes
         )
         for name in _SCALE:
-            if getattr(block, name) is not None:
-                self._file.attrs[name] = getattr(block, name)
+            value = getattr(block, name)
+            if value is not None:
+                self._file.attrs[name] = _plain(value) if isinstance(value, str) else value
         if columns is not None:
             self._create_column(self._file, "truth_end", np.dtype(np.int64))
             table = self._file.create_group("truth", track_order=True)
@@ -270,6 +332,40 @@ def is_block_store(path: str | Path) -> bool:
         return False
     with readable(Path(path)), h5py.File(path) as file:
         return file.attrs.get("format") == _FORMAT
+
+
+def _plain(text: str) -> str:
+    """Text that HDF5 can hold: bytes of file names that are no UTF-8 are written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _about(file: h5py.File) -> dict[str, Any]:
+    """What a store says of itself."""
+    about = json.loads(file.attrs.get("about", "{}"))
+    if not isinstance(about, dict):
+        raise TypeError(f"its attribute `about` is {type(about).__name__}, not a mapping")
+    return about
+
+
+def _check_layout(file: h5py.File, path: Path) -> None:
+    """Refuse a file that is no block store, or one whose parts do not fit together."""
+    if file.attrs.get("format") != _FORMAT:
+        raise ValueError(f"{path} is not a block store: read it with open_frames")
+    with readable(path):
+        _about(file)
+        n_frames = int(file.attrs["complete"])
+        frames = file.get("frames")
+        truth = file.get("truth")
+        if n_frames < 0 or (n_frames and frames is None):
+            raise ValueError(f"it holds no frames, though {n_frames} are complete")
+        if frames is not None and (frames.ndim != 3 or len(frames) < n_frames):
+            raise ValueError(f"its frames are {frames.shape}, though {n_frames} are complete")
+        if truth is not None:
+            ends = file["truth_end"]
+            n_rows = int(ends[n_frames - 1]) if n_frames else 0
+            lengths = {name: len(column) for name, column in truth.items()}
+            if "frame" not in lengths or min(lengths.values()) < n_rows:
+                raise ValueError(f"its truth has {lengths} rows, needed are {n_rows}")
 
 
 def _sorted_truth(bubbles: pd.DataFrame, n_frames: int) -> pd.DataFrame:
