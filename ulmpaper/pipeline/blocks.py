@@ -100,12 +100,27 @@ def ulm_blocks(
     OSError
         No scheduler answers at the address.
     """
-    cfg = as_config(cfg)
+    return number_on(run_blocks(blocks, as_config(cfg), method, n_jobs, scheduler))
+
+
+def run_blocks(
+    blocks: Iterable[ArrayLike | Block],
+    cfg: Config,
+    method: Method | None,
+    n_jobs: int | None,
+    scheduler: str | None,
+) -> Iterator[_BlockResult]:
+    """Results of blocks, each with its own count of frames and tracks."""
     n_jobs = cfg.blocks.n_jobs if n_jobs is None else n_jobs
+    tasks = (joblib.delayed(_run_block)(block, cfg, method) for block in _same_shape(blocks))
+    yield from ordered_map(tasks, n_jobs=n_jobs, scheduler=scheduler)
+
+
+def number_on(results: Iterable[_BlockResult]) -> Iterator[_BlockResult]:
+    """Number frames and tracks on through the blocks, and give the first of the warnings."""
     first_frame = first_track = 0
     warned = False
-    tasks = (joblib.delayed(_run_block)(block, cfg, method) for block in _same_shape(blocks))
-    for result in ordered_map(tasks, n_jobs=n_jobs, scheduler=scheduler):
+    for result in results:
         if result.notes and not warned:  # the other blocks say the same with slightly other figures
             warn_user(result.notes[0])
             warned = True
