@@ -78,7 +78,8 @@ class Notebook:
         """Folder, relative to the root, for results.json and pictures that other pages show."""
         out_dir = self.root / self.parameters["out_dir"]
         meant = {**self.parameters, "data_dir": self.data_dir, "out_dir": out_dir}
-        return start_run(self.name, **meant).out.relative_to(self.root)
+        out = start_run(self.name, **meant).out
+        return out.relative_to(self.root) if out.is_relative_to(self.root) else out
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,17 @@ from urllib.parse import unquote, urldefrag
 
 import nbformat
 import pytest
-from _book import BUILD, ROOT, build_book, built_book, draw_background, pages, stage_book
+import yaml
+from _book import (
+    BUILD,
+    ROOT,
+    build_book,
+    built_book,
+    draw_background,
+    pages,
+    setup_cell,
+    stage_book,
+)
 from _book import run_notebooks as runner
 from bs4 import BeautifulSoup, Tag
 
@@ -242,6 +252,26 @@ def test_companion_is_cited_in_its_present_version() -> None:
     entry = stage_book.bibtex(ROOT / "book" / "references.bib", "ulmpaper")
     assert f"Version {ulmpaper.__version__}" in entry
     assert f"version: {ulmpaper.__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_what_installs_itself_is_of_this_version() -> None:
+    """Colab, Binder and pip: else the page of one release opens another's notebook."""
+    tag = f"v{ulmpaper.__version__}"
+    settings = yaml.safe_load((ROOT / "book" / "_config.yml").read_text(encoding="utf-8"))
+    assert settings["repository"]["branch"] == tag
+    pages = [setup_cell.source("a"), (ROOT / "book" / "run_it.md").read_text(encoding="utf-8")]
+    for page in pages:
+        installed = re.findall(r"git\+https://\S+?ulmpaper/ulmpaper(\S*?)[\"'\s]", page)
+        assert installed == [f"@{tag}"]
+
+
+def test_lecturers_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "book" / "teach.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    exec(code, {})
+    rows = re.findall(r"scatter ([\d.]+) px, bound ([\d.]+)", capsys.readouterr().out)
+    assert len(rows) == 6
+    assert all(float(bound) * 0.9 < float(scatter) < 2 * float(bound) for scatter, bound in rows)
 
 
 def test_drawings_are_those_of_their_script(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -90,6 +91,18 @@ def test_networks_take_part(name: str) -> None:
     assert results["bubbles"]["ml3d_true_count"]["count_error"][0] < 0.05
     assert 0 < results["maps"]["ml3d"]["covered"][0] <= 1
     assert len(results["ranking"]) == len(results["ranks"]) >= 9
+
+
+@pytest.mark.parametrize("name", make_golden.NAMES)
+def test_every_key_is_explained(name: str) -> None:
+    page = (ROOT / "book" / "results.md").read_text(encoding="utf-8")
+    section = page.partition(f"## {name}\n")[2].partition("\n## ")[0]
+    explained = {
+        key
+        for row in re.findall(r"^\|(.*?)\|", section, re.M)
+        for key in re.findall(r"`(\w+)`", row)
+    }
+    assert set(make_golden.smoke_results(name)) == explained
 
 
 def test_figures_and_tables_are_gathered() -> None:

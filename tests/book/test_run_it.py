@@ -19,7 +19,7 @@ from ulmpaper.cli import app
 from ulmpaper.config import config_table, load_config
 
 PAGE = (ROOT / "book" / "run_it.md").read_text(encoding="utf-8")
-MARKS = ("network", "GPU", "cluster", "minutes")
+MARKS = ("network", "GPU", "cluster", "minutes", "browser")
 BIN = Path(sys.executable).parent
 
 
@@ -123,11 +123,12 @@ def test_papermill_documents_the_parameters(checkout: Path) -> None:
     (command,) = (text for text, _ in commands() if "--help-notebook" in text)
     said = typed(command, checkout)
     assert said.returncode == 0
-    assert re.search(r"profile: .*'?quick'?.*\n?.*smoke", said.stdout)
+    assert re.search(r"profile: str \(default \"quick\"\).*\n?.*smoke", said.stdout)
     assert all(
-        f"{name}:" in said.stdout
-        for name in ("profile", "overrides", "source", "data_dir", "out_dir")
+        f"{name}: {kind} " in said.stdout
+        for name, kind in {"overrides": "dict", "source": "str", "data_dir": "str"}.items()
     )
+    assert "Unknown type" not in said.stdout
     assert "where results are written" in said.stdout
 
 
@@ -140,6 +141,8 @@ def test_papermill_documents_the_parameters(checkout: Path) -> None:
             "-y '{overrides: {track.max_gpa: 1}}'",
             "unknown setting 'track.max_gpa': did you mean 'track.max_gap'",
         ),
+        ("-p overrides track.max_gap", "cannot read overrides from 'track.max_gap'"),
+        ("-p out_dir /proc/nope", "cannot write to /proc/nope"),
     ],
 )
 def test_papermill_by_hand_stops_at_a_slip(checkout: Path, slip: str, message: str) -> None:
@@ -148,7 +151,8 @@ def test_papermill_by_hand_stops_at_a_slip(checkout: Path, slip: str, message: s
     )
     assert said.returncode != 0
     assert message in said.stderr
-    assert not list(checkout.glob("outputs/*/*/results.json"))
+    assert not (checkout / "outputs").exists()
+    assert not (checkout / "data").exists()
 
 
 @pytest.mark.slow
@@ -167,6 +171,10 @@ def test_page_can_be_typed_from_top_to_bottom(checkout: Path) -> None:
     (task,) = (out for command, out in printed.items() if "SLURM" in command)
     assert [line.split()[0] for line in sweep.splitlines()] == ["0.3", "2.0"]
     assert sweep.endswith(task), "one task of the array does one value of the sweep"
+    assert len({line.split()[1] for line in sweep.splitlines()}) == 2, (
+        "the value makes a difference"
+    )
+    assert (checkout / "out_figures" / "fig-classical-maps.png").is_file()
     assert "200 of 84 x 143 px" in "".join(printed.values())
     assert {"tables.h5", "tracks.csv", "maps.npz", "density.png", "run.json"} <= {
         path.name for path in (checkout / "out").iterdir()
