@@ -222,7 +222,8 @@ def _named(tables: Tables, near: str) -> dict[str, _Number]:
 def _mm(number: _Number, value: float) -> float:
     """A length [mm], by the unit that the number's name ends in."""
     word = _last_word(number.name)
-    unit = (_SQUARE.fullmatch(word) or _ALONG.fullmatch(word))[-1]  # type: ignore[index]
+    match = _SQUARE.fullmatch(word) or _ALONG.fullmatch(word)
+    unit = match.groups()[-1] if match else "mm"
     if unit == "mm" or unit.startswith("milli"):
         return float(value)
     return float(value) * (1e3 if unit == "m" or unit.startswith("met") else 1e-3)

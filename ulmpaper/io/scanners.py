@@ -29,7 +29,7 @@ def _grey(frame: NDArray, path: Path, number: int) -> NDArray:
     if frame.ndim == 2:
         return frame
     spread = int(np.ptp(frame.astype(np.int64), axis=-1).max())
-    if spread > _SAME_GREY:
+    if spread > _SAME_GREY * 256 ** (frame.dtype.itemsize - 1):
         raise NotTaken(
             f"{path}: frame {number} is in colour (channels differ by up to {spread} levels), and "
             "brightness of colour is no echo: export grey frames without overlay, or read it with "
@@ -209,30 +209,24 @@ def _nifti(path: Path) -> Any:
 
 def video_arrays(path: Path) -> dict[str, ArrayInfo]:
     """The frames of a video, decoded once to count them and to find damage."""
-    with optional("formats"):
-        import imageio_ffmpeg  # type: ignore[import-untyped]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-i", str(path)]
-    command += ["-map", "0:v:0", "-fps_mode", "passthrough", "-progress", "-", "-f", "null", "-"]
+    command = [*_ffmpeg(path), "-progress", "-", "-f", "null", "-"]
     with readable(path):
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if done.returncode or done.stderr.strip():
             raise ValueError((done.stderr.strip() or "ffmpeg stopped").splitlines()[0])
         counts = [line for line in done.stdout.splitlines() if line.startswith("frame=")]
         n_frames = int(counts[-1].removeprefix("frame="))
-        about = next(_decoded(path))
-    width, height = about["size"]
-    why = f"a video; its {about['fps']:g} frames per second are the rate of playing, not taken"
-    return {"video": ArrayInfo((n_frames, height, width), "tzx", why, "uint8")}
+        with _Film(path) as film:
+            first = film.next_frame()
+    why = "a video; the rate at which it plays is not that of acquiring, so it is not taken"
+    return {"video": ArrayInfo((n_frames, *first.shape[:2]), "tzx", why, first.dtype.name)}
 
 
 @contextlib.contextmanager
 def open_video(path: Path, name: str) -> Iterator[Any]:
     """The frames of a video, decoded in order."""
-    film = _Film(path)
-    try:
+    with _Film(path) as film:
         yield film
-    finally:
-        film.close()
 
 
 def video_scale(path: Path, name: str) -> Scale:
@@ -240,12 +234,12 @@ def video_scale(path: Path, name: str) -> Scale:
     return Scale()
 
 
-def _decoded(path: Path) -> Any:
-    """About a video, then its frames as bytes, none of them left out or doubled."""
+def _ffmpeg(path: Path) -> list[str]:
+    """Command that decodes all frames, none of them left out or doubled."""
     with optional("formats"):
-        import imageio_ffmpeg
-    passthrough = ["-fps_mode", "passthrough"]
-    return imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24", output_params=passthrough)
+        import imageio_ffmpeg  # type: ignore[import-untyped]
+    options = ["-v", "error", "-nostdin", "-i", str(path), "-map", "0:v:0"]
+    return [imageio_ffmpeg.get_ffmpeg_exe(), *options, "-fps_mode", "passthrough"]
 
 
 class _Film:
@@ -253,26 +247,40 @@ class _Film:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._open()
 
-    def _open(self) -> None:
-        self._frames = _decoded(self._path)
-        width, height = next(self._frames)["size"]
-        self._shape = (height, width, 3)
+    def __enter__(self) -> _Film:
+        # PPM states the size, and keeps 16 bits where the video has more than 8.
+        command = [*_ffmpeg(self._path), "-f", "image2pipe", "-c:v", "ppm", "-"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         self._next = 0
+        return self
 
-    def close(self) -> None:
-        self._frames.close()
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def next_frame(self) -> NDArray:
+        """Decode the next frame (z, x, 3)."""
+        pipe = self._process.stdout
+        if pipe is None or pipe.readline() != b"P6\n":
+            raise ValueError(f"frame {self._next} is missing")
+        width, height = map(int, pipe.readline().split())
+        dtype = np.dtype(">u2" if int(pipe.readline()) > 255 else "u1")
+        content = pipe.read(width * height * 3 * dtype.itemsize)
+        self._next += 1
+        return np.frombuffer(content, dtype).reshape(height, width, 3)
 
     def __getitem__(self, key: Any) -> NDArray:
-        frames, *rest = key if isinstance(key, tuple) else (key,)
-        if frames.start < self._next:
-            self.close()
-            self._open()
+        frames, *rest = key
+        if frames.start is not None and frames.start < self._next:
+            self.__exit__()
+            self.__enter__()
         found = []
-        while self._next < frames.stop:
-            frame = np.frombuffer(next(self._frames), np.uint8).reshape(self._shape)
-            if self._next >= frames.start:
-                found.append(_grey(frame, self._path, self._next))
-            self._next += 1
+        while frames.stop is None or self._next < frames.stop:
+            number = self._next
+            frame = self.next_frame()
+            if number >= (frames.start or 0):
+                found.append(_grey(frame, self._path, number))
         return np.stack(found)[(slice(None), *rest)]

@@ -338,8 +338,8 @@ def _zarr(path: Path) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         with readable(path):
             store = LocalStore(path, read_only=True) if path.is_dir() else ZipStore(path, mode="r")
-            stack.callback(store.close)
             root = zarr.open(store, mode="r")
+            stack.callback(store.close)
         yield root
 
 
