@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "simulator": {"core", "io", "config"},
     "networks": {"core", "io", "config", "metrics", "simulator"},
     "plots": {"core", "io"},
-    "pipeline": {"core", "io", "config", "networks", "plots"},
+    "pipeline": {"core", "io", "config", "metrics", "networks", "plots"},
     "paper": {"core", "io", "config", "metrics", "simulator", "networks", "plots", "pipeline"},
     "cli": {"core", "io", "config", "networks", "simulator", "plots", "pipeline"},
     "__main__": {"cli"},

@@ -56,6 +56,13 @@ _Overrides = Annotated[
 ]
 
 
+_Truth = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="CSV of the true bubbles, frame,z,x and score if known, in pixels, from 0. One "
+        "counts its frames over all FILES; or one for each, in their order."
+    ),
+]
 _Variable = Annotated[str | None, typer.Option(help="Name of the array in the file.")]
 _Axes = Annotated[
     str | None, typer.Option(help="Meaning of its axes, e.g. zxt; c holds real and imaginary part.")
@@ -114,6 +121,51 @@ def ulm(
             f"no track was long enough: see {number}, track.max_distance_px "
             "and track.min_length (--set)"
         )
+
+
+@app.command()
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="Frames, as for ulm.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", help="Folder for table and figure.", show_default=False),
+    ],
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Methods, parted by commas; parabola:60 takes at most 60 bubbles a frame, "
+            "ml3d:FILE or ml3d:paper other weights."
+        ),
+    ] = "radial,parabola,ml3d",
+    truth: _Truth = None,
+    variable: _Variable = None,
+    axes: _Axes = None,
+    profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    overrides: _Overrides = None,
+    jobs: Annotated[
+        int | None, typer.Option("-j", "--jobs", help="Processes.", show_default="of the profile")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace another comparison in OUT.")
+    ] = False,
+) -> None:
+    """Run several methods on FILES, and score them where the truth is known.
+
+    Prints a table. OUT then holds it (compare.csv), the density maps side by side (compare.png) and
+    the settings (compare.json). Nothing is tuned: each method runs with the number of bubbles and
+    the threshold of the settings or of its weights.
+    """
+    from ulmpaper.config import load_config
+    from ulmpaper.io.readers import open_frames
+    from ulmpaper.pipeline.side_by_side import compare_to_folder
+
+    cfg = load_config(profile, _parse_overrides(overrides))
+    sources = [open_frames(file, variable, axes=axes) for file in files]
+    made = compare_to_folder(
+        sources, out, methods, cfg, truth=truth, n_jobs=jobs, overwrite=overwrite
+    )
+    typer.echo(made.text())
+    _say(f"{', '.join(made.table.index)} -> {out}")
 
 
 @app.command()
@@ -209,13 +261,7 @@ def store(
     out: Annotated[
         Path, typer.Option("-o", "--out", help="File to write, .h5.", show_default=False)
     ],
-    truth: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="CSV of the true bubbles, frame,z,x and score if known, in pixels, from 0. One "
-            "counts its frames over all FILES; or one for each, in their order."
-        ),
-    ] = None,
+    truth: _Truth = None,
     variable: _Variable = None,
     axes: _Axes = None,
 ) -> None:

@@ -8,6 +8,7 @@ down.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,10 @@ _TITLES = {
     "power_doppler": "Power Doppler",
 }
 _WIDTH_IN = 7.0
+_MAPS_IN_A_ROW = 2
+# Okabe and Ito's colours, told apart with any colour vision, and marks told apart without colours.
+_DOTS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # Share of the non-empty pixels below the brightest colour, as in PALA's displays.
 _CLIP = 0.98
 
@@ -210,6 +215,72 @@ def plot_tracks(
     scale_bar(ax, shape_px[1], px_mm)
     ax.set_title(title)
     return figure
+
+
+def plot_side_by_side(
+    densities: Mapping[str, NDArray],
+    scores: pd.DataFrame | None = None,
+    *,
+    px_mm: float | None = None,
+    upsample: int = 10,
+) -> Figure:
+    """Show density maps of one recording in one range of colours, and scores below them.
+
+    Parameters
+    ----------
+    densities : mapping of str to ndarray (Z, X)
+        Maps of one size by name [tracks per map pixel]. By their square root, up to the 99.9 %
+        quantile of all non-empty pixels.
+    scores : DataFrame, optional
+        A row for each method, a column for each score, from 0 to 1.
+    px_mm, upsample
+        As in `plot_map`.
+
+    Returns
+    -------
+    Figure
+    """
+    shape = next(iter(densities.values())).shape
+    n_columns = min(len(densities), _MAPS_IN_A_ROW)
+    n_rows = -(-len(densities) // n_columns)
+    heights = [n_rows * (0.9 * _WIDTH_IN / n_columns * shape[0] / shape[1] + 0.3)]
+    if scores is not None:
+        heights.append(0.4 + 0.27 * scores.shape[1])
+    figure = Figure(figsize=(_WIDTH_IN, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    axes = parts[0].subplots(n_rows, n_columns, squeeze=False).ravel()
+    top = _quantile(np.concatenate([values.ravel() for values in densities.values()]), 0.999)
+    colours, label = _MAP_KINDS["density"]
+    for ax, (name, values) in zip(axes, densities.items(), strict=False):
+        norm = PowerNorm(0.5, 0, top)
+        image = ax.imshow(values, cmap=colours, norm=norm, interpolation="antialiased")
+        ax.set_title(name, fontsize="small")
+        scale_bar(ax, shape[1] / upsample, px_mm)
+        ax.texts[-1].set(x=0.97, ha="right", fontsize=_SMALL_PT)
+    for ax in axes:
+        ax.set(xticks=[], yticks=[])
+    for ax in axes[len(densities) :]:
+        ax.set_axis_off()
+    bar = parts[0].colorbar(image, ax=axes, label=label, aspect=25, pad=0.015, extend="max")
+    bar.outline.set_visible(False)
+    if scores is not None:
+        _dots(parts[1].subplots(), scores)
+    return figure
+
+
+def _dots(ax: Axes, scores: pd.DataFrame) -> None:
+    """A line for each score, a dot on it for each method."""
+    places = np.arange(scores.shape[1])
+    for number, (name, values) in enumerate(scores.iterrows()):
+        marker = _MARKERS[number % len(_MARKERS)]
+        colour = _DOTS[number % len(_DOTS)]
+        ax.plot(values, places, marker, color=colour, label=name, markersize=6, alpha=0.9)
+    ax.set(xlim=(-0.02, 1.02), yticks=places, yticklabels=scores.columns)
+    ax.invert_yaxis()
+    ax.grid(axis="y", color="0.9")
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0, labelsize="small")
+    ax.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def scale_bar(ax: Axes, width_px: float, px_mm: float | None) -> None:

@@ -5,7 +5,8 @@
     frames  --filter-->  --locate-->  bubbles  --link, drop short-->  tracks
             --interpolate, render-->  maps  --save_result-->  a folder
 
-Settings come from a `Config`, frames from an array, a `Block` or a file.
+Settings come from a `Config`, frames from an array, a `Block` or a file. `compare_methods` runs
+several methods on the same frames.
 """
 
 from ulmpaper.core.doors import offer
@@ -16,5 +17,6 @@ __all__, __getattr__, __dir__ = offer(
         "detect": "locate",
         "blocks": "ulm_blocks MapTotals",
         "recording": "ulm save_result UlmResult",
+        "side_by_side": "compare_methods SideBySide",
     },
 )
