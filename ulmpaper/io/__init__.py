@@ -21,7 +21,7 @@ __all__, __getattr__, __dir__ = offer(
         "store": "BlockStore",
         "truth": "read_truth",
         "fetch": "REGISTRY registry_table unpack",
-        "results": "ResultWriter check_unused read_table",
+        "results": "ResultWriter read_table",
         "files": "atomic_path write_atomic fingerprint",
     },
     hints={"read": "read_frames(path)", "write_result": "ulmpaper.save_result(result, folder)"},

@@ -389,5 +389,5 @@ def writable(folder: Path) -> Iterator[None]:
         if error.errno is None:  # its text is plain already
             raise
         raise OSError(
-            f"cannot write to {folder} ({error.strerror}): choose another folder"
+            f"cannot write to {folder} ({error.strerror}): make room, or choose another folder"
         ) from error

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +101,18 @@ def count_processes(n_jobs: int) -> int:
     if n_jobs == 0:
         raise ValueError("n_jobs (-j) must be 1 or more, or -1 for all cores, not 0")
     return min(joblib.effective_n_jobs(n_jobs), max(os.cpu_count() or 1, 2))
+
+
+@contextlib.contextmanager
+def worker_errors() -> Iterator[None]:
+    """State in plain words that a worker process was killed."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise MemoryError(
+            "a worker process was killed, as when memory runs out: take fewer processes (-j), or "
+            "smaller blocks (blocks.n_frames)"
+        ) from error
 
 
 class EndsWithParent:

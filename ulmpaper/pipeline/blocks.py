@@ -7,8 +7,9 @@ Filter, detect and localize, link, drop short tracks, interpolate, render: by th
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import joblib
@@ -26,7 +27,7 @@ from ulmpaper.pipeline.parallel import ordered_map
 
 
 @dataclass(frozen=True)
-class _BlockResult:
+class BlockResult:
     """Result of one block: its tables, the sums that `MapTotals` adds up, and its warnings."""
 
     bubbles: pd.DataFrame
@@ -35,6 +36,41 @@ class _BlockResult:
     power: NDArray
     n_frames: int
     notes: tuple[str, ...] = ()
+
+
+def pack_result(result: BlockResult) -> dict[str, NDArray]:
+    """Result of a block as arrays by name, fit for an .npz file."""
+    arrays = {}
+    rest = {}
+    for field in dataclasses.fields(result):
+        value = getattr(result, field.name)
+        if isinstance(value, np.ndarray):
+            arrays[field.name] = value
+        elif isinstance(value, pd.DataFrame):
+            arrays |= {f"{field.name}.{name}": value[name].to_numpy() for name in value}
+        elif isinstance(value, MapSums):
+            sums = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            arrays |= {f"{field.name}.{name}": array for name, array in sums.items()}
+        else:
+            rest[field.name] = value
+    return {**arrays, "rest": np.array(json.dumps(rest))}
+
+
+def unpack_result(arrays: Mapping[str, NDArray]) -> BlockResult:
+    """Result of a block as `pack_result` was given it."""
+    groups: dict[str, dict[str, NDArray]] = {"bubbles": {}, "tracks": {}, "sums": {}}
+    for key, array in arrays.items():
+        name, dot, part = key.partition(".")
+        if dot:
+            groups[name][part] = array
+    rest = json.loads(str(arrays["rest"]))
+    return BlockResult(
+        bubbles=pd.DataFrame(groups["bubbles"]),
+        tracks=pd.DataFrame(groups["tracks"]),
+        sums=MapSums(**groups["sums"]),
+        power=arrays["power"],
+        **{**rest, "notes": tuple(rest["notes"])},
+    )
 
 
 class MapTotals:
@@ -52,7 +88,7 @@ class MapTotals:
         self._power: NDArray | float = 0.0
         self._n_frames = 0
 
-    def add(self, result: _BlockResult) -> None:
+    def add(self, result: BlockResult) -> None:
         """Add the sums of a block."""
         if self._maps is None:
             render = self._cfg.render
@@ -75,7 +111,7 @@ def ulm_blocks(
     method: Method | None = None,
     n_jobs: int | None = None,
     scheduler: str | None = None,
-) -> Iterator[_BlockResult]:
+) -> Iterator[BlockResult]:
     """Run the chain on each block, in parallel, and yield results in the order of the blocks.
 
     Blocks are filtered and tracked apart, as in PALA. Frames and tracks are numbered on through the
@@ -109,14 +145,14 @@ def run_blocks(
     method: Method | None,
     n_jobs: int | None,
     scheduler: str | None,
-) -> Iterator[_BlockResult]:
+) -> Iterator[BlockResult]:
     """Results of blocks, each with its own count of frames and tracks."""
     n_jobs = cfg.blocks.n_jobs if n_jobs is None else n_jobs
     tasks = (joblib.delayed(_run_block)(block, cfg, method) for block in _same_shape(blocks))
     yield from ordered_map(tasks, n_jobs=n_jobs, scheduler=scheduler)
 
 
-def number_on(results: Iterable[_BlockResult]) -> Iterator[_BlockResult]:
+def number_on(results: Iterable[BlockResult]) -> Iterator[BlockResult]:
     """Number frames and tracks on through the blocks, and give the first of the warnings."""
     first_frame = first_track = 0
     warned = False
@@ -135,7 +171,7 @@ def number_on(results: Iterable[_BlockResult]) -> Iterator[_BlockResult]:
         first_track += len(numbers)
 
 
-def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) -> _BlockResult:
+def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) -> BlockResult:
     """Run the chain on one block; warnings come back as notes, since a process may lie between."""
     px_mm, frame_rate_hz = pitch_and_rate(frames, cfg)
     frames = check_frames(
@@ -152,7 +188,7 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) ->
     kept = link_tracks(bubbles, cfg)
     paths = draw_lines(kept, cfg, px_mm=px_mm, frame_rate_hz=frame_rate_hz)
     shape_px = (amplitude.shape[1], amplitude.shape[2])
-    return _BlockResult(
+    return BlockResult(
         bubbles=bubbles,
         tracks=add_velocity(
             kept, px_mm=px_mm, frame_rate_hz=frame_rate_hz, smooth_points=cfg.track.smooth_points

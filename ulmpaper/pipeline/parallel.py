@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import joblib
 
 from ulmpaper.core.doors import optional
+from ulmpaper.io.processes import EndsWithParent, count_processes, worker_errors
 
 _CONNECT_TIMEOUT_S = 10
 
@@ -44,30 +45,46 @@ def ordered_map(
     >>> list(ordered_map((joblib.delayed(abs)(k) for k in (-1, 2, -3)), n_jobs=1))
     [1, 2, 3]
     """
+    n_jobs = n_jobs if scheduler else count_processes(n_jobs)
+    # More processes than tasks would be started for nothing.
+    begun = list(itertools.islice(tasks, max(1, n_jobs)))
+    n_jobs = min(n_jobs, len(begun)) if not scheduler else n_jobs
+    tasks = itertools.chain(begun, tasks)
+    if not begun:
+        return
     with _parallel(scheduler, n_jobs) as run:
-        ahead = 4 * max(1, n_jobs if scheduler else joblib.effective_n_jobs(n_jobs))
+        ahead = 4 * max(1, n_jobs)
         for task in tasks:
             yield from run(itertools.chain([task], itertools.islice(tasks, ahead - 1)))
 
 
 @contextlib.contextmanager
-def _parallel(scheduler: str | None, n_jobs: int) -> Iterator[joblib.Parallel]:
+def _parallel(scheduler: str | None, n_jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
     """Local processes, or those of a Dask scheduler."""
     parallel = functools.partial(
         joblib.Parallel, n_jobs=n_jobs, return_as="generator", max_nbytes=None, batch_size=1
     )
     if scheduler is None:
+        if n_jobs == 1:
+            yield parallel()
+            return
         # Tasks keep every core busy; threads of the linear algebra on top would only get in their
         # way.
-        yield parallel(backend="loky", inner_max_num_threads=1) if n_jobs != 1 else parallel()
+        run = parallel(backend="loky", inner_max_num_threads=1)
+        with worker_errors():
+            yield lambda tasks: run(
+                (EndsWithParent(function), arguments, options)
+                for function, arguments, options in tasks
+            )
         return
     with optional("cluster"):
         from distributed import Client
     try:
         client = Client(scheduler, timeout=_CONNECT_TIMEOUT_S)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise OSError(
-            f"no Dask scheduler answers at {scheduler!r}: start one with `dask scheduler`"
+            f"no Dask scheduler answers at {scheduler!r}: start one with `dask scheduler`, and "
+            "give the address that it names (tcp://host:8786)"
         ) from error
     with client:
         with joblib.parallel_config("dask"):  # in force here only, not where results are used

@@ -21,7 +21,7 @@ from ulmpaper.core.records import (
 )
 from ulmpaper.io.files import fingerprint
 from ulmpaper.io.readers import FrameFile, open_frames
-from ulmpaper.io.results import ResultWriter, check_unused
+from ulmpaper.io.results import ResultWriter
 from ulmpaper.pipeline.blocks import MapTotals, min_frames_per_block, pitch_and_rate, ulm_blocks
 from ulmpaper.pipeline.detect import Method, network_digests
 
@@ -210,9 +210,8 @@ def save_result(result: UlmResult, folder: str | os.PathLike, *, overwrite: bool
     OSError
         The folder cannot be written to.
     """
-    if not overwrite:
-        check_unused(folder, describe_run(result.config, result.about))
-    with ResultWriter(folder) as writer:
+    run = describe_run(result.config, result.about)
+    with ResultWriter(folder, run, overwrite=overwrite) as writer:
         writer.add(result.bubbles, result.tracks)
         finish_results(writer, result.maps, result.config, result.about, result.n_frames)
 
@@ -229,7 +228,8 @@ def finish_results(
 
     for kind, values in maps.items():
         figure = plot_map(values, kind, px_mm=cfg.acquisition.px_mm, upsample=cfg.render.upsample)
-        save_figure(figure, writer.path(f"{kind}.png"))
+        with writer.writing():
+            save_figure(figure, writer.path(f"{kind}.png"))
     writer.finish(maps, {**describe_run(cfg, about), "n_frames": n_frames}, dataclasses.asdict(cfg))
 
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tqdm import tqdm
 
 from ulmpaper.config import Config
+from ulmpaper.core.records import Block
 from ulmpaper.io.readers import FrameFile
-from ulmpaper.io.results import ResultWriter, check_unused
-from ulmpaper.pipeline.blocks import MapTotals, min_frames_per_block, ulm_blocks
+from ulmpaper.io.results import ResultWriter
+from ulmpaper.pipeline.blocks import (
+    BlockResult,
+    MapTotals,
+    min_frames_per_block,
+    number_on,
+    pack_result,
+    run_blocks,
+    unpack_result,
+)
 from ulmpaper.pipeline.recording import describe_input, describe_run, finish_results
 
 
@@ -38,6 +47,9 @@ def run_to_folder(
 ) -> _FolderSummary:
     """Find, track and map the bubbles of files, one after another, as one recording.
 
+    What each block gave is kept in `out` until all is done, so that the same call goes on where a
+    run was stopped, and ends with the same bytes.
+
     Parameters
     ----------
     sources : sequence of FrameFile
@@ -61,34 +73,68 @@ def run_to_folder(
         `out` cannot be written to.
     """
     about = describe_input(list(sources))
-    if not overwrite:
-        check_unused(out, describe_run(cfg, about))
-    size = cfg.blocks.n_frames
+    run = describe_run(cfg, about)
     least = min_frames_per_block(cfg)
-    _check_lengths(sources, size, least)
-    scale = {"px_mm": cfg.acquisition.px_mm, "frame_rate_hz": cfg.acquisition.frame_rate_hz}
-    blocks = (
-        dataclasses.replace(block, **scale)
-        for source in sources
-        for block in source.blocks(size, min_frames=least)
-    )
-    n_blocks = sum(
-        source.n_frames // size + (source.n_frames % size >= least) for source in sources
-    )
+    _check_lengths(sources, cfg.blocks.n_frames, least)
+    counts = [_count_blocks(source, cfg.blocks.n_frames, least) for source in sources]
+    inputs = [source.path for source in sources]
     n_frames = sum(source.n_frames for source in sources)
     hidden = None if progress is None else not progress
     totals = MapTotals(cfg)
     n_bubbles = 0
     n_tracks = 0
-    with ResultWriter(Path(out)) as writer:
-        results = ulm_blocks(blocks, cfg, n_jobs=n_jobs, scheduler=scheduler)
-        for result in tqdm(results, total=n_blocks, unit="block", delay=2, disable=hidden):
-            writer.add(result.bubbles, result.tracks)
-            totals.add(result)
-            n_bubbles += len(result.bubbles)
-            n_tracks += result.tracks["track"].nunique()
+    with ResultWriter(out, run, overwrite=overwrite, inputs=inputs) as writer:
+
+        def find(first: int) -> Iterator[BlockResult]:
+            blocks = _blocks(sources, counts, first, cfg, least)
+            return run_blocks(blocks, cfg, None, n_jobs, scheduler)
+
+        results = number_on(_keeping(writer, find, sum(counts)))
+        bar = tqdm(results, total=sum(counts), unit="block", delay=2, disable=hidden)
+        # Closed at once where a run is stopped, so that its processes end before its files.
+        with contextlib.closing(results):
+            for result in bar:
+                writer.add(result.bubbles, result.tracks)
+                totals.add(result)
+                n_bubbles += len(result.bubbles)
+                n_tracks += result.tracks["track"].nunique()
         finish_results(writer, totals.as_dict(), cfg, about, n_frames)
     return _FolderSummary(n_frames, n_bubbles, n_tracks)
+
+
+def _keeping(
+    writer: ResultWriter, find: Callable[[int], Iterator[BlockResult]], n_blocks: int
+) -> Iterator[BlockResult]:
+    """Results that an earlier run kept, then those that `find` gives from there on, kept too."""
+    number = 0
+    while number < n_blocks and (arrays := writer.kept(number)) is not None:
+        yield unpack_result(arrays)
+        number += 1
+    if number == n_blocks:
+        return
+    with contextlib.closing(find(number)) as results:
+        for result in results:
+            writer.keep(number, pack_result(result))
+            yield result
+            number += 1
+
+
+def _count_blocks(source: FrameFile, size: int, least: int) -> int:
+    """Blocks of a file: a rest that is too short for the filters joins the block before."""
+    return source.n_frames // size + (source.n_frames % size >= least)
+
+
+def _blocks(
+    sources: Sequence[FrameFile], counts: Sequence[int], first: int, cfg: Config, least: int
+) -> Iterator[Block]:
+    """Blocks of all files, without the first ones, which are not read."""
+    scale = {"px_mm": cfg.acquisition.px_mm, "frame_rate_hz": cfg.acquisition.frame_rate_hz}
+    size = cfg.blocks.n_frames
+    for source, count in zip(sources, counts, strict=True):
+        if first < count:
+            for block in source.blocks(size, start=first * size, min_frames=least):
+                yield dataclasses.replace(block, **scale)
+        first = max(0, first - count)
 
 
 def _check_lengths(sources: Sequence[FrameFile], size: int, least: int) -> None:
