@@ -368,6 +368,7 @@ def config(
 def main() -> None:
     """Run the command line."""
     from ulmpaper.core.records import UlmWarning
+    from ulmpaper.io.processes import Stopped, handle_stops, raise_stop
 
     usual = warnings.showwarning
 
@@ -378,13 +379,21 @@ def main() -> None:
             usual(message, category, *where)
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), handle_stops(raise_stop):
             warnings.simplefilter("always", UlmWarning)
             warnings.showwarning = show  # type: ignore[assignment]
             app()
     except (ValueError, TypeError, OSError, ImportError, MemoryError, FloatingPointError) as error:
-        _say(f"ulmpaper: {error}")
+        _say_error(error)
         sys.exit(2)
+    except Stopped as stop:
+        _say_error(stop)
+        sys.exit(128 + stop.number)
+
+
+def _say_error(error: BaseException) -> None:
+    """Say what went wrong in one line, with what was kept in spite of it."""
+    _say(f"ulmpaper: {'; '.join([str(error), *getattr(error, '__notes__', [])])}")
 
 
 def _with_scale(cfg: Config, sources: list[FrameFile], settings: Mapping[str, object]) -> Config:

@@ -13,8 +13,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
-import joblib
-
 # Ctrl-C, the end of a job of a batch system, the end of a terminal. Windows lacks the last.
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -98,6 +96,8 @@ def count_processes(n_jobs: int) -> int:
     >>> count_processes(1)
     1
     """
+    import joblib  # here, since signals are handled before anything slow is loaded
+
     if n_jobs == 0:
         raise ValueError("n_jobs (-j) must be 1 or more, or -1 for all cores, not 0")
     return min(joblib.effective_n_jobs(n_jobs), max(os.cpu_count() or 1, 2))
