@@ -32,6 +32,7 @@ with optional("plot"):
     from matplotlib.image import AxesImage
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
+    from matplotlib.ticker import MaxNLocator
 
 # The darkest fifth of viridis would hide slow vessels on a black ground.
 _BRIGHT = colormaps["viridis"](np.linspace(0.2, 1, 256))
@@ -261,7 +262,10 @@ def plot_side_by_side(
         ax.set(xticks=[], yticks=[])
     for ax in axes[len(densities) :]:
         ax.set_axis_off()
-    bar = parts[0].colorbar(image, ax=axes, label=label, aspect=25, pad=0.015, extend="max")
+    whole = MaxNLocator(nbins=5, integer=True)
+    bar = parts[0].colorbar(
+        image, ax=axes, label=label, ticks=whole, aspect=25, pad=0.015, extend="max"
+    )
     bar.outline.set_visible(False)
     if scores is not None:
         _dots(parts[1].subplots(), scores)
