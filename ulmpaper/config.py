@@ -67,7 +67,7 @@ _PLAIN = {  # pydantic's types of error in the words of this project
 
 _KEY = r"[\"']?(?P<key>[A-Za-z_]\w*(?:\.\w+)?)[\"']?\s*[=:]"
 _PAIR_TEXT = re.compile(rf"{_KEY}(?P<value>[^{{}}]+)")
-_BETWEEN_PAIRS = re.compile(rf"[,;\n](?=\s*(?:{_KEY.replace('?P<key>', '?:')}|$))")
+_BETWEEN_PAIRS = re.compile(rf"[,;\s](?=\s*(?:{_KEY.replace('?P<key>', '?:')}|$))")
 
 
 def method_name(value: str) -> str:
@@ -759,7 +759,7 @@ def load_config(
     if isinstance(profile, Config):
         raise TypeError("settings are made in one call: load_config('quick', {all overrides})")
     check_choice(profile, PROFILES, "profile")
-    given = _read_overrides(overrides)
+    given = read_overrides(overrides)
     cfg = Config()
     keys = [key for key, *_ in _flatten(cfg)]
     if guessed:
@@ -788,12 +788,23 @@ def load_config(
     return dataclasses.replace(cfg, stated=frozenset(given))
 
 
-def _read_overrides(overrides: object) -> dict[str, Any]:
-    """Overrides by key, from a mapping or from text as a command line or papermill gives it."""
+def read_overrides(overrides: object) -> dict[str, Any]:
+    """Read overrides from a mapping, or from text as papermill or a Makefile gives it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Neither a mapping nor text that holds ``KEY=VALUE``.
+
+    Examples
+    --------
+    >>> read_overrides("track.max_gap=1 cam.ratio_db=(10, 20)")
+    {'track.max_gap': '1', 'cam.ratio_db': '(10, 20)'}
+    """
     if overrides is None:
         return {}
     if isinstance(overrides, Mapping):
-        return dict(overrides)
+        return {str(key): value for key, value in overrides.items()}
     if not isinstance(overrides, str):
         raise TypeError(
             f"overrides are a mapping such as {{'track.max_gap': 1}}, not {overrides!r}"
@@ -802,7 +813,7 @@ def _read_overrides(overrides: object) -> dict[str, Any]:
     if text.startswith("{") and text.endswith("}"):
         text = text[1:-1]
     given = {}
-    # A comma parts settings where a key follows; others stand inside of values such as (50, 249).
+    # A comma or blank parts settings where a key follows; others stand inside of values: (50, 249).
     for pair in _BETWEEN_PAIRS.split(text):
         if not pair.strip():
             continue

@@ -35,11 +35,10 @@ import yaml
 from provenance import commit, device, file_hash, list_hash, versions
 from reach import Package
 
-from ulmpaper.config import PROFILES, load_config
+from ulmpaper.config import PROFILES, load_config, read_overrides
 from ulmpaper.core import check_choice
 from ulmpaper.paper import start_run
 from ulmpaper.paper.palafiles import SOURCES
-from ulmpaper.paper.runs import read_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
 

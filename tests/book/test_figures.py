@@ -114,7 +114,7 @@ def test_notebooks_run_with_other_settings_beside_the_usual_ones(project: Path) 
     ("words", "message"),
     [
         (["--source", "paal"], "unknown source 'paal'"),
-        (["--set", "seed"], "cannot read overrides from 'seed'"),
+        (["--set", "seed"], "overrides are a mapping"),
         (["--set", "sed=7"], "unknown setting 'sed'"),
         (["--set", "track.max_gpa=7"], "did you mean 'track.max_gap'"),
     ],

@@ -141,7 +141,7 @@ def test_papermill_documents_the_parameters(checkout: Path) -> None:
             "-y '{overrides: {track.max_gpa: 1}}'",
             "unknown setting 'track.max_gpa': did you mean 'track.max_gap'",
         ),
-        ("-p overrides track.max_gap", "cannot read overrides from 'track.max_gap'"),
+        ("-p overrides track.max_gap", "overrides are a mapping"),
         ("-p out_dir /proc/nope", "cannot write to /proc/nope"),
     ],
 )

@@ -17,7 +17,7 @@ with optional("all"):
 __all__, __getattr__, __dir__ = offer(
     __name__,
     {
-        "runs": "start_run",
+        "runs": "NotebookRun start_run",
         "palafiles": "ratbrain_files",
         "sequences": "insilico_blocks sequence_numbers",
         "experiment": (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import datetime as dt
 import hashlib
 import json
+import operator
 import os
 import re
 import tempfile
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ulmpaper import __version__
-from ulmpaper.config import load_config
+from ulmpaper.config import load_config, read_overrides
 from ulmpaper.core.records import check_choice
 from ulmpaper.io.checkout import revision
 from ulmpaper.io.files import fingerprint, writable, write_atomic
 from ulmpaper.paper.palafiles import SOURCES, insilico_files, ratbrain_files
 
-PARAMETERS = ("profile", "overrides", "source", "data_dir", "out_dir")
+_PARAMETERS = ("profile", "overrides", "source", "data_dir", "out_dir")
 # The notebooks that read PALA's sequences with source = "pala"; all others simulate all the same.
 _REAL = {
     **dict.fromkeys(
@@ -30,7 +30,6 @@ _REAL = {
     ),
     "09_figure5_ratbrain": ("pala-ratbrain", ratbrain_files),
 }
-_ONE_SETTING = re.compile(r"""["']?([\w.]+)["']?\s*[=:]\s*(\([^()]*\)|\[[^][]*\]|[^\s,()[\]]+)""")
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,12 @@ class NotebookRun:
         OSError
             The disk is full, or cannot be written for another reason.
         """
+        cfg = load_config(self.profile, self.overrides)
         made_by = {
             "notebook": self.name,
             "profile": self.profile,
-            "overrides": self.overrides,
-            "seed": load_config(self.profile, self.overrides).seed,
+            "overrides": {key: operator.attrgetter(key)(cfg) for key in sorted(cfg.stated)},
+            "seed": cfg.seed,
             "source": self.source,
             "data": self.data,
             "version": __version__,
@@ -126,7 +126,7 @@ def start_run(
     """
     if len(cells) > 1 and cells[-2].startswith("# Parameters"):
         for given in re.findall(r"^(\w+) *=", cells[-2], re.M):
-            check_choice(given, PARAMETERS, "parameter of this notebook")
+            check_choice(given, _PARAMETERS, "parameter of this notebook")
     check_choice(source, SOURCES, "source")
     if not str(out_dir):
         raise ValueError('out_dir is empty: name a folder for the results, such as "outputs"')
@@ -139,44 +139,6 @@ def start_run(
     made_from = json.dumps([digest, source, data])
     label = f"{profile}-{hashlib.sha256(made_from.encode()).hexdigest()[:10]}"
     return NotebookRun(name, profile, settings, source, data_folder, data, folder / label / name)
-
-
-def read_overrides(overrides: Mapping[str, Any] | str | None) -> dict[str, Any]:
-    """Read overrides that may have come as text.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Neither a mapping nor settings as text.
-
-    Examples
-    --------
-    >>> read_overrides("track.max_gap=1, cam.ratio_db=(10, 20)")
-    {'track.max_gap': 1, 'cam.ratio_db': (10, 20)}
-    >>> read_overrides('{"seed": 7, "cam.psf": "iq"}')
-    {'seed': 7, 'cam.psf': 'iq'}
-    """
-    if overrides is None or isinstance(overrides, Mapping):
-        return {str(key): value for key, value in (overrides or {}).items()}
-    if not isinstance(overrides, str):
-        raise TypeError(f"overrides are a mapping or KEY=VALUE, not {overrides!r}: {_HOW}")
-    inside = overrides.strip().removeprefix("{").removesuffix("}")
-    rest = _ONE_SETTING.sub("", inside)
-    if rest.strip(" ,;\n\t"):
-        raise ValueError(f"cannot read overrides from {overrides!r}: {_HOW}")
-    return {key: _literal(value) for key, value in _ONE_SETTING.findall(inside)}
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-_HOW = (
-    "write -p overrides 'track.max_gap=1 seed=7' or -y '{overrides: {track.max_gap: 1, seed: 7}}'"
-)
 
 
 def _real_data(name: str, data_dir: Path) -> dict[str, Any] | None:
