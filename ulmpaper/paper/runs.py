@@ -72,7 +72,7 @@ class NotebookRun:
         made_by = {
             "notebook": self.name,
             "profile": self.profile,
-            "overrides": {key: operator.attrgetter(key)(cfg) for key in sorted(cfg.stated)},
+            "overrides": {key: operator.attrgetter(key)(cfg) for key in sorted(self.overrides)},
             "seed": cfg.seed,
             "source": self.source,
             "data": self.data,
