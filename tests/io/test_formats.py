@@ -194,7 +194,7 @@ class TestNpz:
 
 class TestZarr:
     @pytest.mark.parametrize("version", [2, 3])
-    @pytest.mark.parametrize("name", ["a.zarr", "a.zarr.zip", "folder"])
+    @pytest.mark.parametrize("name", ["a.zarr", "a.zarr.zip", "a.zip", "folder"])
     def test_values_and_attributes(
         self, version: int, name: str, iq: np.ndarray, tmp_path: Path
     ) -> None:

@@ -22,7 +22,7 @@ from ulmpaper.io.stacks import rate, stated
 
 _ZEA_STACKS = ("beamformed_data", "envelope_data", "image", "image_sc")  # all that hold echoes
 _ZEA_RAW = ("raw_data", "aligned_data")
-_UNEVEN = 1e-3  # of the pitch, by which even positions may differ after rounding to float32
+_UNEVEN = 0.01  # of the pitch, by which even positions may differ after rounding to float32
 
 
 def writer_of(path: Path) -> str | None:
@@ -30,7 +30,7 @@ def writer_of(path: Path) -> str | None:
     if path.suffix.lower() not in {".h5", ".hdf5", ".uff"} or not h5py.is_hdf5(path):
         return None
     with readable(path), h5py.File(path) as file:
-        if any(_class_of(item) for item in file.values()):
+        if _root_classes(file):
             return "UFF"
         return "zea" if _zea_tracks(file) else None
 
@@ -161,7 +161,7 @@ def _step_mm(path: Path, places: NDArray) -> float:
     line = places[:, 0]
     step = (line[-1] - line[0]) / max(len(line) - 1, 1)
     even = line[0] + step * np.arange(len(line))
-    if abs(step) == 0 or np.abs(places - even[:, None]).max() > _UNEVEN * abs(step) * len(line):
+    if abs(step) == 0 or np.abs(places - even[:, None]).max() > _UNEVEN * abs(step):
         raise NotTaken(
             f"{path}: the pixels do not lie on an even grid of rows and columns (a sector?): "
             "convert them to one, as with zea's or USTB's scan conversion"
@@ -191,7 +191,7 @@ def uff_arrays(path: Path) -> dict[str, ArrayInfo]:
     with readable(path), h5py.File(path) as file:
         groups = _uff_groups(file)
         infos = {name: _uff_axes(group) for name, group in groups.items()}
-        others = ", ".join(sorted({_class_of(item) or "?" for item in file.values()}))
+        others = ", ".join(sorted(_root_classes(file)))
     if not infos:
         raise NotTaken(
             f"{path} holds {others or 'nothing'} but no uff.beamformed_data: beamform it with USTB "
@@ -234,6 +234,15 @@ def _class_of(item: Any) -> str | None:
     text = np.ravel(value)[0] if value is not None else ""
     text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
     return text.strip("\0 ") if text.startswith("uff.") else None
+
+
+def _root_classes(file: h5py.File) -> set[str]:
+    """Classes of the UFF objects in a file, but for those behind links that lead nowhere."""
+    found = set()
+    for name in file:
+        with contextlib.suppress(KeyError, OSError):
+            found.add(_class_of(file[name]) or "")
+    return found - {""}
 
 
 def _uff_groups(file: h5py.File) -> dict[str, h5py.Group]:

@@ -5,6 +5,7 @@ Each is read by the library of its field, which the extra ``formats`` installs.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -62,8 +63,11 @@ FORMATS = {
     ".nii": _NIFTI,
     ".nii.gz": _NIFTI,
     ".uff": _UFF,
-    **dict.fromkeys((".avi", ".mp4", ".mov", ".mkv", ".gif"), _VIDEO),
+    **dict.fromkeys((".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".wmv", ".gif"), _VIDEO),
 }
+
+
+_ZARR_MARKS = {"zarr.json", ".zgroup", ".zarray"}
 
 
 def format_of(path: Path) -> Format | None:
@@ -82,11 +86,13 @@ def format_of(path: Path) -> Format | None:
     if known:
         return FORMATS[max(known, key=len)]
     if path.is_dir():
-        is_zarr = any((path / mark).is_file() for mark in ("zarr.json", ".zgroup", ".zarray"))
-        return _ZARR if is_zarr else None
+        return _ZARR if any((path / mark).is_file() for mark in _ZARR_MARKS) else None
     if not path.is_file():
         return None
     with path.open("rb") as file:
         if file.read(132)[128:] == b"DICM":
             return _DICOM
+    if name.endswith(".zip") and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return _ZARR if _ZARR_MARKS & set(archive.namelist()) else None
     return {"zea": _ZEA, "UFF": _UFF}.get(beamformed.writer_of(path) or "")

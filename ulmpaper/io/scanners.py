@@ -44,9 +44,9 @@ def _grey(frame: NDArray, path: Path, number: int) -> NDArray:
 def dicom_arrays(path: Path) -> dict[str, ArrayInfo]:
     """The frames of a DICOM file."""
     about = _dicom(path)
-    kind = str(about.get("PhotometricInterpretation", "unknown"))
-    if "Rows" not in about:
+    if not {"Rows", "Columns"} <= set(about.dir()):
         raise NotTaken(f"{path} holds no pictures but {about.get('Modality', 'other data')}")
+    kind = str(about.get("PhotometricInterpretation", "unknown"))
     if kind == "MONOCHROME1" or kind.startswith("PALETTE"):
         raise NotTaken(
             f"{path} holds frames of the kind {kind}, in which values do not rise with brightness: "
@@ -77,7 +77,12 @@ def open_dicom(path: Path, name: str) -> Iterator[Any]:
 
 def dicom_scale(path: Path, name: str) -> Scale:
     """Pitch of the ultrasound regions or PixelSpacing, rate of FrameTime or CineRate."""
-    about = _dicom(path)
+    with readable(path):
+        return _dicom_numbers(_dicom(path), path.name)
+
+
+def _dicom_numbers(about: Any, name: str) -> Scale:
+    """Scale of DICOM's elements."""
     regions = {
         (float(r.PhysicalDeltaY) * 10, float(r.PhysicalDeltaX) * 10)
         for r in about.get("SequenceOfUltrasoundRegions", ())
@@ -92,14 +97,14 @@ def dicom_scale(path: Path, name: str) -> Scale:
     if len(regions) == 1:
         sides = regions.pop()
     elif regions:
-        notes.append(f"{path.name} has regions of different pixel pitch, so none is taken")
+        notes.append(f"{name} has regions of different pixel pitch, so none is taken")
     elif spacing:
         sides = (float(spacing[0]), float(spacing[1]))
     steps = [float(step) for step in _several(about.get("FrameTimeVector"))[1:]]
     mean_ms = sum(steps) / len(steps) if steps else None
     interval_ms = times(about.get("FrameTime"), 1.0) or mean_ms
     rate_hz = rate(times(interval_ms, 1e-3)) or times(about.get("CineRate"), 1.0)
-    return stated(f"DICOM elements of {path.name}", *sides, rate_hz, *notes)
+    return stated(f"DICOM elements of {name}", *sides, rate_hz, *notes)
 
 
 def _several(value: Any) -> list[Any]:

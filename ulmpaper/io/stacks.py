@@ -222,7 +222,7 @@ def npz_arrays(path: Path) -> dict[str, ArrayInfo]:
     """Arrays of numbers in an .npz file."""
     infos = {}
     with readable(path), zipfile.ZipFile(path) as archive:
-        for member in (name for name in archive.namelist() if name.endswith(".npy")):
+        for member in _npy_names(archive):
             with archive.open(member) as file:
                 array = _Member(file)
             if is_numeric(array.dtype) and array.shape:
@@ -245,13 +245,18 @@ def open_npz(path: Path, name: str) -> Iterator[Any]:
 
 def npz_scale(path: Path, name: str) -> Scale:
     """Numbers beside the frames whose names say that they are the scale."""
-    numbers: dict[str, NDArray] = {}
-    with readable(path), np.load(path, allow_pickle=False) as file:
-        for key in file.files:
-            with contextlib.suppress(ValueError):  # Python's objects
-                array = file[key] if key != name else np.zeros(0)
-                numbers |= {key: np.ravel(array)} if array.size <= _FEW else {}
+    numbers = {}
+    with readable(path), zipfile.ZipFile(path) as archive:
+        for member in _npy_names(archive):
+            with archive.open(member) as file:
+                array = _Member(file)
+                if math.prod(array.shape) <= _FEW and is_numeric(array.dtype):
+                    numbers[member.removesuffix(".npy")] = np.frombuffer(file.read(), array.dtype)
     return find_scale({path.name: numbers}, name)
+
+
+def _npy_names(archive: zipfile.ZipFile) -> list[str]:
+    return [name for name in archive.namelist() if name.endswith(".npy")]
 
 
 class _Member:
@@ -346,7 +351,7 @@ def _zarr(path: Path) -> Iterator[Any]:
 def _members(root: Any) -> dict[str, Any]:
     """Arrays of numbers by their paths."""
     found = [("array", root)] if hasattr(root, "shape") else root.members(max_depth=None)
-    return {name: a for name, a in found if hasattr(a, "shape") and is_numeric(a.dtype)}
+    return {name: a for name, a in sorted(found) if hasattr(a, "shape") and is_numeric(a.dtype)}
 
 
 def _above(root: Any, name: str) -> list[tuple[Any, str]]:
