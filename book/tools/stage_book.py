@@ -147,7 +147,8 @@ def with_outputs(
             continue
         twin = next(twins, None)
         # The setup cell names the version of the package; it has no output.
-        if twin is None or (twin.source != cell.source and "setup" not in cell.metadata.tags):
+        is_setup = "setup" in cell.metadata.get("tags", [])
+        if twin is None or (twin.source != cell.source and not is_setup):
             raise ValueError("its code was changed while it ran: execute it again")
         cell.outputs, cell.execution_count = twin.outputs, twin.execution_count
         if "parameters" in cell.metadata.get("tags", []) and executed.metadata.ulmpaper.parameters:
@@ -403,6 +404,9 @@ def _entry(path: Path, room: str, name: str) -> str:
                 return f".. autoclass:: {room}.{name}\n   :members:\n   :member-order: bysource"
             home = f"{path.parent.name}.{name}"
             return f".. py:class:: {name}\n   :module: {room}\n\n   Another name of `{home}`."
+        if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
+            home = f"{(node.module or '').split('.')[1]}.{name}"
+            return f".. py:function:: {name}\n   :module: {room}\n\n   Another name of `{home}`."
         if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             if name in re.findall(r"\w+", " ".join(map(ast.unparse, targets))):

@@ -25,7 +25,7 @@ import pandas as pd
 
 from ulmpaper.core.doors import optional
 from ulmpaper.core.records import check_choice
-from ulmpaper.io.files import atomic_path
+from ulmpaper.io.files import atomic_path, made_folder
 
 
 @dataclass(frozen=True)
@@ -258,9 +258,7 @@ def _obtain(
     if target.is_file():
         _check(file, target, target, "it was damaged or changed: delete it and fetch again", notify)
         return
-    with _plain_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(target) as part:
+    with _made_for(target), atomic_path(target) as part:
         if mirrored:
             with _plain_errors(target):
                 shutil.copyfile(mirrored, part)
@@ -274,6 +272,15 @@ def _obtain(
                 f"{file.url} has changed or was altered on the way: nothing was kept, try again"
             )
         _check(file, part, target, advice, notify)
+
+
+@contextlib.contextmanager
+def _made_for(target: Path) -> Iterator[None]:
+    """Make the folder of `target`; where nothing comes, nothing of it stays."""
+    with contextlib.ExitStack() as undo:
+        with _plain_errors(target):
+            undo.enter_context(made_folder(target.parent))
+        yield
 
 
 def _download(url: str, path: Path, progress: bool) -> None:

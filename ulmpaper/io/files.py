@@ -391,3 +391,16 @@ def writable(folder: Path) -> Iterator[None]:
         raise OSError(
             f"cannot write to {folder} ({error.strerror}): make room, or choose another folder"
         ) from error
+
+
+@contextlib.contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder where it is missing, and remove it again where it is left empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for path in missing:
+                path.rmdir()

@@ -27,6 +27,7 @@ from ulmpaper.io.files import (
     SafeHDF5,
     atomic_path,
     check_apart,
+    made_folder,
     only_writer,
     readable,
     remove,
@@ -127,7 +128,7 @@ class ResultWriter:
                 raise ValueError(f"{path} lies where a run keeps what it has done: move it away")
         with contextlib.ExitStack() as undo:
             with writable(self.folder):
-                undo.enter_context(_made(self.folder))
+                undo.enter_context(made_folder(self.folder))
             undo.enter_context(only_writer(self._unfinished))
             _check_files(self.folder, names)
             if self._run is not None and not self._overwrite:
@@ -323,19 +324,6 @@ class ResultWriter:
         for path in self._unfinished.iterdir():
             if path.name not in (_RUN, _MOVING) and not path.match("block-*.npz"):
                 remove(path)
-
-
-@contextlib.contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """Folder that is made where it is missing, and removed again where it is left empty."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # not empty
-            for path in missing:
-                path.rmdir()
 
 
 def _check_files(folder: Path, names: Iterable[str]) -> None:
