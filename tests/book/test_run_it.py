@@ -169,7 +169,7 @@ def test_page_can_be_typed_from_top_to_bottom(checkout: Path) -> None:
     assert (checkout / "out.ipynb").is_file()
     (sweep,) = (out for command, out in printed.items() if command.endswith("python sweep.py"))
     (task,) = (out for command, out in printed.items() if "SLURM" in command)
-    assert [line.split()[0] for line in sweep.splitlines()] == ["0.3", "2.0"]
+    assert [line.split()[0] for line in sweep.splitlines()] == ["0.15", "2.0"]
     assert sweep.endswith(task), "one task of the array does one value of the sweep"
     assert len({line.split()[1] for line in sweep.splitlines()}) == 2, (
         "the value makes a difference"

@@ -128,6 +128,16 @@ def test_a_cut_connection_leaves_nothing_and_can_be_tried_again(
     assert fetch("rat-kidney", tmp_path, progress=False).read_bytes() == CONTENT
 
 
+def test_a_download_that_fails_leaves_no_folder(serve, tmp_path: Path) -> None:
+    for folder in (tmp_path / "data", tmp_path / "far" / "below"):
+        serve("rat-kidney", "missing")
+        with pytest.raises(ConnectionError):
+            fetch("rat-kidney", folder, progress=False)
+        assert names_in(tmp_path) == []
+    serve("rat-kidney", "good")
+    assert fetch("rat-kidney", tmp_path / "data", progress=False).is_file()
+
+
 def test_missing_page_is_named_with_its_status(serve, tmp_path: Path) -> None:
     serve("rat-kidney", "missing")
     with pytest.raises(ConnectionError, match="the server answers 404"):
