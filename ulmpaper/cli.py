@@ -81,7 +81,8 @@ def ulm(
         str | None,
         typer.Option(help="Localization method, or ml3d or mspcn.", show_default="of the profile"),
     ] = None,
-    variable: Annotated[str | None, typer.Option(help="Name of the array in the file.")] = None,
+    variable: _Variable = None,
+    axes: _Axes = None,
     profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
     overrides: _Overrides = None,
     jobs: Annotated[
@@ -101,14 +102,16 @@ def ulm(
     """
     from ulmpaper.config import METHODS, NETWORKS, load_config
     from ulmpaper.core.records import check_choice
-    from ulmpaper.io.readers import open_frames
+    from ulmpaper.io.scale import pitch_pair
+    from ulmpaper.pipeline.recording import open_recording
     from ulmpaper.pipeline.run import run_to_folder
 
     settings = _parse_overrides(overrides)
     if method is not None:
         settings["locate.method"] = check_choice(method, METHODS + NETWORKS, "method")
+    px_mm = pitch_pair(settings)
     cfg = load_config(profile, settings)
-    sources = [open_frames(file, variable) for file in files]
+    sources = [open_recording(file, cfg, variable, axes=axes, px_mm=px_mm) for file in files]
     cfg = _with_scale(cfg, sources, settings)
     done = run_to_folder(
         sources, out, cfg, n_jobs=jobs, scheduler=scheduler, overwrite=overwrite, progress=None
@@ -280,12 +283,13 @@ def info(
     file: Annotated[
         Path, typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)
     ],
-    variable: Annotated[str | None, typer.Option(help="Name of the array in the file.")] = None,
+    variable: _Variable = None,
+    axes: _Axes = None,
 ) -> None:
     """Say what FILE holds and how it will be read."""
     from ulmpaper.io.readers import open_frames
 
-    source = open_frames(file, variable)
+    source = open_frames(file, variable, axes=axes)
     n_z, n_x = source.shape_px
     pitch = "unknown" if source.px_mm is None else f"{source.px_mm:g} mm"
     rate = "unknown" if source.frame_rate_hz is None else f"{source.frame_rate_hz:g} Hz"
@@ -300,6 +304,8 @@ def info(
     }
     for name, value in rows.items():
         typer.echo(f"{name:12} {value}")
+    for note in source.notes:
+        typer.echo(f"{'note':12} {note}")
 
 
 @app.command()

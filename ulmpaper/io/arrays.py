@@ -235,7 +235,7 @@ def _no_stack(path: Path, arrays: dict[str, ArrayInfo], listing: str, axes: str 
             f"{path} holds Verasonics' channel data ({raw[0]}), which are no frames yet: "
             f"beamform them first; it holds {listing}"
         )
-    large = [(name, info) for name, info in arrays.items() if len(info.shape) > 3]
+    large = [(name, info) for name, info in arrays.items() if len(info.shape) > 2]
     if axes is not None and arrays:
         return f"{path} has no array with the axes {axes!r}; it holds {listing}"
     if large:

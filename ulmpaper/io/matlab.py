@@ -160,6 +160,8 @@ def _walk(path: Path, variable: str | None = None) -> Iterator[_Array]:
             yield from _Tree(stream, order, variable).matrix("", n_bytes, 0)
             file.seek(end)
             place = end
+    if place != n_file:
+        raise ValueError("it ends early")
 
 
 def _check(holds: bool, kind: int, place: int) -> None:

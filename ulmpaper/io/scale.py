@@ -10,7 +10,7 @@ the frames counts. Nothing is filled in by a default but the speed of sound, and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import NamedTuple
 
 import numpy as np
@@ -74,6 +74,28 @@ def check_pitch(px_mm: float | tuple[float, float] | None) -> tuple[float, float
     for value in pair:
         check_positive(px_mm=value)
     return float(pair[0]), float(pair[1])
+
+
+def pitch_pair(settings: MutableMapping[str, object]) -> tuple[float, float] | None:
+    """Pitch along (z, x) where settings state two; they keep the finer one, that of the frames.
+
+    Examples
+    --------
+    >>> settings = {"acquisition.px_mm": "0.1,0.05"}
+    >>> pitch_pair(settings), settings
+    ((0.1, 0.05), {'acquisition.px_mm': 0.05})
+    """
+    value = settings.get("acquisition.px_mm")
+    if isinstance(value, str) and "," in value:
+        try:
+            value = tuple(float(part) for part in value.strip("()[] ").split(","))
+        except ValueError:
+            raise ValueError(f"px_mm takes a number or two, (z, x), not {value!r}") from None
+    if not isinstance(value, tuple | list):
+        return None
+    pair = check_pitch(tuple(value))
+    settings["acquisition.px_mm"] = min(pair or ())
+    return pair
 
 
 def stated_first(

@@ -127,7 +127,7 @@ def ulm(
         cfg = _with(cfg, "locate", method=method)
         method = None
     if isinstance(frames, str | os.PathLike):
-        frames = open_frames(frames)
+        frames = open_recording(frames, cfg)
     if isinstance(frames, FrameFile):
         about |= describe_input([frames])
         least = min_frames_per_block(cfg)
@@ -153,6 +153,35 @@ def ulm(
         n_frames=n_frames,
         about=about,
     )
+
+
+def open_recording(
+    path: str | os.PathLike,
+    cfg: Config,
+    variable: str | None = None,
+    *,
+    axes: str | None = None,
+    px_mm: tuple[float, float] | None = None,
+) -> FrameFile:
+    """Open frames with the pitch and the frame rate that the user stated in the settings.
+
+    Parameters
+    ----------
+    path, variable, axes
+        See `ulmpaper.open_frames`.
+    cfg : Config
+        Settings.
+    px_mm : (float, float), optional
+        Pitch along z and x [mm], where the user stated two.
+    """
+    stated = {
+        name: getattr(cfg.acquisition, name)
+        for name in ("px_mm", "frame_rate_hz")
+        if f"acquisition.{name}" in cfg.stated
+    }
+    if px_mm is not None:
+        stated["px_mm"] = px_mm
+    return open_frames(path, variable, axes=axes, **stated)
 
 
 def _are_blocks(frames: object) -> bool:
