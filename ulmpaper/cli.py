@@ -405,6 +405,7 @@ def _say_error(error: BaseException) -> None:
 def _with_scale(cfg: Config, sources: list[FrameFile], settings: Mapping[str, object]) -> Config:
     """Settings with pitch and frame rate: the user's where given, else those of the files."""
     from ulmpaper.core.records import warn_user
+    from ulmpaper.core.scale import same_scale
 
     sizes = {source.shape_px: source.path.name for source in sources}
     if len(sizes) > 1:
@@ -414,7 +415,9 @@ def _with_scale(cfg: Config, sources: list[FrameFile], settings: Mapping[str, ob
         key = f"acquisition.{name}"
         assumed = getattr(cfg.acquisition, name)
         stated = {getattr(source, name): source.path.name for source in sources}
-        if key not in settings and len(stated) > 1:
+        first = next(iter(stated))
+        differ = not all(same_scale(first, other) for other in stated)
+        if key not in settings and differ:
             raise ValueError(
                 f"the files differ in their {what}, {stated}: "
                 f"run them apart, or set one (--set {key}=...)"

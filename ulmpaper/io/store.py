@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ulmpaper.core.records import Block, check_bubbles, check_choice, check_frames
+from ulmpaper.core.scale import same_scale
 from ulmpaper.io.files import SafeHDF5, hidden_part, only_writer, readable, remove, undo_changes
 from ulmpaper.io.processes import as_a_whole
 
@@ -311,7 +312,7 @@ class BlockStore:
         stored = self._file["frames"]
         table = self._file.get("truth")
         stored_columns = None if table is None else {n: column.dtype for n, column in table.items()}
-        pairs = {
+        pairs: dict[str, tuple[Any, Any]] = {
             "frames of size": (stored.shape[1:], frames.shape[1:]),
             "numbers of type": (stored.dtype, frames.dtype),
             "pixel pitch [mm]": (self.px_mm, block.px_mm),
@@ -319,7 +320,8 @@ class BlockStore:
             "truth columns": (stored_columns, columns),
         }
         for what, (here, new) in pairs.items():
-            if here != new:
+            is_scale = what.endswith("]")
+            if not (same_scale(here, new) if is_scale else here == new):
                 raise ValueError(
                     f"{self.path} holds blocks with {what} {here}, not {new}: "
                     "put them in another store"
