@@ -355,6 +355,10 @@ def undo_changes(path: Path, undo: Path) -> None:
     undo.unlink()
 
 
+class _Damaged(ValueError):
+    """A file that cannot be read, said once."""
+
+
 class NotTaken(ValueError):
     """The file is sound, but not taken: colour, volumes, channel data, a part that is elsewhere."""
 
@@ -371,12 +375,14 @@ def readable(path: Path) -> Iterator[None]:
                 "wait until it has closed the file, or copy the file and read the copy"
             ) from error
         # Errors of the machine, unlike those of the file, carry a number or concern its memory.
-        sound = MemoryError | ImportError | NotTaken
-        if isinstance(error, sound) or getattr(error, "errno", None):
+        sound = MemoryError | ImportError | NotTaken | _Damaged
+        number = getattr(error, "errno", None)
+        if isinstance(error, sound) or number not in (None, errno.EINVAL):
             raise
-        raise ValueError(
+        text = " ".join(str(error).split())
+        raise _Damaged(
             f"cannot read {path}, it is damaged or not what its name says "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {text})"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,36 +44,41 @@ def _grey(frame: NDArray, path: Path, number: int) -> NDArray:
 
 def dicom_arrays(path: Path) -> dict[str, ArrayInfo]:
     """The frames of a DICOM file."""
-    about = _dicom(path)
-    if not {"Rows", "Columns"} <= set(about.dir()):
-        raise NotTaken(f"{path} holds no pictures but {about.get('Modality', 'other data')}")
-    kind = str(about.get("PhotometricInterpretation", "unknown"))
-    if kind == "MONOCHROME1" or kind.startswith("PALETTE"):
-        raise NotTaken(
-            f"{path} holds frames of the kind {kind}, in which values do not rise with brightness: "
-            "export MONOCHROME2"
-        )
-    shape = (int(about.get("NumberOfFrames", 1) or 1), int(about.Rows), int(about.Columns))
-    # The last frame is missing from a cut file, and no frame opens without its decoder.
-    _grey(next(_dicom_frames(path, [shape[0] - 1])), path, shape[0] - 1)
-    signed = "int" if about.get("PixelRepresentation") else "uint"
-    dtype = f"{signed}{about.get('BitsAllocated', 8)}"
-    return {"PixelData": ArrayInfo(shape, "tzx", "DICOM keeps frames of rows and columns", dtype)}
+    with readable(path):
+        about = _dicom(path)
+        if not {"Rows", "Columns"} <= set(about.dir()):
+            raise NotTaken(f"{path} holds no pictures but {about.get('Modality', 'other data')}")
+        kind = str(about.get("PhotometricInterpretation", "unknown"))
+        if kind == "MONOCHROME1" or kind.startswith("PALETTE"):
+            raise NotTaken(
+                f"{path} holds frames of the kind {kind}, in which values do not rise with "
+                "brightness: export MONOCHROME2"
+            )
+        shape = (int(about.get("NumberOfFrames", 1) or 1), int(about.Rows), int(about.Columns))
+        # The last frame is missing from a cut file, and no frame opens without its decoder.
+        _grey(next(_dicom_frames(path, [shape[0] - 1])), path, shape[0] - 1)
+        signed = "int" if about.get("PixelRepresentation") else "uint"
+        dtype = f"{signed}{about.get('BitsAllocated', 8)}"
+        return {
+            "PixelData": ArrayInfo(shape, "tzx", "DICOM keeps frames of rows and columns", dtype)
+        }
 
 
 @contextlib.contextmanager
 def open_dicom(path: Path, name: str) -> Iterator[Any]:
     """The frames of a DICOM file, decoded one by one."""
-    about = _dicom(path)
-    slope = float(about.get("RescaleSlope", 1) or 1)
-    intercept = float(about.get("RescaleIntercept", 0) or 0)
+    with readable(path):
+        about = _dicom(path)
+        n_frames = int(about.get("NumberOfFrames", 1) or 1)
+        slope = float(about.get("RescaleSlope", 1) or 1)
+        intercept = float(about.get("RescaleIntercept", 0) or 0)
 
     def read(first: int, last: int) -> Iterator[NDArray]:
         for number, frame in enumerate(_dicom_frames(path, range(first, last)), first):
             grey = _grey(frame, path, number)
             yield grey if (slope, intercept) == (1, 0) else grey * slope + intercept
 
-    yield _Stream(read, int(about.get("NumberOfFrames", 1) or 1))
+    yield _Stream(read, n_frames)
 
 
 def dicom_scale(path: Path, name: str) -> Scale:
@@ -216,6 +222,7 @@ def video_arrays(path: Path) -> dict[str, ArrayInfo]:
     """The frames of a video, decoded once to count them and to find damage."""
     command = [*_ffmpeg(path), "-progress", "-", "-f", "null", "-"]
     with readable(path):
+        _check_end(path)
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if done.returncode or done.stderr.strip():
             raise ValueError((done.stderr.strip() or "ffmpeg stopped").splitlines()[0])
@@ -237,6 +244,19 @@ def open_video(path: Path, name: str) -> Iterator[Any]:
 def video_scale(path: Path, name: str) -> Scale:
     """Nothing: a video does not state its pitch, and plays at another rate than was acquired."""
     return Scale()
+
+
+def _check_end(path: Path) -> None:
+    """Raise where a file is shorter than it says; ffmpeg passes over a cut between two frames."""
+    with path.open("rb") as file:
+        head = file.read(12)
+        n_bytes = file.seek(0, os.SEEK_END)
+        file.seek(max(0, n_bytes - 1))
+        last = file.read()
+    if head.startswith(b"GIF8") and last != b";":
+        raise ValueError("its end is missing")
+    if head.startswith(b"RIFF") and n_bytes < int.from_bytes(head[4:8], "little") + 8:
+        raise ValueError("it is shorter than it says")
 
 
 def _ffmpeg(path: Path) -> list[str]:
