@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import datetime as dt
 import importlib
 import logging
@@ -37,7 +38,7 @@ from reach import Package
 
 from ulmpaper.config import PROFILES, load_config, read_overrides
 from ulmpaper.core import check_choice
-from ulmpaper.paper import start_run
+from ulmpaper.paper import NotebookRun, start_run
 from ulmpaper.paper.palafiles import SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,10 +76,21 @@ class Notebook:
     @property
     def results(self) -> Path:
         """Folder, relative to the root, for results.json and pictures that other pages show."""
+        out = self._start().out
+        return out.relative_to(self.root) if out.is_relative_to(self.root) else out
+
+    @property
+    def real_data(self) -> dict[str, Any] | None:
+        """PALA's files that it reads, by content; None where they are missing or not meant."""
+        if self.parameters["source"] != SOURCES[0]:
+            with contextlib.suppress(FileNotFoundError):
+                return self._start().data
+        return None
+
+    def _start(self) -> NotebookRun:
         out_dir = self.root / self.parameters["out_dir"]
         meant = {**self.parameters, "data_dir": self.data_dir, "out_dir": out_dir}
-        out = start_run(self.name, **meant).out
-        return out.relative_to(self.root) if out.is_relative_to(self.root) else out
+        return start_run(self.name, **meant)
 
 
 @dataclass(frozen=True)
@@ -199,9 +211,8 @@ def content_key(
     parameters = sorted(notebook.parameters.items())
     reached = package.key(source for source, _ in code)
     needed = [upstream[name] for name in notebook.needs]
-    return list_hash(
-        [*cells, *parameters, reached, versions(), input_hashes(notebook, root), *needed]
-    )
+    inputs = [input_hashes(notebook, root), notebook.real_data]
+    return list_hash([*cells, *parameters, reached, versions(), *inputs, *needed])
 
 
 def input_hashes(notebook: Notebook, root: Path) -> dict[str, dict[str, str]]:

@@ -126,3 +126,22 @@ def test_slips_stop_before_anything_runs(
         runner.main(["smoke", *words])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_other_real_data_are_another_run(project: Path) -> None:
+    """PALA's files count by their content, and only where they are read."""
+    name = "03_data"
+    (project / "notebooks" / "01_first.ipynb").rename(project / "notebooks" / f"{name}.ipynb")
+    (project / "notebooks" / "profiles.yml").write_text(f"notebooks: {{{name}: {{}}}}")
+    folder = project / "data" / "PALA_data_InSilicoFlow"
+    folder.mkdir()
+
+    def keys(content: str) -> list[str]:
+        (folder / "PALA_InSilicoFlow_IQ001.mat").write_text(content)
+        package = runner.Package(project / "ulmpaper")
+        plans = [runner.read_plan(project, "smoke", change=c) for c in (None, {"source": "pala"})]
+        return [runner.content_key(plan[0], project, package, {}) for plan in plans]
+
+    one, other = keys("one recording"), keys("another one")
+    assert one[0] == other[0]
+    assert one[1] != other[1]
