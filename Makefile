@@ -98,7 +98,7 @@ finetune: setup ## train 3DML-ResNet and mSPCN on, with sequences 16 to 20 of th
 	@$(MAKE) --no-print-directory --jobs=2 tune-ml3d tune-mspcn
 
 tune-%:
-	@$(BIN)/ulmpaper train --recipe $* --data $(RUNS)/phantom.h5 --start ulmpaper/networks/trained/$*.safetensors \
+	@$(BIN)/ulmpaper train --recipe $* --data $(RUNS)/phantom.h5 --start shipped \
 	  --profile $(PROFILE) --set $*.epochs=8 --set $*.steps=200 --set $*.learning_rate=5e-4 -o $(RUNS)/$*_phantom
 
 lock: ## after changing dependencies: write the installed versions to constraints.txt and environment.yml

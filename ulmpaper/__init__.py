@@ -72,7 +72,7 @@ __all__, __getattr__, __dir__ = offer(
         "localize": "locate(frames, method)",
         "track": "link(bubbles), then drop_short(tracks)",
         "render": "render_maps(tracks, shape_px, px_mm=..., frame_rate_hz=...)",
-        "compare": "paper.compare(blocks, methods, cfg)",
+        "compare": "pipeline.compare_methods(frames, 'radial,ml3d'), paper.compare(blocks, methods)",
         "detection_scores": "metrics.detection_scores(pairs)",
         "plot": "plot_frame, plot_tracks or plot_map",
     },

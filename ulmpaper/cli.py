@@ -100,24 +100,27 @@ def ulm(
     No track goes on from one file to the next. OUT then holds bubbles and tracks (tables.h5, .csv),
     the maps (maps.npz, .png) and the settings (run.json).
     """
-    from ulmpaper.config import METHODS, NETWORKS, load_config
-    from ulmpaper.core.records import check_choice
+    from ulmpaper.config import load_config, method_name
     from ulmpaper.io.scale import pitch_pair
     from ulmpaper.pipeline.recording import open_recording
     from ulmpaper.pipeline.run import run_to_folder
 
     settings = _parse_overrides(overrides)
     if method is not None:
-        settings["locate.method"] = check_choice(method, METHODS + NETWORKS, "method")
+        settings["locate.method"] = method_name(method)
     px_mm = pitch_pair(settings)
     cfg = load_config(profile, settings)
     sources = [open_recording(file, cfg, variable, axes=axes, px_mm=px_mm) for file in files]
-    cfg = _with_scale(cfg, sources, settings)
     done = run_to_folder(
         sources, out, cfg, n_jobs=jobs, scheduler=scheduler, overwrite=overwrite, progress=None
     )
-    _say(f"{done.n_frames} frames, {done.n_bubbles} bubbles, {done.n_tracks} tracks -> {out}")
-    if done.n_tracks == 0:
+    n_tracks = done.tracks["n_tracks"]
+    middle = ""
+    if n_tracks:
+        speed, length = (done.tracks[name]["median"] for name in ("speed_mm_s", "n_points"))
+        middle = f" (medians: {speed:.3g} mm/s, {length:g} frames long)"
+    _say(f"{done.n_frames} frames, {done.n_bubbles} bubbles, {n_tracks} tracks{middle} -> {out}")
+    if n_tracks == 0:
         numbers = {"ml3d": "ml3d.threshold, count.margin", "mspcn": "mspcn.threshold"}
         number = numbers.get(cfg.locate.method, "locate.n_bubbles")
         _say(
@@ -159,11 +162,14 @@ def compare(
     the threshold of the settings or of its weights.
     """
     from ulmpaper.config import load_config
-    from ulmpaper.io.readers import open_frames
+    from ulmpaper.io.scale import pitch_pair
+    from ulmpaper.pipeline.recording import open_recording
     from ulmpaper.pipeline.side_by_side import compare_to_folder
 
-    cfg = load_config(profile, _parse_overrides(overrides))
-    sources = [open_frames(file, variable, axes=axes) for file in files]
+    settings = _parse_overrides(overrides)
+    px_mm = pitch_pair(settings)
+    cfg = load_config(profile, settings)
+    sources = [open_recording(file, cfg, variable, axes=axes, px_mm=px_mm) for file in files]
     made = compare_to_folder(
         sources, out, methods, cfg, truth=truth, n_jobs=jobs, overwrite=overwrite
     )
@@ -400,33 +406,6 @@ def main() -> None:
 def _say_error(error: BaseException) -> None:
     """Say what went wrong in one line, with what was kept in spite of it."""
     _say(f"ulmpaper: {'; '.join([str(error), *getattr(error, '__notes__', [])])}")
-
-
-def _with_scale(cfg: Config, sources: list[FrameFile], settings: Mapping[str, object]) -> Config:
-    """Settings with pitch and frame rate: the user's where given, else those of the files."""
-    from ulmpaper.core.records import warn_user
-    from ulmpaper.core.scale import same_scale
-
-    sizes = {source.shape_px: source.path.name for source in sources}
-    if len(sizes) > 1:
-        raise ValueError(f"the files differ in the size of their frames, {sizes}: run them apart")
-    scale = {}
-    for name, what in (("px_mm", "pixel pitch"), ("frame_rate_hz", "frame rate")):
-        key = f"acquisition.{name}"
-        assumed = getattr(cfg.acquisition, name)
-        stated = {getattr(source, name): source.path.name for source in sources}
-        first = next(iter(stated))
-        differ = not all(same_scale(first, other) for other in stated)
-        if key not in settings and differ:
-            raise ValueError(
-                f"the files differ in their {what}, {stated}: "
-                f"run them apart, or set one (--set {key}=...)"
-            )
-        in_files, example = next(iter(stated.items()))
-        if key not in settings and in_files is None:
-            warn_user(f"{example} does not state its {what}: {assumed:g} assumed (--set {key}=...)")
-        scale[name] = assumed if key in settings else in_files or assumed
-    return dataclasses.replace(cfg, acquisition=dataclasses.replace(cfg.acquisition, **scale))
 
 
 def _parse_overrides(pairs: list[str] | None) -> dict[str, object]:

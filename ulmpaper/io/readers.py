@@ -272,7 +272,8 @@ def open_frames(
     if kind == "BlockStore":
         with BlockStore(path) as store:
             has_truth = store.has_truth
-            source = store.source
+            is_named = store.source != Block.source  # a block that nobody named
+            source = store.source if is_named else path.name
     stored = check_array(path, variable, info)
     notes.append(
         f"{variable}, {' x '.join(map(str, info.shape))} {stored}: axes {info.axes}, {info.why}"

@@ -182,4 +182,5 @@ def _check_inside(
 
 def _beyond(places: NDArray, shape_px: tuple[int, int]) -> NDArray[np.bool_]:
     """Which places (n, 2) lie on no pixel."""
-    return ((places < -0.5) | (places > np.array(shape_px) - 0.5)).any(axis=1)
+    outside = (places < -0.5) | (places > np.array(shape_px) - 0.5)
+    return np.asarray(outside.any(axis=1))

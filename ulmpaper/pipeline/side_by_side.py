@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,10 +193,7 @@ def compare_methods(
     """
     cfg = as_config(cfg)
     settings = _settings_of(methods, cfg)
-    sources = [
-        one if isinstance(one, Block | FrameFile) else open_frames(one)
-        for one in (frames if isinstance(frames, list | tuple) else [frames])
-    ]
+    sources = _open(frames)
     files = [source for source in sources if isinstance(source, FrameFile)]
     tables: list[pd.DataFrame | None] = [None] * len(sources)
     if truth is not None:
@@ -336,6 +333,13 @@ def _describe_method(cfg: Config) -> dict[str, str]:
 
 
 # --- the recording and its truth -----------------------------------------------------------------
+
+
+def _open(frames: Recording | Sequence[Recording]) -> list[Block | FrameFile]:
+    """Parts of a recording, open to be read."""
+    one = isinstance(frames, Block | FrameFile | str | os.PathLike)
+    parts: Iterable[Any] = [frames] if one else frames  # type: ignore[assignment]
+    return [part if isinstance(part, Block | FrameFile) else open_frames(part) for part in parts]
 
 
 def _has_truth(source: Block | FrameFile) -> bool:
