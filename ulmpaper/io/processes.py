@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import threading
@@ -115,35 +114,17 @@ def worker_errors() -> Iterator[None]:
         ) from error
 
 
-class EndsWithParent:
-    """A function for worker processes, which end when the process that began them is gone.
-
-    Parameters
-    ----------
-    function : callable
-        What the workers are to do.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self._parent = os.getpid()
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Do it."""
-        _watch(self._parent)
-        return self._function(*arguments, **options)
+def worker_options() -> dict[str, Any]:
+    """Options of `joblib.Parallel`, whose processes then end when this one is gone."""
+    return {"initializer": _end_with, "initargs": (os.getpid(),)}
 
 
-@functools.cache
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: joblib's would wait for work for minutes."""
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
 def _watch(parent: int) -> None:
-    """Begin, once in a process, to watch its parent."""
-    # Not in the parent itself, and not in workers of a cluster.
-    if os.getppid() == parent:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(parent: int) -> None:
-    """End this process when it is left alone."""
     while os.getppid() == parent:
         time.sleep(_WATCH_S)
     os._exit(1)

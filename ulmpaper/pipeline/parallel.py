@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import joblib
 
 from ulmpaper.core.doors import optional
-from ulmpaper.io.processes import EndsWithParent, count_processes, worker_errors
+from ulmpaper.io.processes import count_processes, worker_errors, worker_options
 
 _CONNECT_TIMEOUT_S = 10
 
@@ -59,7 +59,7 @@ def ordered_map(
 
 
 @contextlib.contextmanager
-def _parallel(scheduler: str | None, n_jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
+def _parallel(scheduler: str | None, n_jobs: int) -> Iterator[joblib.Parallel]:
     """Local processes, or those of a Dask scheduler."""
     parallel = functools.partial(
         joblib.Parallel, n_jobs=n_jobs, return_as="generator", max_nbytes=None, batch_size=1
@@ -70,12 +70,8 @@ def _parallel(scheduler: str | None, n_jobs: int) -> Iterator[Callable[..., Iter
             return
         # Tasks keep every core busy; threads of the linear algebra on top would only get in their
         # way.
-        run = parallel(backend="loky", inner_max_num_threads=1)
         with worker_errors():
-            yield lambda tasks: run(
-                (EndsWithParent(function), arguments, options)
-                for function, arguments, options in tasks
-            )
+            yield parallel(backend="loky", inner_max_num_threads=1, **worker_options())
         return
     with optional("cluster"):
         from distributed import Client

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from ulmpaper.core.doors import optional
 from ulmpaper.core.records import check_bubbles, check_positive
+from ulmpaper.io.processes import count_processes, worker_errors, worker_options
 
 # Verasonics L22-14v as PALA drives it.
 N_ELEMENTS = 128
@@ -238,11 +239,15 @@ def acquire_spans(
 
     total = sum(stop - start for start, stop in spans)
     with tqdm(total=total, unit="frame", delay=2, disable=not progress) as bar:
-        parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator")
-        results = parallel(task(*span) for span in spans)
-        for span, frames in zip(spans, results, strict=True):
-            bar.update(len(frames))
-            yield span, frames
+        n_jobs = max(1, min(count_processes(n_jobs), len(spans)))
+        parallel = joblib.Parallel(
+            n_jobs=n_jobs, return_as="generator", max_nbytes=None, **worker_options()
+        )
+        with worker_errors():
+            results = parallel(task(*span) for span in spans)
+            for span, frames in zip(spans, results, strict=True):
+                bar.update(len(frames))
+                yield span, frames
 
 
 # --- from bubbles to echoes to pixels ----------------------------------------------------------

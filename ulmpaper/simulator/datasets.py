@@ -6,22 +6,22 @@ The number of blocks or sequences is not among them: with a larger number, the s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import joblib
 from tqdm import tqdm
 
 from ulmpaper import __version__
 from ulmpaper.config import Config
 from ulmpaper.core.records import Block, check_choice
-from ulmpaper.io.files import writable, write_atomic
+from ulmpaper.io.files import only_writer, remove, writable, write_atomic
+from ulmpaper.io.processes import Stopped, count_processes
 from ulmpaper.io.store import BlockStore
 from ulmpaper.simulator import simulate
 from ulmpaper.simulator.phantom import SEQUENCES, write_pala
@@ -84,7 +84,7 @@ def simulate_dataset(
     4
     """
     check_choice(kind, _KINDS, "kind of data")
-    n_jobs = joblib.effective_n_jobs(n_jobs)
+    n_jobs = count_processes(n_jobs)
     if split is not None and kind == "invivo":
         raise ValueError(f"{kind} has no split {split!r}: only cam and phantom have")
     if not str(out).strip():
@@ -123,12 +123,13 @@ def _fill_store(
     progress: bool,
 ) -> int:
     """Append the blocks of ``blocks(first=...)`` that the store lacks."""
-    is_new = not path.exists()
+    is_new = False
     n_done = 0
     try:
         with writable(path.parent), BlockStore(path, "a", about) as store:
-            _check_settings(path, store.about, about)
             n_done = len(store)
+            is_new = n_done == 0 and store.about == about
+            _check_settings(path, store.about, about)
             with tqdm(
                 total=n_frames, initial=n_done, unit="frame", delay=2, disable=not progress
             ) as bar:
@@ -137,9 +138,13 @@ def _fill_store(
                     n_done = len(store)
                     bar.update(len(block.frames))
                     del block  # from memory, before the next one is made
+    except Stopped as stop:
+        if n_done:
+            stop.add_note(f"{n_done} of {n_frames} frames are kept: the same command goes on")
+        raise
     finally:
-        if is_new and not n_done and path.exists():
-            path.unlink()
+        if is_new and not n_done:
+            path.unlink(missing_ok=True)
     return n_done
 
 
@@ -149,11 +154,11 @@ def _fill_folder(folder: Path, cfg: Config, numbers: range, n_jobs: int, progres
     note = folder / "simulate.json"
     cache = folder / ".cache"
     files = [folder / "IQ" / f"PALA_InSilicoFlow_IQ{number:03d}.mat" for number in numbers]
-    with writable(folder):
+    with writable(folder), contextlib.ExitStack() as held:
         folder.mkdir(parents=True, exist_ok=True)
+        held.enter_context(only_writer(folder / "IQ"))
         if note.exists() or (folder / "IQ").exists():
-            old = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
-            _check_settings(folder, old, about)
+            _check_settings(folder, _read_note(note), about)
         else:
             write_atomic(note, (json.dumps(about, indent=1) + "\n").encode())
         n_there = sum(1 for _ in itertools.takewhile(Path.is_file, files))
@@ -163,8 +168,21 @@ def _fill_folder(folder: Path, cfg: Config, numbers: range, n_jobs: int, progres
         )
         for number, block in zip(missing, blocks, strict=True):
             write_pala(block, folder, number)
-            shutil.rmtree(cache)
+            remove(cache)
     return len(files) * cfg.phantom.n_frames
+
+
+def _read_note(note: Path) -> dict[str, Any]:
+    """Settings of a data set in a folder; nothing where there are none."""
+    if not note.exists():
+        return {}
+    try:
+        settings = json.loads(note.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{note} is damaged: choose another folder, or delete it to start anew")
+    return settings
 
 
 def _made_with(kind: str, cfg: Config, **more: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from ulmpaper.core.grid import frame_position
 from ulmpaper.core.records import Block, check_choice, check_positive
 from ulmpaper.core.testcard import simulate_testcard
 from ulmpaper.io.fetch import REGISTRY, fetch, registry_table
+from ulmpaper.io.processes import count_processes, worker_errors, worker_options
 from ulmpaper.simulator.array import WAVELENGTH_MM
 from ulmpaper.simulator.flow import MEAN_AMPLITUDE, advect, cross_plane, displacement_maps
 from ulmpaper.simulator.phantom import SEQUENCES, phantom_block
@@ -528,12 +529,13 @@ def invivo_blocks(cfg: Config, scene: Scene, *, first: int = 0, n_jobs: int = 1)
 
     Each of `n_jobs` processes makes a block at a time; the blocks do not depend on it.
     """
-    n_jobs = joblib.effective_n_jobs(n_jobs)
+    n_jobs = max(1, min(count_processes(n_jobs), cfg.invivo.n_blocks - first))
     # One block for each process at a time, so that no more of them are in memory.
     for start in range(first, cfg.invivo.n_blocks, n_jobs):
         numbers = range(start, min(start + n_jobs, cfg.invivo.n_blocks))
         tasks = (joblib.delayed(invivo_block)(cfg, number, scene) for number in numbers)
-        yield from joblib.Parallel(n_jobs=n_jobs, max_nbytes=None)(tasks)
+        with worker_errors():
+            yield from joblib.Parallel(n_jobs=n_jobs, max_nbytes=None, **worker_options())(tasks)
 
 
 # --- random numbers and helpers ----------------------------------------------------------------
