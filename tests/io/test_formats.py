@@ -135,6 +135,12 @@ class TestTiff:
             open_frames(tmp_path / "c.tif")
         named = read_frames(tmp_path / "c.tif", axes="tzx")
         np.testing.assert_array_equal(named.frames, grey)
+        parts = np.stack([grey, grey[::-1]], axis=1)
+        tifffile.imwrite(tmp_path / "iq.tif", parts, imagej=True, metadata={"axes": "TCYX"})
+        with pytest.raises(ValueError, match=r"iq\.tif.*parts of IQ.*tczx"):
+            open_frames(tmp_path / "iq.tif")
+        joined = read_frames(tmp_path / "iq.tif", axes="tczx").frames
+        np.testing.assert_array_equal(joined, grey + 1j * grey[::-1])
 
     @pytest.mark.parametrize(
         "how", [{}, {"metadata": None}, {"imagej": True, "metadata": {"axes": "TYX"}}]
@@ -410,6 +416,16 @@ class TestVideo:
         with pytest.raises(ValueError, match="cut"):
             open_frames(cut(tmp_path / name))
 
+    def test_a_playlist_leads_nowhere(self, grey: np.ndarray, tmp_path: Path) -> None:
+        write.write_video(tmp_path / "real.mkv", grey, "ffv1", "gray")
+        entry = "#EXTINF:1,\nhttp://127.0.0.1:9/real.mkv\n"
+        (tmp_path / "a.mp4").write_text(f"#EXTM3U\n{entry}#EXT-X-ENDLIST\n")
+        with pytest.raises(ValueError, match=r"a\.mp4"):
+            open_frames(tmp_path / "a.mp4")
+        odd = tmp_path / "http:a%03d.mkv"
+        (tmp_path / "real.mkv").rename(odd)
+        check(odd, grey, None, None)
+
 
 class TestZea:
     def test_flat_iq(self, iq: np.ndarray, tmp_path: Path) -> None:
@@ -478,6 +494,13 @@ class TestUff:
         write.write_uff(tmp_path / "a.uff", iq)
         with pytest.raises(ValueError, match=r"cut\.uff"):
             open_frames(cut(tmp_path / "a.uff"))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_folder_is_no_file(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"a{suffix}").mkdir()
+    with pytest.raises((ValueError, OSError), match=r"a\."):
+        open_frames(tmp_path / f"a{suffix}")
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

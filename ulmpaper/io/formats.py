@@ -83,10 +83,11 @@ def format_of(path: Path) -> Format | None:
     """
     name = path.name.lower()
     known = [suffix for suffix in FORMATS if name.endswith(suffix)]
+    if path.is_dir():
+        is_zarr = ".zarr" in known or any((path / mark).is_file() for mark in _ZARR_MARKS)
+        return _ZARR if is_zarr else None
     if known:
         return FORMATS[max(known, key=len)]
-    if path.is_dir():
-        return _ZARR if any((path / mark).is_file() for mark in _ZARR_MARKS) else None
     if not path.is_file():
         return None
     with path.open("rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import subprocess
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ _CM = 3  # DICOM PS3.3 C.8.5.5.1.15: unit of a region's deltas
 _FLAT = 1  # DICOM PS3.3 C.8.5.5.1.1: a region that is a picture in two dimensions
 _NIFTI_MM = {"meter": 1e3, "mm": 1.0, "micron": 1e-3}
 _NIFTI_S = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+_MOST_GZIP = 1032  # times, at most, that gzip makes a file smaller
 _SAME_GREY = 4  # levels of 255 by which lossy codecs part the channels of a grey picture
 
 
@@ -169,6 +171,9 @@ def nifti_arrays(path: Path) -> dict[str, ArrayInfo]:
     image = _nifti(path)
     shape = tuple(image.shape)
     with readable(path):
+        n_bytes = math.prod(shape) * image.get_data_dtype().itemsize
+        if n_bytes > path.stat().st_size * (_MOST_GZIP if path.suffix.lower() == ".gz" else 1):
+            raise ValueError(f"{shape} values need more than the file holds")
         np.asarray(image.dataobj[..., -1:])  # a cut file lacks its end
     dtype = image.get_data_dtype().name
     space = [k for k, size in enumerate(shape[:3]) if size > 1]
@@ -263,8 +268,9 @@ def _ffmpeg(path: Path) -> list[str]:
     """Command that decodes all frames, none of them left out or doubled."""
     with optional("formats"):
         import imageio_ffmpeg  # type: ignore[import-untyped]
-    options = ["-v", "error", "-nostdin", "-i", str(path), "-map", "0:v:0"]
-    return [imageio_ffmpeg.get_ffmpeg_exe(), *options, "-fps_mode", "passthrough"]
+    # Only this file: neither a name nor a playlist inside may lead to another, or to the network.
+    options = ["-v", "error", "-nostdin", "-protocol_whitelist", "file", "-i", f"file:{path}"]
+    return [imageio_ffmpeg.get_ffmpeg_exe(), *options, "-map", "0:v:0", "-fps_mode", "passthrough"]
 
 
 class _Film:

@@ -156,6 +156,8 @@ def _tiff_axes(series: Any) -> ArrayInfo:
         why += "; S holds colours: take one of them, or save the stack in grey"
     elif len(letters) == 3:
         why += f", which says nothing of time: {name_axes('tzx')}"
+    elif letters == "TCYX" and series.shape[1] == 2:
+        why += f"; if C holds the parts of IQ, {name_axes('tczx')}"
     else:
         why += ": take one plane or channel, so that time, y and x are left"
     return ArrayInfo(series.shape, "", why, dtype)
