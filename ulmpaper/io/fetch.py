@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import lzma
 import os
 import shutil
 import sys
@@ -22,10 +23,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from tqdm import tqdm
 
 from ulmpaper.core.doors import optional
 from ulmpaper.core.records import check_choice
+from ulmpaper.io.arrays import list_arrays
 from ulmpaper.io.files import atomic_path, made_folder
+
+_PAGE_BYTES = 1024
+_PAGE_BEGINS = (b"<!doctype", b"<html", b"<head", b"<body", b"<script", b"<?xml", b"<!--")
+_PAGES = (".html", ".htm", ".xml", ".svg")
+_ARRAYS = (".mat", ".h5", ".hdf5", ".npy")
 
 
 @dataclass(frozen=True)
@@ -232,9 +240,18 @@ def unpack(path: str | Path) -> Path:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}: fetch it first")
     try:
-        with _plain_errors(folder), zipfile.ZipFile(path) as archive, atomic_path(folder) as part:
+        with (
+            atomic_path(folder, wait_s=0) as part,
+            _plain_errors(folder),
+            zipfile.ZipFile(path) as archive,
+        ):
             archive.extractall(part)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    # An encrypted archive, or one packed in a way that Python does not know.
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            f"{path} cannot be unpacked ({error}): unpack it by other means into {folder}"
+        ) from None
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise ValueError(
             f"{path} is not a sound zip archive ({error}): delete it and fetch it again"
         ) from None
@@ -258,7 +275,7 @@ def _obtain(
     if target.is_file():
         _check(file, target, target, "it was damaged or changed: delete it and fetch again", notify)
         return
-    with _made_for(target), atomic_path(target) as part:
+    with _made_for(target), atomic_path(target, wait_s=0) as part:
         if mirrored:
             with _plain_errors(target):
                 shutil.copyfile(mirrored, part)
@@ -287,7 +304,10 @@ def _download(url: str, path: Path, progress: bool) -> None:
     """Download one file."""
     with optional("fetch"), warnings.catch_warnings(action="ignore"):
         import pooch  # warns about its progress bar in notebooks without ipywidgets
-    pooch.HTTPDownloader(progressbar=progress, chunk_size=1 << 18)(url, str(path), None)
+    # A bar of our own, so that an error begins on a line of its own.
+    with tqdm(unit="B", unit_scale=True, ncols=79, delay=1e-6, disable=not progress) as bar:
+        download = pooch.HTTPDownloader(progressbar=bar if progress else False, chunk_size=1 << 18)
+        download(url, str(path), None)
 
 
 def _mirrored(name: str) -> Path | None:
@@ -316,6 +336,8 @@ def _check(
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged note fits nothing
             expected = json.loads(note.read_text(encoding="utf-8"))["sha256"]
     elif expected is None:
+        # What is noted is defended from then on: it must be whole, and of the kind that was meant.
+        _check_kind(path, file.name, advice)
         with _plain_errors(note), atomic_path(note) as part:
             text = json.dumps({"sha256": got, "url": file.url}, indent=1)
             part.write_text(text, encoding="utf-8")
@@ -329,12 +351,38 @@ def _check(
         )
 
 
+def _check_kind(path: Path, name: str, advice: str) -> None:
+    """Refuse an empty file, a web page in place of data, and what its own format calls cut."""
+    kind = Path(name).suffix.lower()
+    with path.open("rb") as file:
+        begin = file.read(_PAGE_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    fault = None
+    if not begin:
+        fault = "it is empty"
+    elif begin.startswith(_PAGE_BEGINS) and kind not in _PAGES:
+        fault = "it is a web page, as where one must log in"
+    elif kind == ".zip":
+        try:
+            zipfile.ZipFile(path).close()  # its directory is at its end
+        except zipfile.BadZipFile as error:
+            fault = f"it is no whole zip archive: {error}"
+    elif kind in _ARRAYS:
+        try:
+            list_arrays(path)
+        except ValueError as error:
+            fault = str(error)
+    if fault is not None:
+        raise ValueError(f"{name} is not what is wanted, {fault}; {advice}")
+
+
 @contextlib.contextmanager
 def _plain_errors(target: Path, url: str | None = None) -> Iterator[None]:
     """State plainly that writing `target` or, where there is a `url`, the connection failed."""
     try:
         yield
     except OSError as error:
+        if url is None and error.errno is None:  # its text is plain already
+            raise
         if url is None or error.errno is not None:  # errors of the connection carry no number
             raise OSError(
                 f"cannot write {target} ({error}): make room or set ULMPAPER_DATA_DIR"
