@@ -404,8 +404,9 @@ def _entry(path: Path, room: str, name: str) -> str:
                 return f".. autoclass:: {room}.{name}\n   :members:\n   :member-order: bysource"
             home = f"{path.parent.name}.{name}"
             return f".. py:class:: {name}\n   :module: {room}\n\n   Another name of `{home}`."
-        if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
-            home = f"{(node.module or '').split('.')[1]}.{name}"
+        is_taken = isinstance(node, ast.ImportFrom) and name in {a.name for a in node.names}
+        if is_taken and (node.module or "").startswith("ulmpaper."):
+            home = f"{node.module.split('.')[1]}.{name}"
             return f".. py:function:: {name}\n   :module: {room}\n\n   Another name of `{home}`."
         if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
