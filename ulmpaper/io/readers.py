@@ -8,6 +8,7 @@ of a `FrameFile`.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ from ulmpaper.io.arrays import (
     take_axes,
 )
 from ulmpaper.io.axes import take_frames
-from ulmpaper.io.files import readable, writable
+from ulmpaper.io.files import check_apart, fingerprint, readable, writable
 from ulmpaper.io.formats import format_of
 from ulmpaper.io.hdf5 import numbers_hdf5
 from ulmpaper.io.matlab import numbers_mat5
@@ -481,12 +482,25 @@ def store_frames(
     check_choice(out.suffix, (".h5", ".hdf5"), "kind of file to write")
     truths = [None] * len(files) if truth is None else read_truth(truth, files)
     names = [file.path.name for file in files]
-    if out.exists() and (not h5py.is_hdf5(out) or _made_of(out) != names):
+    is_one = truth is None or isinstance(truth, Truth)
+    given = [truth] if is_one else list(truth)  # type: ignore[arg-type]
+    paths = [Path(table) for table in given if isinstance(table, str | os.PathLike)]
+    tables = [table.to_csv() for table in given if isinstance(table, pd.DataFrame)]
+    inputs = [Path(file.path) for file in files] + paths
+    check_apart(inputs, [out])
+    about = {"files": names, "content": fingerprint(inputs)}
+    options = {
+        "variable": variable,
+        "axes": axes,
+        "truth": hashlib.sha256("".join(tables).encode()).hexdigest()[:10] if tables else None,
+    }
+    about |= {name: value for name, value in options.items() if value is not None}
+    if out.exists() and (not h5py.is_hdf5(out) or _made_of(out) != about):
         raise ValueError(
-            f"{out} is there and was not made of {', '.join(names)}: "
+            f"{out} is there and was not made of {', '.join(names)} as they are now: "
             "choose another name, or delete it"
         )
-    with writable(out.parent), BlockStore(out, "w", {"files": names}) as store:
+    with writable(out.parent), BlockStore(out, "w", about) as store:
         pairs = zip(files, truths, strict=True)
         for file, bubbles in tqdm(
             pairs, total=len(files), unit="file", delay=2, disable=not progress
@@ -497,10 +511,10 @@ def store_frames(
         return len(store)
 
 
-def _made_of(path: Path) -> list[str] | None:
-    """Names of the files that a store was made of."""
-    with h5py.File(path) as file:
-        return json.loads(file.attrs.get("about", "{}")).get("files")
+def _made_of(path: Path) -> object:
+    """What a store was made of: names and fingerprint of files, and how they were read."""
+    with readable(path), h5py.File(path) as file:
+        return json.loads(file.attrs.get("about", "{}"))
 
 
 def _find_file(path: str | Path, number: int | None, what: str, *patterns: str) -> Path:

@@ -66,6 +66,7 @@ class BlockStore:
         self._mode = check_choice(mode, ("r", "w", "a"), "mode")
         self._undo = self.path.with_name(f".{self.path.name}.undo")
         self._held = contextlib.ExitStack()  # the lock of who writes
+        self._file: h5py.File
         if mode != "r":
             if not self.path.parent.is_dir():
                 raise FileNotFoundError(f"there is no folder {self.path.parent}: make it first")
