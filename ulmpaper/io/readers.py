@@ -484,9 +484,9 @@ def store_frames(
     names = [file.path.name for file in files]
     is_one = truth is None or isinstance(truth, Truth)
     given = [truth] if is_one else list(truth)  # type: ignore[arg-type]
-    paths = [Path(table) for table in given if isinstance(table, str | os.PathLike)]
+    truth_files = [Path(table) for table in given if isinstance(table, str | os.PathLike)]
     tables = [table.to_csv() for table in given if isinstance(table, pd.DataFrame)]
-    inputs = [Path(file.path) for file in files] + paths
+    inputs = [file.path for file in files] + truth_files
     check_apart(inputs, [out])
     about = {"files": names, "content": fingerprint(inputs)}
     options = {
