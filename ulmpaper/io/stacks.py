@@ -73,17 +73,22 @@ def tiff_arrays(path: Path) -> dict[str, ArrayInfo]:
 @contextlib.contextmanager
 def open_tiff(path: Path, name: str) -> Iterator[Any]:
     """A series of a TIFF file, read page by page."""
-    with optional("formats"):
-        import zarr
     with _tiff(path) as file:
-        chosen = file.series if name == "pages" else [_tiff_series(file)[name]]
+        alone = [series.pages[0] for series in file.series] if name == "pages" else None
+        series = file.series[-1] if alone else _tiff_series(file)[name]
+        n_bytes = path.stat().st_size
         with readable(path):
-            for series in chosen:
-                _check_extent(series, path.stat().st_size)
-        if name == "pages":
-            yield _Pages([series.pages[0] for series in chosen])
+            if series.dataoffset is not None and series.dataoffset + series.nbytes > n_bytes:
+                raise ValueError("the file ends before its last image")
+            pages = _Pages(alone or series.pages, n_bytes)
+            last = pages.page(-1)
+        if alone or (len(series.pages), *last.shape) == series.shape:
+            yield pages
             return
-        with chosen[0].aszarr(chunkmode="page") as store:
+        # One directory for all frames, as ImageJ writes large stacks, or tiles of more axes.
+        with optional("formats"):
+            import zarr
+        with series.aszarr(chunkmode="page") as store:
             yield zarr.open_array(store, mode="r")
 
 
@@ -170,28 +175,26 @@ def _are_lone_pages(several: Any) -> bool:
 
 
 class _Pages:
-    """Pages of a TIFF file as an array (t, z, x)."""
+    """Pages of a TIFF file as an array (t, z, x), each looked up when it is read."""
 
-    def __init__(self, pages: list[Any]) -> None:
+    def __init__(self, pages: Any, n_bytes: int) -> None:
         self._pages = pages
-        self.shape = (len(pages), *pages[0].shape)
+        self._n_bytes = n_bytes
 
-    def __getitem__(self, key: Any) -> NDArray:
-        frames, *rest = key if isinstance(key, tuple) else (key,)
-        return np.stack([page.asarray() for page in self._pages[frames]])[(slice(None), *rest)]
-
-
-def _check_extent(series: Any, n_bytes: int) -> None:
-    """Raise where the file ends before its last image does; reading would give zeros."""
-    for number, page in enumerate(series.pages):
+    def page(self, number: int) -> Any:
+        """A page whose numbers lie within the file; past its end zeros would be read."""
+        page = self._pages[number]
         if page is None:
             raise ValueError(f"image {number} is not in the file")
         pairs = zip(page.dataoffsets, page.databytecounts, strict=True)
-        if any(offset + count > n_bytes for offset, count in pairs):
+        if any(offset + count > self._n_bytes for offset, count in pairs):
             raise ValueError(f"image {number} lies past the end of the file")
-    last = series.dataoffset
-    if last is not None and last + series.nbytes > n_bytes:
-        raise ValueError("the file ends before its last image")
+        return page
+
+    def __getitem__(self, key: Any) -> NDArray:
+        frames, *rest = key
+        numbers = range(*frames.indices(len(self._pages)))
+        return np.stack([self.page(k).asarray() for k in numbers])[(slice(None), *rest)]
 
 
 def _per_pixel(tag: Any, unit_mm: float | None) -> float | None:
