@@ -163,7 +163,7 @@ def test_guesses_that_work(flow: Block, file: Path) -> None:
         (lambda f: io.write_result, AttributeError, "save_result"),
         (lambda f: ulm.loacte, AttributeError, "did you mean 'locate'"),
         (lambda f: ulm.core.lengths, AttributeError, r"tracks\['track'\].value_counts\(\)"),
-        (lambda f: ulm.core.summary, AttributeError, r"tracks.groupby\('track'\)"),
+        (lambda f: ulm.core.summary, AttributeError, r"track_summary\(tracks"),
         (lambda f: networks.fit, AttributeError, r"ulmpaper.train\(recipe, folder, cfg\)"),
         (
             lambda f: ulm.load_config("quick", method="parabola"),

@@ -194,7 +194,7 @@ def test_frames_in_pieces_equal_the_whole(flow: Block) -> None:
         (
             lambda f: locate_peaks(-f),
             ValueError,
-            r"negative values \(down to -1\).*filters.envelope",
+            r"negative values \(down to -1, first in frame 0\).*filters.envelope",
         ),
         (lambda f: locate_peaks(f * 1j), TypeError, "amplitude is needed"),
         (lambda f: locate_peaks(f[0], n_bubbles=3), ValueError, "three axes"),

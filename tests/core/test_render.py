@@ -108,8 +108,8 @@ def test_power_doppler_is_mean_power() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: density(p, (0, 4)), "z must be a number above 0"),
-        (lambda p: density(p, (4, 4), upsample=0), "upsample must be a number above 0"),
+        (lambda p: density(p, (0, 4)), "z must be a whole number, 1 or more, not 0"),
+        (lambda p: density(p, (4, 4), upsample=0), "upsample must be a whole number"),
         (lambda p: density(p.drop(columns="vz"), (4, 4)), r"lacks the column\(s\) vz"),
         (lambda p: power_doppler(np.ones((4, 4))), "three axes"),
     ],

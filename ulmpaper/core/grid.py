@@ -5,18 +5,37 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ulmpaper.core.records import check_whole
+
+# Four maps of this size take 32 GB.
+_MOST_PIXELS = 10**9
+
 
 def map_shape(
     shape_px: tuple[int, int], *, upsample: int = 10, pala: bool = False
 ) -> tuple[int, int]:
     """Size (z, x) of the maps of frames of `shape_px`.
 
+    Raises
+    ------
+    ValueError
+        Not two whole numbers, `upsample` is none, or the map would have more than 1e9 pixels.
+
     Examples
     --------
     >>> map_shape((84, 143)), map_shape((84, 143), pala=True)
     ((840, 1430), (841, 1431))
     """
-    return (shape_px[0] * upsample + pala, shape_px[1] * upsample + pala)
+    if np.shape(shape_px) != (2,):
+        raise ValueError(f"shape_px is the size of a frame, (z, x) [px], not {shape_px!r}")
+    n_z = check_whole(z=shape_px[0]) * check_whole(upsample=upsample) + pala
+    n_x = check_whole(x=shape_px[1]) * int(upsample) + pala
+    if n_z * n_x > _MOST_PIXELS:
+        raise ValueError(
+            f"maps of {n_z:,} x {n_x:,} pixels are larger than {_MOST_PIXELS:,} pixels: "
+            f"give an upsample below {upsample}"
+        )
+    return (n_z, n_x)
 
 
 def map_index(

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ulmpaper.core.grid import map_index, map_shape
-from ulmpaper.core.records import check_bubbles, check_frames, check_positive
+from ulmpaper.core.records import check_bubbles, check_frames
 from ulmpaper.core.track import interpolate, shrinking_mean
 
 _PATH_COLUMNS = ("track", "frame", "z", "x", "vz", "vx")
@@ -68,11 +68,10 @@ class Maps:
     def __init__(
         self, shape_px: tuple[int, int], *, upsample: int = 10, pala: bool = False
     ) -> None:
-        check_positive(upsample=upsample, z=shape_px[0], x=shape_px[1])
+        shape = map_shape(shape_px, upsample=upsample, pala=pala)
         self.shape_px = (int(shape_px[0]), int(shape_px[1]))
         self.upsample = upsample
         self.pala = pala
-        shape = map_shape(self.shape_px, upsample=upsample, pala=pala)
         self._sums = {
             name: np.zeros(shape) for name in ("count", "speed", "mean_speed", "signed_speed")
         }
@@ -125,7 +124,7 @@ def map_sums(
     ----------
     paths : DataFrame
         As from `track.interpolate`, or any table of tracks with velocities (then only the bubbles'
-        own places count, without interpolation).
+        own places count, without interpolation); the order of its rows does not matter.
     shape_px, upsample, pala
         As in `Maps`. ``pala=True`` also repeats PALA's mix-up of speeds (the first m values of a
         track, in time, go to its m pixels in column order) and its mean speed (path length over n
@@ -135,7 +134,15 @@ def map_sums(
     -----
     PALA ``ULM_Track2MatOut``. The speed of a track in a pixel is the mean over its points there.
     """
-    check_bubbles(paths, columns=_PATH_COLUMNS)
+    paths = check_bubbles(paths, columns=_PATH_COLUMNS, path=True)
+    track = paths["track"].to_numpy()
+    frame = paths["frame"].to_numpy(dtype=float)
+    if not (
+        (track[1:] > track[:-1]) | ((track[1:] == track[:-1]) & (frame[1:] > frame[:-1]))
+    ).all():
+        order = np.lexsort((frame, track))
+        paths = paths.iloc[order]
+        frame = frame[order]
     n_z, n_x = map_shape(shape_px, upsample=upsample, pala=pala)
     z = map_index(paths["z"].to_numpy(), upsample=upsample, pala=pala)
     x = map_index(paths["x"].to_numpy(), upsample=upsample, pala=pala)
@@ -143,7 +150,7 @@ def map_sums(
     vz, vx = (paths[name].to_numpy(dtype=float) for name in ("vz", "vx"))
     speed = np.hypot(vz, vx)
     downwards = np.sign(np.bincount(track, vz))
-    mean_speed = _mean_speed(paths, track, speed, first, pala)
+    mean_speed = _mean_speed(frame, track, speed, first, pala)
     if pala:
         speed = shrinking_mean(speed, first, np.bincount(track), _PALA_SPEED_SPAN)
     inside = (z >= 0) & (z < n_z) & (x >= 0) & (x < n_x)
@@ -239,8 +246,13 @@ def density(
     return maps.density
 
 
-def power_doppler(frames: ArrayLike) -> NDArray[np.floating]:
+def power_doppler(frames: ArrayLike) -> NDArray[np.float64]:
     """Mean power over time of (clutter-filtered) frames: (T, Z, X) to (Z, X).
+
+    Raises
+    ------
+    ValueError
+        All squares are beyond double precision, or below it.
 
     Examples
     --------
@@ -248,7 +260,20 @@ def power_doppler(frames: ArrayLike) -> NDArray[np.floating]:
     [[9.0]]
     """
     frames = check_frames(frames, allow_complex=True)
-    return np.mean(frames.real**2 + frames.imag**2, axis=0)
+    power = np.zeros(frames.shape[1:])
+    # In double precision, whose squares hold all of single precision's numbers; frame by frame, so
+    # that no second stack is made.
+    with np.errstate(over="ignore", under="ignore"):
+        for frame in frames:
+            parts = (frame.real, frame.imag) if frames.dtype.kind == "c" else (frame,)
+            for part in parts:
+                power += part.astype(np.float64) ** 2
+    if not np.isfinite(power).all() or (not power.any() and np.any(frames)):
+        raise ValueError(
+            f"amplitudes as of {np.abs(frames).max():g} have no square in double precision: divide "
+            "the frames by their maximum"
+        )
+    return power / len(frames)
 
 
 def _group(key: NDArray) -> tuple[NDArray, NDArray]:
@@ -261,13 +286,16 @@ def _group(key: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def _mean_speed(
-    paths: pd.DataFrame, track: NDArray, speed: NDArray, first: NDArray, pala: bool
+    frame: NDArray, track: NDArray, speed: NDArray, first: NDArray, pala: bool
 ) -> NDArray:
-    """Mean speed of each track; the first point, which repeats the second, does not count."""
+    """Mean speed of each track over time; the first point, which repeats the second, has none."""
     n_points = np.bincount(track)
-    mean = (np.bincount(track, speed) - speed[first]) / np.maximum(n_points - 1, 1)
+    elapsed = np.diff(frame, prepend=0)
+    elapsed[first] = 0
+    duration = frame[first + n_points - 1] - frame[first]
     if pala:
-        frame = paths["frame"].to_numpy(dtype=float)
-        elapsed = frame[first + n_points - 1] - frame[first]
-        mean *= elapsed / (elapsed + 1)
-    return mean
+        # PALA counts points instead of time, and one frame too many.
+        mean = (np.bincount(track, speed) - speed[first]) / np.maximum(n_points - 1, 1)
+        return mean * duration / (duration + 1)
+    mean = np.zeros(len(first))
+    return np.divide(np.bincount(track, speed * elapsed), duration, out=mean, where=duration > 0)

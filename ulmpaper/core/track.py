@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.optimize import linear_sum_assignment
 
-from ulmpaper.core.records import BUBBLE_COLUMNS, check_bubbles, check_positive
+from ulmpaper.core.pairs import best_pairs, pairs_in_reach
+from ulmpaper.core.records import BUBBLE_COLUMNS, check_bubbles, check_positive, check_whole
 
 _TRACK_COLUMNS = (*BUBBLE_COLUMNS, "track")
+# Points of all paths of a call: their table takes 5 GB.
+_MOST_POINTS = 1e8
 
 
 def link(bubbles: pd.DataFrame, *, max_distance_px: float = 2.0, max_gap: int = 0) -> pd.DataFrame:
@@ -48,22 +50,24 @@ def link(bubbles: pd.DataFrame, *, max_distance_px: float = 2.0, max_gap: int = 
     >>> link(bubble_table([0, 1, 1], [5.0, 5.4, 9.0], [5.0, 5.0, 9.0], [1, 1, 1])).track.tolist()
     [0, 0, 1]
     """
-    check_bubbles(bubbles)
     check_positive(max_distance_px=max_distance_px)
-    if max_gap < 0:
-        raise ValueError(f"max_gap must be 0 or more frames, not {max_gap}")
-    table = bubbles.sort_values("frame", kind="stable", ignore_index=True)
+    max_gap = check_whole(low=0, max_gap=max_gap)
+    table = check_bubbles(bubbles)
+    order = np.argsort(table["frame"].to_numpy(), kind="stable")
+    table = table.iloc[order].reset_index(drop=True)
     frame = table["frame"].to_numpy()
     at = table[["z", "x"]].to_numpy(dtype=float)
-    bounds = {int(f): slice(a, b) for f, a, b in _runs(frame)}
+    every = np.arange(len(table))
+    i, j, squared = pairs_in_reach(
+        frame, at, every, every, reach_px=max_distance_px, frames_between=(1, 1)
+    )
+    source, target = best_pairs(i, j, squared, frame[i])
     successor = np.full(len(table), -1)
-    for f, here in bounds.items():
-        there = bounds.get(f + 1)
-        if there is not None:
-            source, target = _assign(at[here], at[there], max_distance_px)
-            successor[here.start + source] = there.start + target
-    if max_gap:
-        _close_gaps(at, bounds, successor, max_distance_px, max_gap)
+    successor[source] = target
+    if max_gap and len(table):
+        # No gap is longer than the recording.
+        longest = min(max_gap, int(frame[-1] - frame[0]))
+        _close_gaps(frame, at, successor, max_distance_px, longest)
     track = _number_chains(successor)
     order = np.argsort(track, kind="stable")
     return table.assign(track=track).iloc[order].reset_index(drop=True)
@@ -82,28 +86,32 @@ def drop_short(tracks: pd.DataFrame, min_length: int = 15) -> pd.DataFrame:
     >>> drop_short(tracks, 1).track.tolist()
     [0, 0]
     """
-    check_bubbles(tracks, columns=_TRACK_COLUMNS)
-    if min_length < 0:
-        raise ValueError(f"min_length must be 0 or more points, not {min_length}")
+    tracks = check_bubbles(tracks, columns=_TRACK_COLUMNS)
+    min_length = min(check_whole(low=0, min_length=min_length), len(tracks))
     _, code, size = np.unique(tracks["track"], return_inverse=True, return_counts=True)
     return tracks[size[code] > min_length].reset_index(drop=True)
 
 
-def smooth(tracks: pd.DataFrame, points: int = 20) -> pd.DataFrame:
-    """Smooth z and x of each track by a centred moving average.
+def smooth(tracks: pd.DataFrame, points: int = 20, *, pala: bool = False) -> pd.DataFrame:
+    """Smooth z and x of each track by a centred moving average over frames.
 
     Parameters
     ----------
     tracks : DataFrame
         Track table.
     points : int
-        Longest span of the average; the largest odd number not above it and the track's length is
-        used. Towards the ends of a track the span shrinks, so that its first and last point stay
-        where they are.
+        Longest span of the average [frames]; the largest odd number not above it and the track's
+        length is used. Towards the ends of a track the span shrinks, so that its first and last
+        point stay where they are.
+    pala : bool
+        Repeat PALA: average over rows, as if no frame were missing. That moves the points beside a
+        bridged gap towards it, and back.
 
     Notes
     -----
-    MATLAB's ``smooth``, as used by PALA with 20 points, that is, 19.
+    MATLAB's ``smooth``, as used by PALA with 20 points, that is, 19. In a bridged gap the bubble is
+    taken to move evenly from its last to its next point, so that a bubble in even motion stays on
+    its line whichever frames are missing.
 
     Examples
     --------
@@ -112,12 +120,17 @@ def smooth(tracks: pd.DataFrame, points: int = 20) -> pd.DataFrame:
     >>> smooth(zigzag, 3)[["z", "x"]].round(9).values.tolist()
     [[0.0, 0.0], [0.3, 1.0], [0.0, 2.0]]
     """
+    points = check_whole(points=points)
     tracks, first, size = _sorted_tracks(tracks)
-    check_positive(points=points)
-    smoothed = {
-        axis: shrinking_mean(tracks[axis].to_numpy(dtype=float), first, size, points)
-        for axis in ("z", "x")
-    }
+    knots = np.arange(len(tracks))
+    if not pala:
+        knots, first, size = _on_frames(tracks["frame"].to_numpy(), first, size)
+    smoothed = {}
+    for axis in ("z", "x"):
+        values = tracks[axis].to_numpy(dtype=float)
+        if size.sum() > len(values):
+            values = np.interp(np.arange(size.sum()), knots, values)
+        smoothed[axis] = shrinking_mean(values, first, size, points)[knots]
     return tracks.assign(**smoothed)
 
 
@@ -143,6 +156,8 @@ def shrinking_mean(
     row = np.arange(len(values))
     place = row - np.repeat(first, size)
     from_end = np.repeat(size, size) - 1 - place
+    # No track is longer than the table; larger numbers may not fit.
+    points = min(points, len(values))
     widest = np.repeat((np.minimum(points, size) - 1) // 2, size)
     reach = np.minimum(np.minimum(place, from_end), widest)
     # Running sums of the distance from each track's start lose no digits in long tables.
@@ -174,12 +189,13 @@ def interpolate(
     max_distance_px, upsample
         Longest step of the linking [px] and map pixels per pixel. The longest step is cut into
         pieces of 0.8 map pixels: points lie ``0.8 / (max_distance_px * upsample)`` frames apart
-        (0.04 by default).
+        (0.04 by default), and one at the last bubble.
     smooth_points : int
         See `smooth`; 1 leaves the points where they are.
     pala : bool
         Repeat PALA: frames missing in a bridged gap take no time, so that speeds there come out too
-        high.
+        high, smoothing goes by rows, and a path ends at its last whole step, before its last
+        bubble.
 
     Returns
     -------
@@ -204,23 +220,35 @@ def interpolate(
     check_positive(
         px_mm=px_mm, frame_rate_hz=frame_rate_hz, max_distance_px=max_distance_px, upsample=upsample
     )
-    tracks, first, size = _sorted_tracks(smooth(tracks, smooth_points))
+    tracks, first, size = _sorted_tracks(smooth(tracks, smooth_points, pala=pala))
     frame = tracks["frame"].to_numpy(dtype=float)
     since = (
         np.arange(len(tracks)) - np.repeat(first, size)
         if pala
         else frame - np.repeat(frame[first], size)
     )
-    # The longest allowed step is cut into pieces of 0.8 map pixels.
-    step = 0.8 / (max_distance_px * upsample)
     span = since[first + size - 1]
+    # The longest allowed step is cut into pieces of 0.8 map pixels.
+    pieces = max(max_distance_px * upsample, 1e-9) / 0.8
+    if not pieces * (1 + float(span.sum())) <= _MOST_POINTS:
+        raise ValueError(
+            f"max_distance_px {max_distance_px:g} and upsample {upsample:g} ask for {pieces:g} "
+            f"points a frame along tracks of {span.sum():g} frames in all, but at most "
+            f"{_MOST_POINTS:g} points are drawn: give less of one"
+        )
+    step = 0.8 / max(max_distance_px * upsample, 1e-9)
     # Rounding must not cost the last point of a span that is a whole number of steps.
-    n_points = np.floor(span / step * (1 + 1e-12)).astype(np.intp) + 1
+    n_steps = np.floor(span / step * (1 + 1e-12)).astype(np.intp)
+    # What is left of a span beyond its last whole step.
+    rest = np.zeros(len(span)) if pala else span - n_steps * step
+    has_rest = rest > 1e-9 * step
+    n_points = n_steps + 1 + has_rest
     # One axis of time with all tracks one after another: a single np.interp serves them all.
     offset = np.cumsum(span + 1) - (span + 1)
     start = np.cumsum(n_points) - n_points
     place = np.arange(n_points.sum()) - np.repeat(start, n_points)
     time = np.minimum(place * step, np.repeat(span, n_points))
+    ends_early = (start + n_points - 1)[has_rest]
     when = time + np.repeat(offset, n_points)
     knots = since + np.repeat(offset, size)
     path = {"track": np.repeat(tracks["track"].to_numpy()[first], n_points)}
@@ -230,20 +258,26 @@ def interpolate(
         values = (
             np.interp(when, knots, tracks[axis].to_numpy(dtype=float)) if len(when) else np.empty(0)
         )
-        change = np.diff(values, prepend=values[:1])
-        change[start] = np.append(change, 0.0)[np.where(n_points > 1, start + 1, len(change))]
+        speed = np.diff(values, prepend=values[:1]) / step
+        speed[ends_early] *= step / rest[has_rest]
+        speed[start] = np.append(speed, 0.0)[np.where(n_points > 1, start + 1, len(speed))]
         path[axis] = values
-        velocity[f"v{axis}"] = change / step * px_mm * frame_rate_hz
+        velocity[f"v{axis}"] = speed * px_mm * frame_rate_hz
     return pd.DataFrame({**path, **velocity})
 
 
 def add_velocity(
-    tracks: pd.DataFrame, *, px_mm: float, frame_rate_hz: float, smooth_points: int = 20
+    tracks: pd.DataFrame,
+    *,
+    px_mm: float,
+    frame_rate_hz: float,
+    smooth_points: int = 20,
+    pala: bool = False,
 ) -> pd.DataFrame:
     """Add the velocity of each point of each smoothed track as columns ``vz, vx`` [mm/s].
 
     The velocity is that of the step that ends in the point (first point: the step that leaves it),
-    as at the frames of `interpolate`.
+    as at the frames of `interpolate`, whose parameters it shares.
 
     Examples
     --------
@@ -253,11 +287,14 @@ def add_velocity(
     [25.0, 25.0]
     """
     check_positive(px_mm=px_mm, frame_rate_hz=frame_rate_hz)
-    smoothed, first, size = _sorted_tracks(smooth(tracks, smooth_points))
+    smoothed, first, size = _sorted_tracks(smooth(tracks, smooth_points, pala=pala))
     columns = {}
     elapsed = np.diff(smoothed["frame"].to_numpy(dtype=float), prepend=0)
+    if pala:
+        elapsed = np.ones(len(smoothed))
     for axis in ("z", "x"):
         step = np.diff(smoothed[axis].to_numpy(dtype=float), prepend=0)
+        # The step into the first point of a track comes from another track.
         speed = np.divide(step, elapsed, out=np.zeros_like(step), where=elapsed > 0)
         speed[first] = np.append(speed, 0.0)[np.where(size > 1, first + 1, len(speed))]
         columns[f"v{axis}"] = speed * px_mm * frame_rate_hz
@@ -356,54 +393,25 @@ def track_summary(
     return summary
 
 
-def _assign(source: NDArray, target: NDArray, max_distance: float) -> tuple[NDArray, NDArray]:
-    """Most links, then least squared distance, among pairs no farther apart than `max_distance`."""
-    squared = ((source[:, None] - target[None]) ** 2).sum(axis=2)
-    allowed = squared <= max_distance**2
-    # Pairs without a rival need no search; most bubbles are such.
-    alone = allowed & (allowed.sum(axis=1) == 1)[:, None] & (allowed.sum(axis=0) == 1)[None]
-    rows, columns = np.nonzero(alone)
-    contested = allowed & ~alone
-    some_rows = np.flatnonzero(contested.any(axis=1))
-    some_columns = np.flatnonzero(contested.any(axis=0))
-    if len(some_rows):
-        inside = np.ix_(some_rows, some_columns)
-        # A barred pair costs more than all allowed ones together: the number of links comes first.
-        cost = np.where(
-            contested[inside], squared[inside], squared[inside][contested[inside]].sum() + 1
-        )
-        r, c = linear_sum_assignment(cost)
-        good = contested[inside][r, c]
-        rows = np.append(rows, some_rows[r[good]])
-        columns = np.append(columns, some_columns[c[good]])
-    return rows, columns
-
-
 def _close_gaps(
-    at: NDArray, bounds: dict[int, slice], successor: NDArray, max_distance: float, max_gap: int
+    frame: NDArray, at: NDArray, successor: NDArray, max_distance: float, max_gap: int
 ) -> None:
     """Join loose ends to loose starts, in place: early ends, short gaps, near starts first."""
     has_source = np.zeros(len(successor), dtype=bool)
     has_source[successor[successor >= 0]] = True
-    for f, here in bounds.items():
-        for gap in range(1, max_gap + 1):
-            there = bounds.get(f + 1 + gap)
-            ends = here.start + np.flatnonzero(successor[here] < 0)
-            starts = (
-                np.empty(0, int)
-                if there is None
-                else there.start + np.flatnonzero(~has_source[there])
-            )
-            if not (len(ends) and len(starts)):
-                continue
-            squared = ((at[ends][:, None] - at[starts][None]) ** 2).sum(axis=2)
-            i, j = np.nonzero(squared <= max_distance**2)
-            for k in np.argsort(squared[i, j], kind="stable"):
-                end = ends[i[k]]
-                start = starts[j[k]]
-                if successor[end] < 0 and not has_source[start]:
-                    successor[end] = start
-                    has_source[start] = True
+    ends, starts, squared = pairs_in_reach(
+        frame,
+        at,
+        np.flatnonzero(successor < 0),
+        np.flatnonzero(~has_source),
+        reach_px=max_distance,
+        frames_between=(2, max_gap + 1),
+    )
+    order = np.lexsort((squared, frame[starts], frame[ends]))
+    for end, start in zip(ends[order].tolist(), starts[order].tolist(), strict=True):
+        if successor[end] < 0 and not has_source[start]:
+            successor[end] = start
+            has_source[start] = True
 
 
 def _number_chains(successor: NDArray) -> NDArray[np.int64]:
@@ -419,16 +427,25 @@ def _number_chains(successor: NDArray) -> NDArray[np.int64]:
     return np.argsort(np.argsort(first))[chain].astype(np.int64)
 
 
-def _runs(sorted_values: NDArray) -> list[tuple[int, int, int]]:
-    """(value, start, stop) of each run of equal values."""
-    value, start = np.unique(sorted_values, return_index=True)
-    stop = np.append(start, len(sorted_values))[1:]
-    return list(zip(value.tolist(), start.tolist(), stop.tolist(), strict=True))
+def _on_frames(
+    frame: NDArray, first: NDArray, size: NDArray
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Places of points among all frames of all tracks; first and number of each track's frames."""
+    since = frame - np.repeat(frame[first], size)
+    n_frames = since[first + size - 1] + 1
+    if float(n_frames.sum(dtype=float)) > _MOST_POINTS:
+        raise ValueError(
+            f"the tracks last {n_frames.sum(dtype=float):g} frames in all, but at most "
+            f"{_MOST_POINTS:g} are smoothed: are the frames counted in another unit?"
+        )
+    start = np.cumsum(n_frames) - n_frames
+    return since + np.repeat(start, size), start, n_frames
 
 
 def _sorted_tracks(tracks: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.intp], NDArray[np.intp]]:
     """Tracks ordered by track and frame, with the first row and the number of points of each."""
-    check_bubbles(tracks, columns=_TRACK_COLUMNS)
-    tracks = tracks.sort_values(["track", "frame"], kind="stable", ignore_index=True)
+    tracks = check_bubbles(tracks, columns=_TRACK_COLUMNS)
+    order = np.lexsort((tracks["frame"].to_numpy(), tracks["track"].to_numpy()))
+    tracks = tracks.iloc[order].reset_index(drop=True)
     _, first, size = np.unique(tracks["track"], return_index=True, return_counts=True)
     return tracks, first, size

@@ -12,10 +12,10 @@ from math import inf, nan, sqrt
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from ulmpaper.core.records import check_bubbles, check_positive
+from ulmpaper.core.pairs import best_pairs, pairs_in_reach
+from ulmpaper.core.records import check_bubbles, check_positive, check_whole
 
 LIMITS_PX = {"near": 0.25, "far": 0.5}  # below these a bubble counts as found
 SCORES = ("jaccard", "precision", "recall")
@@ -54,6 +54,9 @@ def join_sequences(
         )
     joined = []
     first = 0
+    found, truth = (
+        [check_bubbles(t, columns=["frame"]) for t in given] for given in (found, truth)
+    )
     for tables in zip(found, truth, strict=True):
         joined.append([table.assign(frame=table["frame"] + first) for table in tables])
         first += max(int(table["frame"].max()) + 1 if len(table) else 0 for table in tables)
@@ -148,22 +151,27 @@ def match_bubbles(
     [-0.25, -0.125]
     """
     check_positive(max_distance_px=max_distance_px)
-    place = ["frame", "z", "x"]
-    p, t = (
-        check_bubbles(table, columns=place)[place].to_numpy(dtype=float) for table in (pred, truth)
+    pred, truth = (check_bubbles(table, columns=["frame", "z", "x"]) for table in (pred, truth))
+    # Both tables one below the other, each in order of time, as the search for pairs wants them.
+    order = [np.argsort(table["frame"].to_numpy(), kind="stable") for table in (pred, truth)]
+    both = pd.concat([pred.iloc[order[0]], truth.iloc[order[1]]], ignore_index=True)
+    frame = both["frame"].to_numpy()
+    at = both[["z", "x"]].to_numpy(dtype=float)
+    pair = _pala_pairs if pala else _best_pairs
+    i, j = pair(frame, at, len(pred), max_distance_px)
+    dz, dx = (at[i] - at[j]).T
+    distance = np.hypot(dz, dx)
+    match = pd.DataFrame(
+        {
+            "frame": frame[i],
+            "pred": order[0][i],
+            "truth": order[1][j - len(pred)],
+            "dz": dz,
+            "dx": dx,
+            "distance": distance,
+        }
     )
-    rows_p, rows_t = (table.groupby("frame").indices for table in (pred, truth))
-    pairs = [np.empty((0, 2), dtype=np.intp)]
-    for frame in sorted(set(p[:, 0]) & set(t[:, 0])):
-        found = rows_p[frame]
-        true = rows_t[frame]
-        distance = cdist(p[found, 1:], t[true, 1:])
-        i, j = _pala_pairs(distance) if pala else _best_pairs(distance, max_distance_px)
-        pairs.append(np.column_stack([found[i], true[j]])[distance[i, j] < max_distance_px])
-    i, j = np.concatenate(pairs).T
-    dz, dx = (p[i, 1:] - t[j, 1:]).T
-    columns = {"pred": i, "truth": j, "dz": dz, "dx": dx, "distance": np.hypot(dz, dx)}
-    match = pd.DataFrame({"frame": pred["frame"].to_numpy()[i], **columns})
+    match = match[distance < max_distance_px].reset_index(drop=True)
     match.attrs = {"n_pred": len(pred), "n_truth": len(truth)}
     return match
 
@@ -187,7 +195,8 @@ def detection_scores(match: pd.DataFrame, *, max_distance_px: float = inf) -> di
     Raises
     ------
     ValueError
-        `match` does not say how many bubbles there were.
+        `match` does not say how many bubbles there were, or lacks its distances; `max_distance_px`
+        is not above 0.
 
     Notes
     -----
@@ -209,6 +218,9 @@ def detection_scores(match: pd.DataFrame, *, max_distance_px: float = inf) -> di
             "the table does not say how many bubbles there were: "
             "give it as match_bubbles returned it"
         )
+    match = check_bubbles(match, columns=["distance"])
+    if not max_distance_px > 0:
+        raise ValueError(f"max_distance_px must be above 0, not {max_distance_px!r}")
     n_pred = match.attrs["n_pred"]
     n_truth = match.attrs["n_truth"]
     n = int((match["distance"] < max_distance_px).sum())
@@ -244,6 +256,7 @@ def localization_errors(match: pd.DataFrame) -> dict[str, float]:
     >>> localization_errors(match_bubbles(truth.assign(x=3.25), truth))["bias_x"]
     0.25
     """
+    check_bubbles(match, columns=["dz", "dx", "distance"])
     errors: dict[str, float] = {"n_pairs": len(match)}
     for axis in "zx":
         errors |= {
@@ -293,7 +306,7 @@ def subpixel_histogram(bubbles: pd.DataFrame, n_bins: int = 20) -> pd.DataFrame:
     [[-0.25, 0.0, 1.0], [0.25, 2.0, 1.0]]
     """
     position = check_bubbles(bubbles, columns=["z", "x"])[["z", "x"]].to_numpy(dtype=float)
-    check_positive(n_bins=n_bins)
+    n_bins = check_whole(n_bins=n_bins)
     # The small shift keeps gridded positions, which lie on the edges of bins, from falling to
     # either side.
     place = np.floor((position + 0.5) % 1 * n_bins + 1e-6).astype(int) % n_bins
@@ -302,13 +315,38 @@ def subpixel_histogram(bubbles: pd.DataFrame, n_bins: int = 20) -> pd.DataFrame:
     return pd.DataFrame({"offset": (np.arange(n_bins) + 0.5) / n_bins - 0.5, "z": z, "x": x})
 
 
-def _best_pairs(distance: NDArray, max_distance: float) -> tuple[NDArray, NDArray]:
-    # A barred pair costs more than all allowed ones together: the number of pairs comes first.
-    barred = max_distance**2 * (min(distance.shape) + 1)
-    return linear_sum_assignment(np.where(distance < max_distance, distance**2, barred))
+def _best_pairs(
+    frame: NDArray, at: NDArray, n_pred: int, max_distance_px: float
+) -> tuple[NDArray, NDArray]:
+    """Rows of the best pairs closer than the limit; true bubbles stand from row `n_pred` on."""
+    rows = np.arange(len(frame))
+    i, j, squared = pairs_in_reach(
+        frame,
+        at,
+        rows[:n_pred],
+        rows[n_pred:],
+        reach_px=max_distance_px,
+        frames_between=(0, 0),
+    )
+    closer = np.hypot(*(at[i] - at[j]).T) < max_distance_px
+    i, j = best_pairs(i[closer], j[closer], squared[closer], frame[i[closer]])
+    order = np.argsort(i)
+    return i[order], j[order]
 
 
-def _pala_pairs(distance: NDArray) -> tuple[NDArray, NDArray]:
+def _pala_pairs(frame: NDArray, at: NDArray, n_pred: int, _: float) -> tuple[NDArray, NDArray]:
+    """Rows that PALA pairs, whatever their distance."""
+    pairs = [np.empty((0, 2), dtype=np.intp)]
+    for here in np.intersect1d(frame[:n_pred], frame[n_pred:]):
+        found = np.arange(*np.searchsorted(frame[:n_pred], [here, here + 1]))
+        true = n_pred + np.arange(*np.searchsorted(frame[n_pred:], [here, here + 1]))
+        i, j = _pala_walk(cdist(at[found], at[true]))
+        pairs.append(np.column_stack([found[i], true[j]]))
+    i, j = np.concatenate(pairs).T
+    return i, j
+
+
+def _pala_walk(distance: NDArray) -> tuple[NDArray, NDArray]:
     found, true = (np.argsort(distance.min(axis=axis), kind="stable") for axis in (1, 0))
     given: list[int] = [-1]
     while len(given) <= len(found) and given[-1] + 1 < len(true):
