@@ -13,13 +13,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ulmpaper.config import METHODS, NETWORKS, Config, Settings, as_config, method_name
 from ulmpaper.core.records import BUBBLE_COLUMNS, Block, UlmWarning, warn_user
 from ulmpaper.core.render import Maps, map_sums
 from ulmpaper.core.track import track_summary
-from ulmpaper.io.files import check_apart, fingerprint, write_atomic
+from ulmpaper.io.files import (
+    check_apart,
+    fingerprint,
+    made_folder,
+    only_writer,
+    writable,
+    write_atomic,
+)
 from ulmpaper.io.readers import FrameFile, open_frames
 from ulmpaper.io.truth import Truth, read_truth, with_truth
 from ulmpaper.metrics.bubbles import score_bubbles
@@ -28,10 +35,10 @@ from ulmpaper.metrics.maps import score_image
 from ulmpaper.pipeline.blocks import draw_lines, link_tracks, min_frames_per_block, pitch_and_rate
 from ulmpaper.pipeline.recording import UlmResult, ulm
 
-Recording = Block | FrameFile | str | os.PathLike
+Recording = ArrayLike | Block | FrameFile | str | os.PathLike
 
 TRUTH = "truth"
-NO_TRUTH = (
+_NO_TRUTH = (
     "Without truth none of these numbers says which method is right: they say how they differ."
 )
 _FILES = ("compare.csv", "compare.png", "compare.json")
@@ -102,7 +109,7 @@ class SideBySide:
             if name in self.table and self.table[name].astype(str).any()
         }
         printed = pd.DataFrame(rows, index=self.table.index).T.to_string()
-        return printed if self.has_truth else f"{printed}\n{NO_TRUTH}"
+        return printed if self.has_truth else f"{printed}\n{_NO_TRUTH}"
 
     def save(self, folder: str | os.PathLike, *, overwrite: bool = False) -> None:
         """Write ``compare.csv``, ``compare.png`` and the settings, ``compare.json``.
@@ -149,7 +156,7 @@ def compare_methods(
 
     Parameters
     ----------
-    frames : Block, FrameFile, path, or sequence of these
+    frames : array_like (T, Z, X), Block, FrameFile, path, or sequence of these
         The recording. The true bubbles count that its blocks or files bring, unless `truth` is
         given.
     methods : str or sequence of str
@@ -188,8 +195,8 @@ def compare_methods(
     >>> import ulmpaper
     >>> block = ulmpaper.simulate("testcard", "smoke", n_frames=60)
     >>> made = compare_methods(block, "radial:12, parabola:12", "smoke")
-    >>> made.table["bubbles"].to_dict(), list(made.densities)
-    ({'radial:12': 720, 'parabola:12': 720}, ['truth', 'radial:12', 'parabola:12'])
+    >>> list(made.densities), bool((made.table["recall_far"] > 0.7).all())
+    (['truth', 'radial:12', 'parabola:12'], True)
     """
     cfg = as_config(cfg)
     settings = _settings_of(methods, cfg)
@@ -259,8 +266,9 @@ def compare_to_folder(
     check_apart([*(file.path for file in files), *(truth or [])], written)
     if not overwrite:
         _check_same(Path(out), _describe(files, list(_settings_of(methods, cfg)), truth))
-    made = compare_methods(list(files), methods, cfg, truth=truth, n_jobs=n_jobs)
-    made.save(out, overwrite=overwrite)
+    with writable(Path(out)), made_folder(Path(out)), only_writer(Path(out) / "compare"):
+        made = compare_methods(list(files), methods, cfg, truth=truth, n_jobs=n_jobs)
+        made.save(out, overwrite=overwrite)
     return made
 
 
@@ -337,9 +345,17 @@ def _describe_method(cfg: Config) -> dict[str, str]:
 
 def _open(frames: Recording | Sequence[Recording]) -> list[Block | FrameFile]:
     """Parts of a recording, open to be read."""
-    one = isinstance(frames, Block | FrameFile | str | os.PathLike)
-    parts: Iterable[Any] = [frames] if one else frames  # type: ignore[assignment]
-    return [part if isinstance(part, Block | FrameFile) else open_frames(part) for part in parts]
+    several = isinstance(frames, list | tuple) and np.ndim(frames[0] if frames else 0) != 2
+    parts: Iterable[Any] = frames if several else [frames]  # type: ignore[assignment]
+    opened: list[Block | FrameFile] = []
+    for part in parts:
+        if isinstance(part, str | os.PathLike):
+            opened.append(open_frames(part))
+        else:
+            opened.append(part if isinstance(part, Block | FrameFile) else Block(np.asarray(part)))
+    if not opened:
+        raise ValueError("there is no recording to compare on: give frames, a block or a file")
+    return opened
 
 
 def _has_truth(source: Block | FrameFile) -> bool:
