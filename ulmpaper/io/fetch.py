@@ -28,7 +28,7 @@ from tqdm import tqdm
 from ulmpaper.core.doors import optional
 from ulmpaper.core.records import check_choice
 from ulmpaper.io.arrays import list_arrays
-from ulmpaper.io.files import atomic_path, made_folder
+from ulmpaper.io.files import atomic_path, clear_rests, made_folder
 
 _PAGE_BYTES = 1024
 _PAGE_BEGINS = (b"<!doctype", b"<html", b"<head", b"<body", b"<script", b"<?xml", b"<!--")
@@ -272,6 +272,7 @@ def _obtain(
     # cannot hold a file to the checksum of its first download, leave half an archive where
     # unpacking stops, and would save no line.
     mirrored = _mirrored(file.name)
+    clear_rests([target, _note_of(target)])
     if target.is_file():
         _check(file, target, target, "it was damaged or changed: delete it and fetch again", notify)
         return
@@ -323,11 +324,16 @@ def _mirrored(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def _note_of(target: Path) -> Path:
+    """Where the checksum of a file is kept, if it is not known beforehand."""
+    return target.with_name(f"{target.name}.sha256.json")
+
+
 def _check(
     file: _RemoteFile, path: Path, target: Path, advice: str, notify: Callable[[str], None]
 ) -> None:
     """Hold `path` to the checksum of `file`, or to that of its first download, kept in a note."""
-    note = target.with_name(f"{target.name}.sha256.json")
+    note = _note_of(target)
     with path.open("rb") as content:
         got = hashlib.file_digest(content, "sha256").hexdigest()
     expected = file.sha256

@@ -127,7 +127,7 @@ def only_writer(path: Path, *, wait_s: float = 0) -> Iterator[None]:
     ...
     OSError: another run is writing ...a.h5: wait until it has ended, or choose another name
     """
-    lock_path = path.with_name(f".{path.name}.lock")
+    lock_path = _lock_of(path)
     lock = FileLock(lock_path, timeout=wait_s)
     try:
         lock.acquire()
@@ -144,6 +144,18 @@ def only_writer(path: Path, *, wait_s: float = 0) -> Iterator[None]:
         with contextlib.suppress(OSError):
             lock_path.unlink(missing_ok=True)
         lock.release()
+
+
+def clear_rests(paths: Iterable[Path]) -> None:
+    """Remove what a run that was killed left beside files, if none writes them now."""
+    for path in paths:
+        if _lock_of(path).exists():
+            with contextlib.suppress(OSError), only_writer(path):
+                remove(hidden_part(path))
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def remove(path: Path) -> None:
@@ -394,9 +406,9 @@ def writable(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # its text is plain already
             raise
-        raise OSError(
-            f"cannot write to {folder} ({error.strerror}): make room, or choose another folder"
-        ) from error
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "make room, or choose another folder" if is_full else "choose another folder"
+        raise OSError(f"cannot write to {folder} ({error.strerror}): {advice}") from error
 
 
 @contextlib.contextmanager

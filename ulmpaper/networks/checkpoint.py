@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,23 @@ import numpy as np
 import pandas as pd
 import safetensors
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from ulmpaper import __version__
 from ulmpaper.config import Config
 from ulmpaper.io.checkout import revision
-from ulmpaper.io.files import write_atomic
+from ulmpaper.io.files import (
+    check_apart,
+    clear_rests,
+    made_folder,
+    only_writer,
+    writable,
+    write_atomic,
+)
 from ulmpaper.networks.recipes import Recipe
-from ulmpaper.networks.weights import load_tensors
+from ulmpaper.networks.weights import checksum, load_tensors
 from ulmpaper.simulator.psf_from_frames import psf_width
 from ulmpaper.simulator.simulate import psf_bank
 
@@ -88,22 +98,33 @@ class TrainingState:
         return is_best
 
 
-def make_folder(folder: str | Path) -> Path:
-    """Make the folder of a run if it is not there.
+@contextlib.contextmanager
+def run_folder(folder: Path, inputs: Iterable[str | Path]) -> Iterator[None]:
+    """Keep the folder of a run for this training; it is made, and removed again if left empty.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the run writes.
+    inputs : iterable of path
+        What the training reads: none of it may be written over.
 
     Raises
     ------
+    ValueError
+        A file that is read would be written.
     OSError
-        It cannot be made, or is a file.
+        The folder cannot be made, or is a file; or another training writes there.
     """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"cannot make the folder {folder} ({error.strerror}): choose another one"
-        ) from error
-    return folder
+    files = [folder / name for name in (BEST, METRICS, _LAST, _SETTINGS)]
+    check_apart(inputs, files)
+    with contextlib.ExitStack() as held:
+        with writable(folder):
+            held.enter_context(made_folder(folder))
+        if int(os.environ.get("RANK", "0")) == 0:  # of processes that share a training
+            held.enter_context(only_writer(folder / "training"))
+            clear_rests(files)
+        yield
 
 
 def write_state(
@@ -143,11 +164,15 @@ def write_state(
     write_atomic(folder / _SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
     write_atomic(folder / METRICS, pd.DataFrame(state.rows).to_csv(index=False).encode())
     # Last, since a training goes on from this file: after a crash before it, from the one before.
-    write_atomic(folder / _LAST, save(tensors, about))
+    write_atomic(folder / _LAST, save(tensors, {**about, "sha256": checksum(tensors, about)}))
 
 
 def read_state(
-    folder: Path, net: nn.Module, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
+    folder: Path,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: Mapping[str, Any],
+    n_steps: int,
 ) -> TrainingState:
     """Put `net` and `optimizer` into the state of ``last.safetensors``, if there is one.
 
@@ -155,6 +180,8 @@ def read_state(
     ----------
     folder, net, optimizer, settings
         See `write_state`; the settings must be those of the file.
+    n_steps : int
+        Steps of the whole training.
 
     Returns
     -------
@@ -170,39 +197,69 @@ def read_state(
     if not path.exists():
         return TrainingState()
     tensors, about = _read_tensors(path)
-    _check_same(folder, json.loads(about["settings"]), json.loads(json.dumps(settings)))
+    with _unusable(path):
+        began_with = _MAPPING.validate_json(about["settings"])
+        state = _STATE.validate_json(about["progress"])
+        if not 0 <= state.step <= n_steps:
+            raise ValueError(f"it has done {state.step} of {n_steps} steps")
+    _check_same(folder, began_with, json.loads(json.dumps(settings)))
     device = next(net.parameters()).device
     own = {name.removeprefix(_NET): t for name, t in tensors.items() if name.startswith(_NET)}
     load_tensors(net, own, what=str(path))
     net.to(device)
-    # torch numbers the parameters of an optimizer and knows its state by these numbers.
-    numbers = {name: k for k, (name, _) in enumerate(net.named_parameters())}
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith(_ADAM):
-            key, parameter = name.removeprefix(_ADAM).split(".", 1)
-            moments.setdefault(numbers[parameter], {})[key] = value
     optimizer.param_groups[0]["params"] = list(net.parameters())
+    with _unusable(path):
+        moments = _moments(net, tensors) if state.step else {}
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    return TrainingState(**json.loads(about["progress"]))
+    return state
+
+
+def _moments(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """State of Adam, which knows the parameters of a network by their numbers."""
+    moments = {}
+    wanted = set()
+    for number, (name, parameter) in enumerate(net.named_parameters()):
+        shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+        names = {key: f"{_ADAM}{key}.{name}" for key in shapes}
+        for key, shape in shapes.items():
+            tensor = tensors.get(names[key])
+            if tensor is None or tensor.shape != shape:
+                raise ValueError(f"Adam's {names[key]} is missing or of another shape")
+        moments[number] = {key: tensors[full] for key, full in names.items()}
+        wanted |= set(names.values())
+    if more := {name for name in tensors if name.startswith(_ADAM)} - wanted:
+        raise ValueError(f"the network has no {min(more)}")
+    return moments
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a ``last.safetensors``."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            names = list(file.keys())
-            # Copies: safetensors returns views of the file, whose layout in memory rounds anew.
-            tensors = {name: file.get_tensor(name).clone() for name in names}
+    """Tensors and metadata of a ``last.safetensors`` that holds what was written."""
+    with _unusable(path), safetensors.safe_open(path, framework="pt") as file:
+        about = file.metadata() or {}
+        names = list(file.keys())
+        # Copies: safetensors returns views of the file, whose layout in memory rounds anew.
+        tensors = {name: file.get_tensor(name).clone() for name in names}
         if about.get("format") != _FORMAT:
             raise ValueError("it is no training of ulmpaper")
-    except Exception as error:  # safetensors raises a type of its own on damaged files
-        raise ValueError(
-            f"cannot go on from {path} ({error}): delete the folder to start anew"
-        ) from error
+        written = about.pop("sha256", None)  # files of version 0.1.0 have none
+        if written is not None and written != checksum(tensors, about):
+            raise ValueError("it is damaged: it does not hold what was written")
     return tensors, about
+
+
+@contextlib.contextmanager
+def _unusable(path: Path) -> Iterator[None]:
+    """State in one sentence why a training cannot go on from a file."""
+    try:
+        yield
+    except Exception as error:  # safetensors raises a type of its own on damaged files
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        if isinstance(error, ValidationError):
+            reason = f"{error.title}: {error.errors()[0]['msg']}"
+        raise ValueError(
+            f"cannot go on from {path} ({reason}): delete the folder to start anew"
+        ) from error
 
 
 def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -218,6 +275,9 @@ def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) ->
             "to start anew"
         )
 
+
+_MAPPING = TypeAdapter(dict[str, Any])
+_STATE = TypeAdapter(TrainingState)
 
 # --- record ------------------------------------------------------------------------------------
 

@@ -27,13 +27,14 @@ from tqdm import tqdm
 from ulmpaper.config import Config, Fitted, Settings, as_config
 from ulmpaper.core.records import Block, check_choice
 from ulmpaper.io.files import fingerprint
+from ulmpaper.io.processes import STOP_SIGNALS, handle_stops
 from ulmpaper.io.store import BlockStore, is_block_store
 from ulmpaper.networks.checkpoint import (
     BEST,
     TrainingState,
     describe,
-    make_folder,
     read_state,
+    run_folder,
     write_state,
 )
 from ulmpaper.networks.predict import compile_parts
@@ -162,14 +163,20 @@ def train(
         start = find_weights(name, start)
         _begin(recipe, cfg.seed, start)
     settings = _all_settings(cfg, name, data, start)
-    folder = make_folder(folder)
+    folder = Path(folder)
+    inputs = [path for path in (data, start) if path is not None]
     # Let cuDNN try out which kernels are the quickest for the size of the batches.
     kernels = torch.backends.cudnn.flags(enabled=True, benchmark=True)
-    with _processes(cfg.compute.device) as (rank, world, device), _stop_signals() as stop, kernels:
+    with (
+        run_folder(folder, inputs),
+        _processes(cfg.compute.device) as (rank, world, device),
+        _stop_signals() as stop,
+        kernels,
+    ):
         is_first = rank == 0  # only the first process validates and writes
         net = _begin(recipe, cfg.seed, start).to(device)
         optimizer = torch.optim.Adam(net.parameters(), lr=options.learning_rate)
-        state: TrainingState = read_state(folder, net, optimizer, settings)
+        state: TrainingState = read_state(folder, net, optimizer, settings, n_steps)
         net.to(memory_format=recipe.layout)  # type: ignore[call-overload]
         run = compile_parts(net) if cfg.compute.compile else net
         dtype = resolve_precision(cfg.train.precision, device)
@@ -352,7 +359,7 @@ def _unchanged(batch: Any) -> Any:
 
 def _ignore_signals(_: int) -> None:
     """Let workers live on: signals reach all processes of a job, but the training stops workers."""
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in STOP_SIGNALS:
         signal.signal(name, signal.SIG_IGN)
 
 
@@ -455,7 +462,7 @@ class _Stop(threading.Event):
 
     number: int | None = None
 
-    def handle(self, number: int, _: object) -> None:
+    def handle(self, number: int) -> None:
         """Take a signal."""
         self.number = number
         self.set()
@@ -463,14 +470,7 @@ class _Stop(threading.Event):
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[_Stop]:
-    """Event that SIGINT and SIGTERM set instead of ending the process."""
+    """Event that signals set instead of ending the process."""
     stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may handle signals
-        return
-    before = {name: signal.signal(name, stop.handle) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handle_stops(stop.handle):
         yield stop
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)

@@ -15,9 +15,11 @@ import os
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import safetensors
 import torch
+from pydantic import BaseModel, ConfigDict, Field, Json, PositiveInt, ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -32,6 +34,8 @@ _SHIPPED = Path(__file__).parent / "trained"
 _FIRST_CHOICE = "shipped"  # name of the weights that are taken where none are named
 # First bytes of the files of torch.save, now and before version 1.6.
 _PICKLED = (b"PK\x03\x04", b"\x80")
+_KINDS = (torch.float16, torch.float32)  # as `write_network` writes them
+_SMALL = 64  # sizes that are built at once, whatever the tensors
 _SHOWN = 4  # lines of torch's report of what does not fit: missing, unexpected, two shapes
 
 # --- files -------------------------------------------------------------------------------------
@@ -97,7 +101,7 @@ def write_network(
         "network": json.dumps(dict(network)),
         "about": json.dumps(dict(about)),
     }
-    write_atomic(path, save(tensors, {**header, "sha256": _sha256(tensors, header)}))
+    write_atomic(path, save(tensors, {**header, "sha256": checksum(tensors, header)}))
     return path
 
 
@@ -131,17 +135,18 @@ def read_network(
     """
     path = Path(path)
     tensors, metadata = _read_file(path)
-    found = metadata["recipe"]
+    header = _read_header(path, metadata, tensors)
+    found = header.recipe
     if recipe is not None and found != check_choice(recipe, CLASSES, "recipe"):
         raise ValueError(
             f"{path} holds a network of recipe {found!r}, but {recipe!r} is needed: "
             "give another file"
         )
-    net = _untrained(found, json.loads(metadata["network"]), str(path))
+    net = _untrained(found, header.network, str(path))
     # Copies: safetensors returns views of the file, whose layout in memory is slow and rounds anew.
     copies = {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}
     load_tensors(net, copies, what=str(path))
-    net.about = json.loads(metadata["about"])
+    net.about = json.loads(metadata["about"])  # as it was written, not as it was checked
     net.to(resolve_device(device))
     net.eval()
     return net
@@ -213,16 +218,66 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(
             f"{path} is damaged or no safetensors file ({error}): fetch or train it anew"
         ) from None
+    if odd := {str(t.dtype) for t in tensors.values() if t.dtype not in _KINDS}:
+        raise ValueError(
+            f"{path} holds tensors of {', '.join(odd)}: only 16 and 32-bit floats can be"
+        )
     if metadata.get("format") != _FORMAT:
         raise ValueError(
             f"{path} is no network of ulmpaper: its format is {metadata.get('format')!r}, "
             f"needed is {_FORMAT!r}"
         )
-    if metadata.pop("sha256", None) != _sha256(tensors, metadata):
+    if metadata.pop("sha256", None) != checksum(tensors, metadata):
         raise ValueError(
             f"{path} is damaged: it does not hold what was written; fetch or train it anew"
         )
     return tensors, metadata
+
+
+class _About(BaseModel):
+    """What is used of the record of a training; more may stand there."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    digest: str = ""
+    window: PositiveInt = 1
+    tile_px: PositiveInt = 1
+    threshold: float = 0.0
+    domain: dict[str, float | Annotated[list[float], Field(min_length=2, max_length=2)]] = {}
+    settings: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
+
+
+class _Header(BaseModel):
+    """Metadata of a file of weights."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    recipe: Literal["ml3d", "count", "mspcn"]
+    network: Json[dict[str, int | float | str | None]]
+    about: Json[_About]
+
+
+def _read_header(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> _Header:
+    """Metadata of a file, checked: they may come from anywhere."""
+    try:
+        header = _Header.model_validate(metadata)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(
+            f"{path} is no network of ulmpaper, {where} in its header: {first['msg']}; "
+            "fetch or train it anew"
+        ) from None
+    # Sizes are sides of tensors and numbers of layers; larger ones would take forever to be made.
+    sides = [side for t in tensors.values() for side in t.shape]
+    largest = max([_SMALL, len(tensors), *sides])
+    for name, value in header.network.items():
+        if isinstance(value, int) and value > largest:
+            raise ValueError(f"{path} does not hold a network with {name} = {value}: train it anew")
+    if not all(bool(t.isfinite().all()) for t in tensors.values()):
+        raise ValueError(f"{path} holds weights that are NaN or infinite: fetch or train it anew")
+    return header
 
 
 def _untrained(recipe: str, network: Mapping, what: str) -> Network:
@@ -231,13 +286,13 @@ def _untrained(recipe: str, network: Mapping, what: str) -> Network:
     try:
         with torch.device("meta"):
             return cls(**network)
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{what}: {dict(network)} do not make a {cls.__name__} ({error})"
         ) from None
 
 
-def _sha256(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+def checksum(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
     """Checksum of the tensors and of the rest of the metadata."""
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):

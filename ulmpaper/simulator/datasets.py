@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ulmpaper import __version__
 from ulmpaper.config import Config
 from ulmpaper.core.records import Block, check_choice
-from ulmpaper.io.files import only_writer, remove, writable, write_atomic
+from ulmpaper.io.files import clear_rests, only_writer, remove, writable, write_atomic
 from ulmpaper.io.processes import Stopped, count_processes
 from ulmpaper.io.store import BlockStore
 from ulmpaper.simulator import simulate
@@ -157,6 +157,7 @@ def _fill_folder(folder: Path, cfg: Config, numbers: range, n_jobs: int, progres
     with writable(folder), contextlib.ExitStack() as held:
         folder.mkdir(parents=True, exist_ok=True)
         held.enter_context(only_writer(folder / "IQ"))
+        clear_rests([note, folder / "PALA_InSilicoFlow_sequence.mat", *files])
         if note.exists() or (folder / "IQ").exists():
             _check_settings(folder, _read_note(note), about)
         else:
@@ -169,6 +170,7 @@ def _fill_folder(folder: Path, cfg: Config, numbers: range, n_jobs: int, progres
         for number, block in zip(missing, blocks, strict=True):
             write_pala(block, folder, number)
             remove(cache)
+        remove(cache)  # a kill may have come between the last two steps
     return len(files) * cfg.phantom.n_frames
 
 

@@ -339,9 +339,14 @@ def write_pala(
     frame_rate_hz = block.frame_rate_hz or _FRAME_RATE_HZ
     setup = _pala_setup(len(frames), len(positions), frame_rate_hz, acquisition)
     beside = {name: setup[name] for name in ("Media", "P", "Resource", "Trans", "TX")}
-    _save_mat(path, {"IQ": np.moveaxis(frames, 0, -1), "ListPos": positions, **beside})
-    setup["P"]["Nrepeat"] = len(list(path.parent.glob("PALA_InSilicoFlow_IQ*.mat")))
-    _save_mat(folder / "PALA_InSilicoFlow_sequence.mat", setup)
+    variables = {"IQ": np.moveaxis(frames, 0, -1), "ListPos": positions, **beside}
+    # Frames come last: after a kill in between, the same call writes both again.
+    there = {*path.parent.glob("PALA_InSilicoFlow_IQ*.mat"), path}
+    _save_mat(
+        folder / "PALA_InSilicoFlow_sequence.mat",
+        {**setup, "P": {**setup["P"], "Nrepeat": len(there)}},
+    )
+    _save_mat(path, variables)
     return path
 
 
