@@ -322,7 +322,7 @@ def test_a_split_of_the_phantom_is_added_to_the_first_sequences(run: Run) -> Non
             ["--set", "invivo.n_bubbles=99999"],
             "the pixels of the mask that have flow",
         ),
-        ("phantom", "it", ["-j", "0"], "n_jobs == 0"),
+        ("phantom", "it", ["-j", "0"], "n_jobs (-j) must be 1 or more"),
         ("phantom", "it", ["--split", "train"], "unknown split of the phantom 'train'"),
     ],
 )
