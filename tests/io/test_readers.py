@@ -120,12 +120,21 @@ class TestInSilico:
         with pytest.raises(ValueError, match=rf"ListPos has the shape .*, not \(n, 4, {N_T}\)"):
             read_insilico(path)
 
-    def test_pixels_that_are_not_square(self, iq: np.ndarray, tmp_path: Path) -> None:
+    def test_truth_moves_with_pixels_that_are_made_square(
+        self, iq: np.ndarray, tmp_path: Path
+    ) -> None:
         settings = pala.insilico_settings()
-        settings["PData"] = {"PDelta": np.array([[1.0, 0, 0.5]])}
-        pala.write_insilico(tmp_path, 1, iq, pala.list_pos(POINTS, N_T), settings=settings)
-        with pytest.raises(ValueError, match="not those of square pixels"):
-            read_insilico(tmp_path, 1)
+        settings["PData"] = {
+            "Origin": np.array([[-72.0, 0, 16]]),
+            "PDelta": np.array([[1.0, 0, 0.5]]),
+        }
+        truth = np.full((1, 4, N_T), [[-70.0], [0.0], [18.0], [1.0]])
+        pala.write_insilico(tmp_path, 1, iq, truth, settings=settings)
+        block = read_insilico(tmp_path, 1)
+        assert block.frames.shape == (N_T, N_Z, 2 * N_X - 1)
+        assert block.px_mm == pytest.approx(0.5 * WAVELENGTH_MM)
+        np.testing.assert_allclose(block.bubbles[["z", "x"]], np.tile([4.0, 4.0], (N_T, 1)))
+        np.testing.assert_allclose(block.frames[:, :, ::2], as_frames(iq), rtol=1e-5, atol=1e-5)
 
     def test_which_sequence(self, iq: np.ndarray, tmp_path: Path) -> None:
         pala.write_insilico(tmp_path, 2, iq, pala.list_pos(POINTS, N_T))
@@ -306,7 +315,7 @@ class TestOpenFrames:
         )
         listing = r"it holds one \(12, 9, 7\), two \(12, 9, 7\), flat \(9, 7\)"
         with pytest.raises(
-            ValueError, match=f"several stacks of frames, choose one with variable=...; {listing}"
+            ValueError, match=f"several stacks of frames, choose one with --variable NAME .*; {listing}"
         ):
             open_frames(tmp_path / "two.mat")
         with pytest.raises(ValueError, match=f"no stack of frames 'three'; {listing}"):
