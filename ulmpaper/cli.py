@@ -5,21 +5,15 @@ Errors of the user's making end with one line and exit code 2, without a traceba
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from ulmpaper.core.doors import optional
 
 with optional("cli"):
     import typer
-
-if TYPE_CHECKING:
-    from ulmpaper.config import Config
-    from ulmpaper.io.readers import FrameFile
 
 app = typer.Typer(
     add_completion=False,
@@ -48,6 +42,14 @@ def _options(
     pass
 
 
+def _place(name: str) -> Path:
+    """File or folder to write: an empty name, as of a variable that is not set, is none."""
+    if not name.strip():
+        raise FileNotFoundError("-o (--out) names nothing: give a file or folder to write to")
+    return Path(name)
+
+
+_PLACE: dict[str, Any] = {"parser": _place, "metavar": "PATH"}
 _Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -75,7 +77,10 @@ def ulm(
         list[Path], typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)
     ],
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="Folder for tables and maps.", show_default=False)
+        Path,
+        typer.Option(
+            "-o", "--out", help="Folder for tables and maps.", show_default=False, **_PLACE
+        ),
     ],
     method: Annotated[
         str | None,
@@ -134,7 +139,9 @@ def compare(
     files: Annotated[list[Path], typer.Argument(help="Frames, as for ulm.", show_default=False)],
     out: Annotated[
         Path,
-        typer.Option("-o", "--out", help="Folder for table and figure.", show_default=False),
+        typer.Option(
+            "-o", "--out", help="Folder for table and figure.", show_default=False, **_PLACE
+        ),
     ],
     methods: Annotated[
         str,
@@ -224,7 +231,7 @@ def simulate(
 def train(
     recipe: Annotated[str, typer.Option(help="ml3d, count or mspcn.", show_default=False)],
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="Folder of the run.", show_default=False)
+        Path, typer.Option("-o", "--out", help="Folder of the run.", show_default=False, **_PLACE)
     ],
     data: Annotated[
         Path | None,
@@ -268,7 +275,7 @@ def store(
         list[Path], typer.Argument(help="Frames, as for ulm; PALA's truth comes with them.")
     ],
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="File to write, .h5.", show_default=False)
+        Path, typer.Option("-o", "--out", help="File to write, .h5.", show_default=False, **_PLACE)
     ],
     truth: _Truth = None,
     variable: _Variable = None,
@@ -292,26 +299,41 @@ def info(
     variable: _Variable = None,
     axes: _Axes = None,
 ) -> None:
-    """Say what FILE holds and how it will be read."""
-    from ulmpaper.io.readers import open_frames
+    """Say what FILE holds, how it will be read, and what looks wrong.
 
-    source = open_frames(file, variable, axes=axes)
-    n_z, n_x = source.shape_px
-    pitch = "unknown" if source.px_mm is None else f"{source.px_mm:g} mm"
-    rate = "unknown" if source.frame_rate_hz is None else f"{source.frame_rate_hz:g} Hz"
-    rows = {
-        "file": str(source.path),
-        "what": source.source,
-        "variable": source.variable,
-        "frames": f"{source.n_frames} of {n_z} x {n_x} px (z, x), {source.dtype}",
-        "pixel pitch": pitch,
-        "frame rate": rate,
-        "truth": "yes" if source.has_truth else "no",
-    }
-    for name, value in rows.items():
-        typer.echo(f"{name:12} {value}")
-    for note in source.notes:
-        typer.echo(f"{'note':12} {note}")
+    A part of the file is read; look reads all of it.
+    """
+    from ulmpaper.io.readers import open_frames
+    from ulmpaper.pipeline.look import look_briefly
+
+    for name, text in look_briefly(open_frames(file, variable, axes=axes)):
+        typer.echo(f"{name:12} {text}")
+
+
+@app.command()
+def look(
+    files: Annotated[list[Path], typer.Argument(help="Frames, as for ulm.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Page to write, .html.", show_default=False)
+    ],
+    variable: _Variable = None,
+    axes: _Axes = None,
+    profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    overrides: _Overrides = None,
+) -> None:
+    """Look at FILES, one recording, and suggest settings and the command to run.
+
+    OUT is one page with what was read and why, what is wrong, pictures, tissue, and bubbles.
+    """
+    from ulmpaper.config import load_config
+    from ulmpaper.pipeline.look import look as look_at
+
+    cfg = load_config(profile, _parse_overrides(overrides))
+    seen = look_at(files, cfg, variable=variable, axes=axes)
+    for sentence in seen.sentences():
+        _say(sentence)
+    typer.echo(seen.command)
+    _say(f"-> {seen.save(out)}")
 
 
 @app.command()
