@@ -117,7 +117,8 @@ def test_maxima_equal_the_slow_obvious_version(image: np.ndarray) -> None:
     for pixels in plateaus:
         distance = ((pixels - pixels.mean(axis=0)) ** 2).sum(axis=1)
         z, x = pixels[np.argmin(distance)]
-        if 1 <= z < 10 and 1 <= x < 11:
+        # A frame of one value shows nothing.
+        if 1 <= z < 10 and 1 <= x < 11 and len(pixels) < image.size:
             expected.append((z, x))
     assert sorted(zip(found.z, found.x, strict=True)) == sorted(expected)
     # PALA blanks the border first and counts every pixel of a plateau.
@@ -147,6 +148,65 @@ def test_a_bubble_beside_the_border_is_not_moved_inwards() -> None:
     found = locate_peaks(frame, method="parabola", n_bubbles=1)
     assert found.z[0] == pytest.approx(2.1, abs=1e-6)
     assert len(locate_peaks(gaussian(1.2, 8)[None], n_bubbles=1)) == 0
+
+
+def clipped(kind: str, at: tuple[float, float], radius: float) -> np.ndarray:
+    """A lone bubble that saturates the range of its numbers, as stored by a scanner."""
+    z, x = np.mgrid[:31, :31]
+    squared = (z - at[0]) ** 2 + (x - at[1]) ** 2
+    if kind == "bool":
+        return squared <= radius**2 + 0.5  # at least one pixel
+    bubble = np.exp((radius**2 - squared) / 4)
+    return (np.minimum(bubble, 1) * np.iinfo(kind).max).astype(kind)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["bool", "uint8", "int16"])
+@settings(max_examples=15)
+@given(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5), st.floats(0, 9))
+def test_a_saturated_bubble_is_one_bubble_at_its_centre(
+    method: str, kind: str, dz: float, dx: float, radius: float
+) -> None:
+    frame = clipped(kind, (15 + dz, 15 + dx), radius)
+    found = locate_peaks(frame[None], method, 5)
+    assert len(found) == 1
+    limit = 1.0 if method == "none" else 0.75 if radius < 1 else 0.5
+    assert np.hypot(found.z[0] - 15 - dz, found.x[0] - 15 - dx) < limit
+
+
+def test_a_ring_is_one_bubble_and_palas_rule_drops_large_plateaus() -> None:
+    z, x = np.mgrid[:31, :31]
+    distance = np.hypot(z - 15, x - 14)
+    ring = ((distance > 3) & (distance < 5))[None]
+    found = locate_peaks(ring, "parabola", 5)
+    np.testing.assert_allclose(found[["z", "x"]], [[15, 14]])
+    assert len(locate_peaks(clipped("uint8", (15, 15), 3)[None], "parabola", 5, pala=True)) == 0
+    assert len(locate_peaks(np.ones((1, 9, 9)), "parabola", 5)) == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_works_in_its_least_window_or_refuses(method: str) -> None:
+    rng = np.random.default_rng(0)
+    places = 7 + rng.uniform(-0.45, 0.45, (40, 2))
+    frames = np.stack([gaussian(*place) for place in places])
+    if method == "radial":
+        with pytest.raises(ValueError, match="roi_px must be odd and 5 or more with the method"):
+            locate_peaks(frames, method, 1, roi_px=3)
+        return
+    found = locate_peaks(frames, method, 1, roi_px=3)
+    mirrored = locate_peaks(frames[:, ::-1], method, 1, roi_px=3)
+    assert len(found) >= 38
+    assert np.median(np.hypot(*(found[["z", "x"]] - places[found.frame]).to_numpy().T)) < 0.4
+    np.testing.assert_allclose(mirrored.z, 14 - found.z, atol=0.1 + 1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-300, 2.0**-140, 1e-40, 1e25, 1e200, 1e307])
+def test_places_do_not_depend_on_the_amplitude(method: str, scale: float) -> None:
+    frames = np.stack([gaussian(7.3, 8.2), 0.2 * gaussian(6.7, 8.4)])
+    usual = locate_peaks(frames, method, 1)
+    other = locate_peaks(frames * scale, method, 1)
+    np.testing.assert_allclose(other[["z", "x"]], usual[["z", "x"]], atol=1e-6)
 
 
 def test_spline_of_pala_is_stretched() -> None:
@@ -180,11 +240,15 @@ def test_frames_in_pieces_equal_the_whole(flow: Block) -> None:
             ValueError,
             "unknown method 'radail': did you mean 'radial'",
         ),
-        (lambda f: locate_peaks(f, n_bubbles=0), ValueError, "n_bubbles must be 1 or more, not 0"),
+        (
+            lambda f: locate_peaks(f, n_bubbles=0),
+            ValueError,
+            "n_bubbles must be a whole number, 1 or more, not 0",
+        ),
         (
             lambda f: locate_peaks(f, roi_px=4),
             ValueError,
-            "roi_px must be odd and 3 or more, not 4",
+            "roi_px must be odd and 5 or more with the method radial, not 4",
         ),
         (
             lambda f: locate_peaks(f, roi_px=11),
@@ -196,6 +260,12 @@ def test_frames_in_pieces_equal_the_whole(flow: Block) -> None:
             ValueError,
             r"negative values \(down to -1, first in frame 0\).*filters.envelope",
         ),
+        (lambda f: locate_peaks(f, n_bubbles=2.5), ValueError, "n_bubbles must be a whole number"),
+        (lambda f: locate_peaks(f, n_bubbles=np.nan), ValueError, "n_bubbles must be a whole"),
+        (lambda f: locate_peaks(f, min_score=np.nan), ValueError, "min_score must be a finite"),
+        (lambda f: locate_peaks(f, min_score="1"), ValueError, "min_score must be a finite"),
+        (lambda f: locate_peaks(f, roi_px=5.5), ValueError, "roi_px must be a whole number"),
+        (lambda f: locate_peaks(f, max_peaks_in_roi=None), ValueError, "must be a whole number"),
         (lambda f: locate_peaks(f * 1j), TypeError, "amplitude is needed"),
         (lambda f: locate_peaks(f[0], n_bubbles=3), ValueError, "three axes"),
     ],

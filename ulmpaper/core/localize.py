@@ -14,12 +14,17 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from ulmpaper.core.records import bubble_table, check_amplitude, check_choice
-from ulmpaper.core.subpixel import METHODS
+from ulmpaper.core.records import bubble_table, check_amplitude, check_choice, check_whole
+from ulmpaper.core.subpixel import LEAST_WINDOW_PX, METHODS
 
 # Pixels looked at in one go: small enough for the processor's cache, large enough to hide numpy's
 # overhead.
 _CHUNK_PIXELS = 400_000
+# Smaller plateaus still show between which pixels a bubble lies; larger ones are saturated, and the
+# plateau's own centre is the best estimate.
+_SATURATED_PIXELS = 4
+# Sums and products of a window's values fit into double precision between 2**-100 and 2**100.
+_EXPONENT = 100
 
 
 def locate_peaks(
@@ -48,28 +53,32 @@ def locate_peaks(
         At most this many maxima a frame, the strongest. A frame with fewer bubbles is filled up
         with the maxima of noise, as in PALA: `min_score` keeps those out.
     roi_px : int
-        Side of the square window round a peak, which must lie inside the frame, odd [px].
+        Side of the square window round a peak, which must lie inside the frame, odd [px]: 5 or
+        more for ``radial``, whose gradients need that many pixels, 3 or more for the others.
     max_peaks_in_roi : int
-        _Windows that hold more maxima than this are skipped.
+        Windows that hold more maxima than this are skipped.
     min_score : float
         Maxima must be above this amplitude.
     pala : bool
         Repeat PALA: the border is blanked before the search (a peak may be seen beside its true
-        place), each pixel of a plateau is a maximum, and maxima that tie at the cut are all
-        dropped.
+        place), each pixel of a plateau is a maximum (so that a bubble saturated in more than
+        `max_peaks_in_roi` pixels is dropped), and maxima that tie at the cut are all dropped.
 
     Returns
     -------
     DataFrame
         Bubble table in pixels, ordered by frame, then x, then z of the peak. Windows whose shift is
         not finite, or ends in the outermost pixels of the window (more than 1.5 px for `roi_px` 5),
-        are dropped.
+        are dropped. A plateau of four or more equal pixels, as where a bubble saturates 8 bits, is
+        one bubble at the plateau's centre of mass (``none``: its pixel nearest to that), by every
+        method; a plateau that fills the frame is none.
 
     Raises
     ------
     TypeError, ValueError
         See `ulmpaper.core.check_frames`; negative amplitudes (radio-frequency data?), a window
-        larger than the frame, `n_bubbles` below 1, an unknown method (with the nearest name).
+        larger than the frame or too small for the method, `n_bubbles` below 1, an unknown method
+        (with the nearest name), a number that is not whole or not finite.
 
     Notes
     -----
@@ -91,27 +100,34 @@ def locate_peaks(
         else METHODS[check_choice(method, METHODS, "method")]
     )
     frames = check_amplitude(frames)
-    _check_roi(frames.shape, n_bubbles, roi_px)
+    n_bubbles = check_whole(n_bubbles=n_bubbles)
+    max_peaks_in_roi = check_whole(max_peaks_in_roi=max_peaks_in_roi)
+    roi_px = _check_roi(frames.shape, roi_px, method, pala)
+    if not isinstance(min_score, int | float | np.number) or not np.isfinite(min_score):
+        raise ValueError(f"min_score must be a finite number, not {min_score!r}")
     half = roi_px // 2
     around = np.arange(-half, half + 1)
     step = max(1, _CHUNK_PIXELS // frames[0].size)
     parts = [np.empty((4, 0))]
     for start in range(0, len(frames), step):
         chunk = frames[start : start + step]
-        t, z, x, score = _strongest(chunk, n_bubbles, half, min_score, pala)
+        t, z, x, score, saturated, to_centre = _strongest(chunk, n_bubbles, half, min_score, pala)
         windows = chunk[
             t[:, None, None], (z[:, None] + around)[:, :, None], (x[:, None] + around)[:, None, :]
         ]
-        single = (
-            np.bincount(_regional_maxima(windows)[0], minlength=len(windows)) <= max_peaks_in_roi
+        maxima = _regional_maxima(windows) if pala else _plateaus(windows)[0]
+        single = np.bincount(maxima[0], minlength=len(windows)) <= max_peaks_in_roi
+        t, z, x, score, windows, saturated, to_centre = (
+            a[single] for a in (t, z, x, score, windows, saturated, to_centre)
         )
-        t, z, x, score, windows = (a[single] for a in (t, z, x, score, windows))
         if not len(windows):
             continue
         with np.errstate(divide="ignore", invalid="ignore"):
-            dz, dx = shift_of(windows.astype(np.float64), pala)
+            dz, dx = shift_of(_moderate(windows.astype(np.float64)), pala)
         near = (np.abs(dz) <= half - 0.5) & (np.abs(dx) <= half - 0.5)  # False for NaN too
-        parts.append(np.stack([t + start, z + dz, x + dx, score])[:, near])
+        if method != "none":  # whose bubbles are pixels
+            dz, dx = np.where(saturated, to_centre.T, [dz, dx])
+        parts.append(np.stack([t + start, z + dz, x + dx, score])[:, near | saturated])
     return bubble_table(*np.concatenate(parts, axis=1))
 
 
@@ -133,22 +149,36 @@ def _without_pala(
     return shifts
 
 
-def _check_roi(shape: tuple[int, ...], n_bubbles: int, roi_px: int) -> None:
-    if n_bubbles < 1:
-        raise ValueError(f"n_bubbles must be 1 or more, not {n_bubbles}")
-    if roi_px < 3 or roi_px % 2 == 0:
-        raise ValueError(f"roi_px must be odd and 3 or more, not {roi_px}")
+def _check_roi(shape: tuple[int, ...], roi_px: int, method: object, pala: bool) -> int:
+    """`roi_px` as an int, if the method can work with it and the frames hold it."""
+    least = 3 if pala or not isinstance(method, str) else LEAST_WINDOW_PX.get(method, 3)
+    if check_whole(roi_px=roi_px) < least or roi_px % 2 == 0:
+        by = f" with the method {method}" if least > 3 else ""
+        raise ValueError(f"roi_px must be odd and {least} or more{by}, not {roi_px}")
     if min(shape[1:]) < roi_px:
         raise ValueError(
             f"frames of {shape[1]} x {shape[2]} px are smaller than "
             f"the window of {roi_px} x {roi_px} px"
         )
+    return int(roi_px)
+
+
+def _moderate(windows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Windows of very large or small values, brought near 1 by a power of two; others unchanged."""
+    _, exponent = np.frexp(windows.max(axis=(1, 2)))
+    extreme = np.abs(exponent) > _EXPONENT
+    if extreme.any():
+        windows[extreme] = np.ldexp(windows[extreme], -exponent[extreme, None, None])
+    return windows
 
 
 def _strongest(
     frames: NDArray, n_bubbles: int, half: int, min_score: float, pala: bool
-) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """Indices (t, z, x) and values of the strongest maxima of each frame of a chunk."""
+) -> tuple[NDArray, ...]:
+    """Indices (t, z, x) and values of the strongest maxima of each frame of a chunk.
+
+    Then, whether each is a saturated plateau, and the way (n, 2) from the pixel to its centre.
+    """
     _, n_z, n_x = frames.shape
     border = half
     if pala:
@@ -157,8 +187,10 @@ def _strongest(
         blanked = np.zeros_like(frames)
         blanked[:, inner, inner] = frames[:, inner, inner]
         t, z, x = _regional_maxima(blanked)
+        size = np.ones(len(t), dtype=np.intp)
+        to_centre = np.zeros((len(t), 2))
     else:
-        t, z, x = _regional_maxima(frames, one_per_plateau=True)
+        (t, z, x), size, to_centre = _plateaus(frames)
     score = frames[t, z, x]
     inside = (
         (z >= border)
@@ -166,8 +198,9 @@ def _strongest(
         & (x >= border)
         & (x < n_x - border)
         & (score > min_score)
+        & (size < n_z * n_x)  # a frame of one value shows nothing
     )
-    t, z, x, score = (a[inside] for a in (t, z, x, score))
+    t, z, x, score, size, to_centre = (a[inside] for a in (t, z, x, score, size, to_centre))
     # Rank of each maximum in its frame, the strongest first.
     by_strength = np.lexsort((-score, t))
     count = np.bincount(t, minlength=len(frames))
@@ -181,18 +214,57 @@ def _strongest(
         crowded = count > n_bubbles
         cut[crowded] = score[by_strength][start[crowded] + n_bubbles]
         keep &= score > cut[t]
-    t, z, x, score = (a[keep] for a in (t, z, x, score))
-    order = np.lexsort((z, x, t))
-    return t[order], z[order], x[order], score[order]
+    order = np.flatnonzero(keep)
+    order = order[np.lexsort((z[order], x[order], t[order]))]
+    found = (t, z, x, score, size >= _SATURATED_PIXELS, to_centre)
+    return tuple(values[order] for values in found)
 
 
-def _regional_maxima(
-    images: NDArray, *, one_per_plateau: bool = False
-) -> tuple[NDArray, NDArray, NDArray]:
+_Places = tuple[NDArray, NDArray, NDArray]
+
+
+def _regional_maxima(images: NDArray) -> _Places:
     """Indices (n, z, x) of the 8-connected regional maxima above zero of images (n, Z, X).
 
-    Of a plateau either every pixel is returned or the one nearest to its centre.
+    Every pixel of a plateau is one.
     """
+    return _maxima_and_neighbours(images)[0]
+
+
+def _plateaus(images: NDArray) -> tuple[_Places, NDArray[np.intp], NDArray[np.float64]]:
+    """Regional maxima, of each plateau the pixel nearest to its centre.
+
+    Returns their indices (n, z, x), the number of pixels of each, and the way (m, 2) from the pixel
+    to the centre of mass of its plateau.
+    """
+    index, first, second = _maxima_and_neighbours(images)
+    size = np.ones(len(index[0]), dtype=np.intp)
+    to_centre = np.zeros((len(size), 2))
+    if not len(first):
+        return index, size, to_centre
+    # Only pixels of plateaus have partners.
+    members, pairs = np.unique(np.concatenate([first, second]), return_inverse=True)
+    place = pairs[: len(first)], pairs[len(first) :]
+    links = sparse.coo_array((np.ones(len(first)), place), shape=(len(members), len(members)))
+    n_plateaus, plateau = sparse.csgraph.connected_components(links, directed=False)
+    n_pixels = np.bincount(plateau, minlength=n_plateaus)
+    off = np.empty((len(members), 2))
+    for axis in (1, 2):
+        at = index[axis][members]
+        off[:, axis - 1] = (np.bincount(plateau, at, n_plateaus) / n_pixels)[plateau] - at
+    size[members] = n_pixels[plateau]
+    to_centre[members] = off
+    order = np.lexsort(((off**2).sum(axis=1), plateau))
+    others = np.delete(members[order], np.cumsum(n_pixels) - n_pixels)
+    keep = np.ones(len(size), dtype=bool)
+    keep[others] = False
+    n, z, x = (axis[keep] for axis in index)
+    return (n, z, x), size[keep], to_centre[keep]
+
+
+def _maxima_and_neighbours(images: NDArray) -> tuple[_Places, NDArray[np.intp], NDArray[np.intp]]:
+    """Regional maxima, and which of them are neighbours, as pairs of their numbers."""
+    none = np.empty(0, dtype=np.intp)
     n, n_z, n_x = images.shape
     # The highest of the eight neighbours of each pixel, from maxima of shifted rows.
     padded = np.full((n, n_z + 2, n_x + 2), -np.inf, dtype=images.dtype)
@@ -205,7 +277,7 @@ def _regional_maxima(
     index = (candidates // z_x, candidates % z_x // n_x, candidates % n_x)
     tied = np.flatnonzero(images[index] == around[index])
     if not len(tied):
-        return index
+        return index, none, none
     # Some candidates have an equal neighbour. Strike those from which equal steps lead to something
     # higher.
     values = padded.reshape(-1)
@@ -227,25 +299,10 @@ def _regional_maxima(
         struck = np.unique(place[beside[beside >= 0]])
     keep = np.ones(len(candidates), dtype=bool)
     keep[tied[~standing]] = False
-    if one_per_plateau and standing.any():
-        # Two standing maxima that touch are equal, or the lower one would not be a maximum.
-        partner = number[neighbours[:, : len(half_round)]]
-        first, side = np.nonzero((partner >= 0) & standing[:, None])
-        keep[_off_centre(tied[standing], tied[first], partner[first, side], index[1], index[2])] = (
-            False
-        )
-    return index[0][keep], index[1][keep], index[2][keep]
-
-
-def _off_centre(
-    members: NDArray, first: NDArray, second: NDArray, z: NDArray, x: NDArray
-) -> NDArray:
-    """Plateau pixels, linked in pairs `first`-`second`, that are not nearest to the centre."""
-    pairs = np.searchsorted(members, first), np.searchsorted(members, second)
-    links = sparse.coo_array((np.ones(len(first)), pairs), shape=(len(members), len(members)))
-    n_plateaus, plateau = sparse.csgraph.connected_components(links, directed=False)
-    size = np.bincount(plateau, minlength=n_plateaus)
-    off_z = z[members] - (np.bincount(plateau, z[members], n_plateaus) / size)[plateau]
-    off_x = x[members] - (np.bincount(plateau, x[members], n_plateaus) / size)[plateau]
-    order = np.lexsort((off_z**2 + off_x**2, plateau))
-    return np.delete(members[order], np.cumsum(size) - size)
+    # Two standing maxima that touch are equal, or the lower one would not be a maximum.
+    partner = number[neighbours[:, : len(half_round)]]
+    first, side = np.nonzero((partner >= 0) & standing[:, None])
+    # Numbers among the maxima that are left.
+    left = np.cumsum(keep) - 1
+    n_, z, x = (axis[keep] for axis in index)
+    return (n_, z, x), left[tied[first]], left[partner[first, side]]

@@ -278,6 +278,10 @@ def _mean3(maps: NDArray) -> NDArray:
     return (rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]) / 9
 
 
+# Least side of the window [px], 3 where nothing stands here. In a smaller one, the smoothed
+# gradients of `radial_symmetry` are all alike, so that their lines are parallel.
+LEAST_WINDOW_PX = {"radial": 5}
+
 METHODS: dict[str, Callable[[_Windows, bool], _Shifts]] = {
     "none": centre_pixel,
     "weighted": weighted_average,
