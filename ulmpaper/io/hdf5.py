@@ -313,15 +313,15 @@ def _check_part(part: Any, array: h5py.Dataset, path: Path, depth: int) -> None:
         if not isinstance(source, h5py.Dataset):
             raise NotTaken(f"{what}, and {file_name} has no array {part.dset_name}")
         check_storage(source, path, depth + 1)
-        if part.src_space.get_simple_extent_type() == h5py.h5s.SIMPLE and (
-            part.src_space.get_select_type() != h5py.h5s.SEL_ALL
-        ):
+        is_short = source.size < part.vspace.get_select_npoints()
+        if part.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS:
             last = part.src_space.get_select_bounds()[1]
-            if any(k >= n for k, n in zip(last, source.shape, strict=False)):
-                raise NotTaken(
-                    f"{what}, and {part.dset_name} of {file_name} has the shape {source.shape}, "
-                    "less than is taken from it"
-                )
+            is_short |= any(k >= n for k, n in zip(last, source.shape, strict=False))
+        if is_short:
+            raise NotTaken(
+                f"{what}, and {part.dset_name} of {file_name} has the shape {source.shape}, "
+                "less than is taken from it"
+            )
 
 
 def _check_filters(array: h5py.Dataset, path: Path) -> None:

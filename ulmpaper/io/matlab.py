@@ -220,14 +220,16 @@ class _Tree:
             dtype = "complex64" if dtype == "float32" else "complex128"
         n_numbers = math.prod(shape)
         numbers = None
-        if n_numbers <= FEW:
+        is_checked = self._variable is not None or depth > 0
+        n_parts = 1 + is_complex
+        if n_numbers <= FEW and not is_complex:
             kind_stored, content = self._typed(end, tuple(_NUMBERS))
             numbers = np.frombuffer(content, self._order + _NUMBERS[kind_stored])
-        elif self._variable is not None or depth:
-            for _ in range(1 + is_complex):
-                n_stored = self._pass_over(end, tuple(_NUMBERS))
-                _check(n_stored == n_numbers, kind, self._stream.place)
-        return _Array(name, shape, dtype, None if is_complex else numbers)
+            n_parts = 0
+        for _ in range(n_parts if is_checked else 0):
+            n_stored = self._pass_over(end, tuple(_NUMBERS))
+            _check(n_stored == n_numbers, kind, self._stream.place)
+        return _Array(name, shape, dtype, numbers)
 
     def _children(
         self, name: str, kind: int, shape: tuple[int, ...], end: int, depth: int
