@@ -199,7 +199,8 @@ def read_state(
     tensors, about = _read_tensors(path)
     with _unusable(path):
         began_with = _MAPPING.validate_json(about["settings"])
-        state = _STATE.validate_json(about["progress"])
+        _STATE.validate_json(about["progress"])
+        state = TrainingState(**json.loads(about["progress"]))  # whole numbers stay whole
         if not 0 <= state.step <= n_steps:
             raise ValueError(f"it has done {state.step} of {n_steps} steps")
     _check_same(folder, began_with, json.loads(json.dumps(settings)))
