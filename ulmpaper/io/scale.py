@@ -9,6 +9,7 @@ the frames counts. Nothing is filled in by a default but the speed of sound, and
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import NamedTuple
@@ -208,8 +209,7 @@ def _sound_numbers(tables: Tables, file: str, near: str) -> Iterator[_Number]:
     def distance(name: str) -> tuple[int, int]:
         parts = _plain(name).split(".")
         home = _plain(near).split(".")
-        shared = next((k for k, (a, b) in enumerate(zip(parts, home, strict=False)) if a != b), 0)
-        return -shared, len(parts)
+        return -len(os.path.commonprefix([parts, home])), len(parts)
 
     for name in sorted(tables[file], key=distance):
         values = np.ravel(tables[file][name])
