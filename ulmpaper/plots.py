@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ulmpaper.core.doors import optional
 from ulmpaper.core.filters import to_db
-from ulmpaper.core.records import check_choice
+from ulmpaper.core.records import check_bubbles, check_choice
 from ulmpaper.io.files import atomic_path
 
 with optional("plot"):
@@ -139,6 +139,9 @@ def plot_frame(
     px_mm : float, optional
         Pixel pitch [mm].
     """
+    for table in (bubbles, truth):
+        if table is not None:
+            check_bubbles(table, columns=("z", "x"))
     figure, ax = _figure(ax, frame.shape)
     ax.imshow(frame, cmap="gray", vmin=0, interpolation="nearest")
     if truth is not None:
@@ -175,13 +178,17 @@ def plot_tracks(
     Parameters
     ----------
     tracks : DataFrame
-        Track table; without the columns ``vz, vx`` of `ulmpaper.core.add_velocity` all lines have
-        one colour.
+        Track table, rows in any order; without the columns ``vz, vx`` of
+        `ulmpaper.core.add_velocity` all lines have one colour.
     shape_px : (int, int), optional
         Size of the frames (z, x) [px]; by default large enough for the tracks.
     px_mm : float or None
         As in `plot_map`.
     """
+    has_speed = isinstance(tracks, pd.DataFrame) and {"vz", "vx"} <= set(tracks.columns)
+    columns = ("track", "frame", "z", "x", *(("vz", "vx") if has_speed else ()))
+    tracks = check_bubbles(tracks, columns=columns, path=True)
+    tracks = tracks.iloc[np.lexsort((tracks["frame"].to_numpy(), tracks["track"].to_numpy()))]
     if shape_px is None:
         shape_px = (
             (int(tracks["z"].max()) + 2, int(tracks["x"].max()) + 2) if len(tracks) else (1, 1)
@@ -190,7 +197,6 @@ def plot_tracks(
     ax.set_facecolor("black")
     points = tracks[["x", "z"]].to_numpy()
     inside = tracks["track"].to_numpy()[1:] == tracks["track"].to_numpy()[:-1]
-    has_speed = {"vz", "vx"} <= set(tracks.columns)
     speed = (
         np.hypot(tracks["vz"].to_numpy(), tracks["vx"].to_numpy())
         if has_speed

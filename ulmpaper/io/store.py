@@ -373,7 +373,7 @@ def _check_layout(file: h5py.File, path: Path) -> None:
 
 def _sorted_truth(bubbles: pd.DataFrame, n_frames: int) -> pd.DataFrame:
     """True bubbles sorted by frame, checked."""
-    check_bubbles(bubbles)
+    bubbles = check_bubbles(bubbles)
     frame = bubbles["frame"]
     words = [name for name in bubbles if bubbles[name].to_numpy().dtype.kind not in "biuf"]
     if words:

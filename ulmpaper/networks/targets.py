@@ -112,7 +112,7 @@ def _brightest_per_pixel(
     bubbles: pd.DataFrame, n_frames: int, shape_px: tuple[int, int], upsample: int = 1
 ) -> tuple[NDArray, tuple[NDArray, ...]]:
     """Rows of the brightest bubble of each pixel, and these pixels (frame, z, x)."""
-    check_bubbles(bubbles)
+    bubbles = check_bubbles(bubbles)
     check_positive(n_frames=n_frames, z=shape_px[0], x=shape_px[1], upsample=upsample)
     frame, z, x, score = (bubbles[name].to_numpy() for name in ("frame", "z", "x", "score"))
     if len(frame) and (frame.min() < 0 or frame.max() >= n_frames):

@@ -257,7 +257,7 @@ def _by_frame(
     bubbles: pd.DataFrame, n_frames: int, acquisition: Acquisition
 ) -> tuple[NDArray, NDArray]:
     """Rows (z, x, reflectivity) in wavelengths, ordered by frame, and where each frame starts."""
-    check_bubbles(bubbles)
+    bubbles = check_bubbles(bubbles)
     frame, z, x, score = bubbles[["frame", "z", "x", "score"]].to_numpy(dtype=float).T
     n_z, n_x = acquisition.shape_px
     outside = (z < -0.5) | (z > n_z - 0.5) | (x < -0.5) | (x > n_x - 0.5) | (frame < 0)

@@ -291,7 +291,7 @@ def cross_plane(bubbles: pd.DataFrame, *, speed: float, rng: np.random.Generator
     >>> bool(np.ptp(cross_plane(table, speed=0.1, rng=np.random.default_rng(0))["score"]) > 0)
     True
     """
-    check_bubbles(bubbles, columns=("frame", "score", "bubble"))
+    bubbles = check_bubbles(bubbles, columns=("frame", "score", "bubble"))
     check_positive(speed=speed)
     _, who = np.unique(bubbles["bubble"], return_inverse=True)
     n = who.max(initial=-1) + 1
