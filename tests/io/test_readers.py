@@ -315,7 +315,7 @@ class TestOpenFrames:
         )
         listing = r"it holds one \(12, 9, 7\), two \(12, 9, 7\), flat \(9, 7\)"
         with pytest.raises(
-            ValueError, match=f"several stacks of frames, choose one with --variable NAME .*; {listing}"
+            ValueError, match=f"several stacks of frames, choose one with --variable .*; {listing}"
         ):
             open_frames(tmp_path / "two.mat")
         with pytest.raises(ValueError, match=f"no stack of frames 'three'; {listing}"):

@@ -164,7 +164,7 @@ def labelled_axes(labels: Iterable[str]) -> str:
     return "".join(letters) if complete else ""
 
 
-def complex_fields(dtype: np.dtype) -> tuple[str, str] | None:
+def _complex_fields(dtype: np.dtype) -> tuple[str, str] | None:
     """Names of the two fields of complex numbers that are stored as pairs."""
     names = dtype.names or ()
     is_pair = tuple(name.lower() for name in names) in _PARTS
@@ -175,12 +175,12 @@ def complex_fields(dtype: np.dtype) -> tuple[str, str] | None:
 
 def is_numeric(dtype: np.dtype) -> bool:
     """Whether an array of this type may hold frames."""
-    return dtype.kind in "iufcb" or complex_fields(dtype) is not None
+    return dtype.kind in "iufcb" or _complex_fields(dtype) is not None
 
 
 def name_dtype(dtype: np.dtype) -> str:
     """Type of stored numbers in a word; complex numbers kept as pairs show their fields."""
-    fields = complex_fields(dtype)
+    fields = _complex_fields(dtype)
     return f"{dtype[0].name} ({', '.join(fields)})" if fields else dtype.name
 
 
@@ -256,7 +256,7 @@ def take_frames(array: Any, axes: str, first: int, last: int) -> NDArray:
     """
     key = tuple(slice(first, last) if axis == "t" else slice(None) for axis in axes)
     part = np.asarray(array[key])
-    fields = complex_fields(part.dtype)
+    fields = _complex_fields(part.dtype)
     if fields:
         part = _join(part[fields[0]], part[fields[1]])
     if "c" in axes:

@@ -68,7 +68,7 @@ def open_hdf5(path: Path, name: str) -> Iterator[Any]:
     """
     with h5py.File(path) as file:
         leaf = next(leaf for leaf in _leaves(file, path) if leaf.name == name)
-        check_storage(leaf.array, path)
+        _check_storage(leaf.array, path)
         yield Reversed(leaf.array) if leaf.writer else leaf.array
 
 
@@ -269,7 +269,7 @@ def _writer(path: Path) -> str:
     return "Julia" if b"Julia" in head else ""
 
 
-def check_storage(array: h5py.Dataset, path: Path, depth: int = 0) -> None:
+def _check_storage(array: h5py.Dataset, path: Path, depth: int = 0) -> None:
     """Refuse an array whose numbers cannot all be read, before some of them come as zeros.
 
     Raises
@@ -312,7 +312,7 @@ def _check_part(part: Any, array: h5py.Dataset, path: Path, depth: int) -> None:
         source = file.get(part.dset_name)
         if not isinstance(source, h5py.Dataset):
             raise NotTaken(f"{what}, and {file_name} has no array {part.dset_name}")
-        check_storage(source, path, depth + 1)
+        _check_storage(source, path, depth + 1)
         is_short = source.size < part.vspace.get_select_npoints()
         if part.src_space.get_select_type() == h5py.h5s.SEL_HYPERSLABS:
             last = part.src_space.get_select_bounds()[1]

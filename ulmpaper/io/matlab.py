@@ -22,7 +22,7 @@ from scipy.io import loadmat
 
 from ulmpaper.io.axes import COLUMN_MAJOR, ArrayInfo, infer_axes
 
-WHY = "MATLAB keeps frames as (z, x, t)"
+_ORDER = "MATLAB keeps frames as (z, x, t)"
 FEW = 16  # numbers, at most, that an array holds which may state a scale
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8"}
 _NUMBERS[13] = "u8"
@@ -58,7 +58,8 @@ def list_mat5(path: Path) -> dict[str, ArrayInfo]:
         An element has no type, or reaches beyond the one that holds it.
     """
     return {
-        array.name: infer_axes(array.shape, COLUMN_MAJOR, WHY, array.dtype) for array in _walk(path)
+        array.name: infer_axes(array.shape, COLUMN_MAJOR, _ORDER, array.dtype)
+        for array in _walk(path)
     }
 
 

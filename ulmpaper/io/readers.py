@@ -279,7 +279,7 @@ def open_frames(
     notes.append(
         f"{variable}, {' x '.join(map(str, info.shape))} {stored}: axes {info.axes}, {info.why}"
     )
-    found = stated_scale(path, kind, variable, in_silico=has_truth)
+    found = _stated_scale(path, kind, variable, in_silico=has_truth)
     notes += _doubt_time(info.axes, size)
     scale = stated_first(found, stated_mm, frame_rate_hz)
     pitch_mm, stretch, resampled = _square(scale, (size["z"], size["x"]))
@@ -530,7 +530,7 @@ def _find_file(path: str | Path, number: int | None, what: str, *patterns: str) 
     return found[0]
 
 
-def scale_tables(path: Path, *, in_silico: bool) -> dict[str, dict[str, NDArray]]:
+def _scale_tables(path: Path, *, in_silico: bool) -> dict[str, dict[str, NDArray]]:
     """Numbers that may state a scale, by file: PALA's, a file near it, the file itself."""
     tables = {"PALA's constants": dict(_CONSTANTS)} if in_silico else {}
     for file in (*parameters_near(path, in_silico=in_silico), path):
@@ -541,7 +541,7 @@ def scale_tables(path: Path, *, in_silico: bool) -> dict[str, dict[str, NDArray]
     return tables
 
 
-def stated_scale(path: Path, kind: str, variable: str, *, in_silico: bool) -> Scale:
+def _stated_scale(path: Path, kind: str, variable: str, *, in_silico: bool) -> Scale:
     """Scale of the frames that files state."""
     other = format_of(path)
     if kind == "BlockStore":
@@ -550,7 +550,7 @@ def stated_scale(path: Path, kind: str, variable: str, *, in_silico: bool) -> Sc
     elif other is not None:
         return other.scale(path, variable.split(",")[0])
     else:
-        return find_scale(scale_tables(path, in_silico=in_silico), variable.split(",")[0])
+        return find_scale(_scale_tables(path, in_silico=in_silico), variable.split(",")[0])
     pair = check_pitch(px_mm)
     return Scale(
         pair,
@@ -563,7 +563,7 @@ def stated_scale(path: Path, kind: str, variable: str, *, in_silico: bool) -> Sc
 
 def _true_bubbles(file: FrameFile) -> pd.DataFrame:
     """Bubble table of PALA's ``ListPos`` (n, [x y z reflectivity], t)."""
-    fields = find_fields(scale_tables(file.path, in_silico=True), "ListPos")
+    fields = find_fields(_scale_tables(file.path, in_silico=True), "ListPos")
     origin, pitch = (np.resize(fields[key].values, 3) for key in ("origin", "pitch"))
     with open_array(file.path, "ListPos") as array:
         points = np.atleast_3d(array[(slice(None),) * len(array.shape)])
