@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ulmpaper.cli import app
+from ulmpaper.config import load_config
 from ulmpaper.core.records import Block, UlmWarning
 from ulmpaper.io import BlockStore, open_frames, read_truth
 from ulmpaper.io.readers import store_frames
@@ -263,3 +266,30 @@ def test_version(run: Run) -> None:
     from ulmpaper import __version__
 
     assert run("--version")[:2] == (0, f"ulmpaper {__version__}\n")
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "book" / "own_training.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "command", re.findall(r"^\$ .venv/bin/ulmpaper (.*?)(?:  # minutes)?$", PAGE, re.M)
+)
+def test_commands_of_the_page_exist_with_their_options(command: str) -> None:
+    name, *words = command.split()
+    known = typer.main.get_command(app).commands[name].params  # type: ignore[attr-defined]
+    options = {option for parameter in known for option in parameter.opts}
+    assert {word for word in words if word.startswith("-")} <= options
+    load_config("quick", ",".join(words[i + 1] for i, word in enumerate(words) if word == "--set"))
+
+
+def test_recordings_of_the_page_become_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (script,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(script.replace("1000", "20").replace("200", "20"), {})
+    assert store_frames(["train.npy"], "train.h5", truth="train.csv") == 20
+    assert len(stored_truth(Path("train.h5"))) == 20 * 30
+    assert np.abs(pd.read_csv("test.csv")["z"][:30] - pd.read_csv("train.csv")["z"][:30]).min() > 0
