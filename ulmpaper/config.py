@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import InitVar
-from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_args
 
 import numpy as np
 import pandas as pd
@@ -625,7 +625,10 @@ class Config(_Section):
         "repeat PALA's own rules, defects included, instead of the corrected ones",
         source="ours",
     )
-    stated: InitVar[frozenset[str]] = frozenset()
+    if TYPE_CHECKING:
+        stated: frozenset[str] = frozenset()
+    else:  # no field, so neither compared nor listed nor part of the digest, but kept by replace
+        stated: InitVar[frozenset[str]] = frozenset()
 
     def __post_init__(self, stated: frozenset[str]) -> None:
         object.__setattr__(self, "stated", stated)

@@ -203,11 +203,13 @@ class ResultWriter:
         maps : mapping of str to array (Z, X)
             Maps by kind, such as ``density``.
         run : mapping
-            Input, digest, scale and the like, as JSON can hold them.
+            Input, digest and the like, as JSON can hold them. Its ``scale``, numbers and text by
+            name, goes beside the maps and into the attributes of the tables too.
         config : mapping
             All settings.
         """
         single = {kind: values.astype(np.float32) for kind, values in maps.items()}
+        scale = {name: np.asarray(value) for name, value in run.get("scale", {}).items()}
         note = {
             **run,
             "ulmpaper": __version__,
@@ -216,10 +218,11 @@ class ResultWriter:
             "config": config,
         }
         with self.writing():
-            np.savez_compressed(self.path("maps.npz"), **single)  # type: ignore[arg-type]
+            np.savez_compressed(self.path("maps.npz"), **single, **scale)  # type: ignore[arg-type]
             self.path(_RUN).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
             # Tables are written as a whole, so that the bytes do not depend on how rows came in.
             with as_a_whole(), SafeHDF5(self.path("tables.h5"), "w") as file:
+                file.attrs.update(run.get("scale", {}))
                 for name, table in self._tables.items():
                     table.write(file, name)
             file.check()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import joblib
@@ -18,24 +18,40 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ulmpaper.config import NETWORKS, Config, Settings, as_config
-from ulmpaper.core.filters import butter_bandpass, min_frames_zero_phase, svd_filter
-from ulmpaper.core.records import Block, UlmWarning, check_amplitude, check_frames, warn_user
+from ulmpaper.core.filters import (
+    butter_bandpass,
+    fill_missing,
+    min_frames_zero_phase,
+    svd_filter,
+)
+from ulmpaper.core.health import check_health, name_outliers, without_outliers
+from ulmpaper.core.records import Block, UlmWarning, check_block, warn_user
 from ulmpaper.core.render import Maps, MapSums, map_sums, power_doppler
 from ulmpaper.core.track import add_velocity, drop_short, interpolate, link
 from ulmpaper.pipeline.detect import Method, locate, network_digests
 from ulmpaper.pipeline.parallel import ordered_map
+from ulmpaper.pipeline.scale import SettledBlocks, settle_block
+
+_SHOWN = 5  # blocks whose ill health is told one by one
 
 
 @dataclass(frozen=True)
 class BlockResult:
-    """Result of one block: its tables, the sums that `MapTotals` adds up, and its warnings."""
+    """Result of one block: its tables, the sums that `MapTotals` adds up, and its warnings.
+
+    ``n_seen`` counts the frames that hold a picture, of which ``power`` is the mean, ``n_zero``
+    those of zeros; ``health`` says what is wrong with frames, ``notes`` what else was warned of.
+    """
 
     bubbles: pd.DataFrame
     tracks: pd.DataFrame
     sums: MapSums
     power: NDArray
     n_frames: int
+    n_seen: int
+    n_zero: int
     notes: tuple[str, ...] = ()
+    health: tuple[str, ...] = ()
 
 
 def pack_result(result: BlockResult) -> dict[str, NDArray]:
@@ -69,7 +85,7 @@ def unpack_result(arrays: Mapping[str, NDArray]) -> BlockResult:
         tracks=pd.DataFrame(groups["tracks"]),
         sums=MapSums(**groups["sums"]),
         power=arrays["power"],
-        **{**rest, "notes": tuple(rest["notes"])},
+        **{**rest, "notes": tuple(rest["notes"]), "health": tuple(rest["health"])},
     )
 
 
@@ -87,6 +103,8 @@ class MapTotals:
         self._maps: Maps | None = None
         self._power: NDArray | float = 0.0
         self._n_frames = 0
+        self._n_seen = 0
+        self._n_zero = 0
 
     def add(self, result: BlockResult) -> None:
         """Add the sums of a block."""
@@ -94,14 +112,28 @@ class MapTotals:
             render = self._cfg.render
             self._maps = Maps(result.power.shape, upsample=render.upsample, pala=self._cfg.pala)
         self._maps.add(result.sums)
-        self._power = self._power + result.power * result.n_frames
+        self._power = self._power + result.power * result.n_seen
         self._n_frames += result.n_frames
+        self._n_seen += result.n_seen
+        self._n_zero += result.n_zero
 
     def as_dict(self) -> dict[str, NDArray]:
-        """All maps by name, see `UlmResult`."""
+        """All maps by name, see `UlmResult`.
+
+        Raises
+        ------
+        ValueError
+            There was no block, or all frames hold only zeros.
+        """
         if self._maps is None:
             raise ValueError("there is no block to make maps of: at least one frame is needed")
-        return {**self._maps.as_dict(), "power_doppler": np.asarray(self._power) / self._n_frames}
+        if self._n_zero == self._n_frames:
+            raise ValueError(
+                f"all {self._n_frames} frames hold only zeros: nothing was recorded, or another "
+                "array of the file holds the frames"
+            )
+        power = np.asarray(self._power) / max(1, self._n_seen)
+        return {**self._maps.as_dict(), "power_doppler": power}
 
 
 def ulm_blocks(
@@ -115,7 +147,10 @@ def ulm_blocks(
     """Run the chain on each block, in parallel, and yield results in the order of the blocks.
 
     Blocks are filtered and tracked apart, as in PALA. Frames and tracks are numbered on through the
-    blocks. Only a few blocks are in memory at a time. Of the warnings, the first is given.
+    blocks. Only a few blocks are in memory at a time. Of a network's warnings, the first is given.
+
+    Frames of zeros, or of one value, hold no picture: they are named in a warning, take no part in
+    the clutter filter and have no bubbles.
 
     Parameters
     ----------
@@ -132,11 +167,18 @@ def ulm_blocks(
     Raises
     ------
     ValueError
-        A block differs in shape from the first.
+        A block differs in shape or scale from the first.
     OSError
         No scheduler answers at the address.
+
+    Warns
+    -----
+    UlmWarning
+        Pixel pitch or frame rate is assumed; frames are missing or repeated, or have hot pixels.
     """
-    return number_on(run_blocks(blocks, as_config(cfg), method, n_jobs, scheduler))
+    cfg = as_config(cfg)
+    settled = blocks if isinstance(blocks, SettledBlocks) else SettledBlocks(blocks, cfg)
+    return number_on(run_blocks(settled, cfg, method, n_jobs, scheduler))
 
 
 def run_blocks(
@@ -145,21 +187,26 @@ def run_blocks(
     method: Method | None,
     n_jobs: int | None,
     scheduler: str | None,
-) -> Iterator[BlockResult]:
+) -> Generator[BlockResult]:
     """Results of blocks, each with its own count of frames and tracks."""
     n_jobs = cfg.blocks.n_jobs if n_jobs is None else n_jobs
     tasks = (joblib.delayed(_run_block)(block, cfg, method) for block in _same_shape(blocks))
     yield from ordered_map(tasks, n_jobs=n_jobs, scheduler=scheduler)
 
 
-def number_on(results: Iterable[BlockResult]) -> Iterator[BlockResult]:
+def number_on(results: Iterable[BlockResult]) -> Generator[BlockResult]:
     """Number frames and tracks on through the blocks, and give the first of the warnings."""
     first_frame = first_track = 0
     warned = False
+    n_ill = 0
     for result in results:
         if result.notes and not warned:  # the other blocks say the same with slightly other figures
             warn_user(result.notes[0])
             warned = True
+        n_ill += bool(result.health)
+        if n_ill <= _SHOWN:
+            for sentence in result.health:
+                warn_user(sentence)
         numbers, track_of_row = np.unique(result.tracks["track"], return_inverse=True)
         frame = result.tracks["frame"] + first_frame
         yield dataclasses.replace(
@@ -169,21 +216,41 @@ def number_on(results: Iterable[BlockResult]) -> Iterator[BlockResult]:
         )
         first_frame += result.n_frames
         first_track += len(numbers)
+    if n_ill > _SHOWN:
+        warn_user(f"so it is with {n_ill - _SHOWN} more blocks: missing frames or hot pixels")
 
 
 def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) -> BlockResult:
     """Run the chain on one block; warnings come back as notes, since a process may lie between."""
-    px_mm, frame_rate_hz = pitch_and_rate(frames, cfg)
-    frames = check_frames(
-        frames.frames if isinstance(frames, Block) else frames, allow_complex=True
-    )
-    if frames.dtype.kind != "c":
-        check_amplitude(frames)
-    filtered = _filter(frames, cfg, frame_rate_hz)
+    block = frames if isinstance(frames, Block) else Block(np.asarray(frames), source="array")
+    px_mm, frame_rate_hz = pitch_and_rate(block, cfg)
+    iq = check_block(block)
+    health = check_health(iq, block.first_frame)
+    said = dataclasses.replace(health, outliers=()).sentences()
+    is_seen = np.ones(len(iq), dtype=bool)
+    is_seen[np.array(health.missing, dtype=int) - block.first_frame] = False
+    least = _min_frames_of_filter(cfg)
+    if 0 < is_seen.sum() < least:
+        last = block.first_frame + len(iq) - 1
+        said.append(
+            f"frames {block.first_frame} to {last} are left out: {is_seen.sum()} of them hold a "
+            f"picture, the filter needs {least}"
+        )
+        is_seen[:] = False
+    filtered = _filter(iq, is_seen, cfg, frame_rate_hz)
     amplitude = np.abs(filtered) if filtered.dtype.kind == "c" or _filters(cfg) else filtered
+    outliers = health.outliers
+    if _filters(cfg):  # before it, tissue hides hot pixels
+        outliers = check_health(amplitude, block.first_frame).outliers
+    method = method or cfg.locate.method
+    if outliers:
+        said.append(name_outliers(outliers))
+    if outliers and method in NETWORKS:
+        said[-1] += "; the network sees those around it instead"
+        amplitude = without_outliers(amplitude, outliers, block.first_frame)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UlmWarning)
-        bubbles = locate(amplitude, method or cfg.locate.method, cfg=cfg)
+        bubbles = locate(amplitude, method, cfg=cfg)
     notes = tuple(str(w.message) for w in caught if issubclass(w.category, UlmWarning))
     kept = link_tracks(bubbles, cfg)
     paths = draw_lines(kept, cfg, px_mm=px_mm, frame_rate_hz=frame_rate_hz)
@@ -191,12 +258,19 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) ->
     return BlockResult(
         bubbles=bubbles,
         tracks=add_velocity(
-            kept, px_mm=px_mm, frame_rate_hz=frame_rate_hz, smooth_points=cfg.track.smooth_points
+            kept,
+            px_mm=px_mm,
+            frame_rate_hz=frame_rate_hz,
+            smooth_points=cfg.track.smooth_points,
+            pala=cfg.pala,
         ),
         sums=map_sums(paths, shape_px, upsample=cfg.render.upsample, pala=cfg.pala),
-        power=power_doppler(filtered),
+        power=power_doppler(filtered[is_seen] if is_seen.any() else filtered),
         n_frames=len(amplitude),
+        n_seen=int(is_seen.sum()),
+        n_zero=len(health.zero),
         notes=notes,
+        health=tuple(f"{block.file or block.source}: {sentence}" for sentence in said),
     )
 
 
@@ -237,10 +311,14 @@ def min_frames_per_block(cfg: Config) -> int:
     >>> min_frames_per_block(load_config("quick", {"filter.svd_low": 10}))
     10
     """
+    window = network_digests(cfg)[1] if cfg.locate.method in NETWORKS else 1
+    return max(_min_frames_of_filter(cfg), window)
+
+
+def _min_frames_of_filter(cfg: Config) -> int:
     f = cfg.filter
     zero_phase = f.band_hz is not None and f.zero_phase and not cfg.pala
-    window = network_digests(cfg)[1] if cfg.locate.method in NETWORKS else 1
-    return max(f.svd_low, min_frames_zero_phase(f.order) if zero_phase else 1, window)
+    return max(f.svd_low, min_frames_zero_phase(f.order) if zero_phase else 1)
 
 
 def _filters(cfg: Config) -> bool:
@@ -249,26 +327,50 @@ def _filters(cfg: Config) -> bool:
     )
 
 
-def _filter(frames: NDArray, cfg: Config, frame_rate_hz: float) -> NDArray:
-    """Clutter filter of the settings: components first, then the band, as in PALA."""
+def _filter(
+    frames: NDArray, is_seen: NDArray[np.bool_], cfg: Config, frame_rate_hz: float
+) -> NDArray:
+    """Clutter filter of the settings: components first, then the band, as in PALA.
+
+    Frames that hold no picture are left out, and are zeros in the result.
+    """
+    f = cfg.filter
+    if is_seen.all():
+        return _band(_components(frames, cfg), cfg, frame_rate_hz)
+    filtered = np.zeros_like(frames)
+    if not is_seen.any():
+        return filtered
+    filtered[is_seen] = _components(frames[is_seen], cfg)
+    if f.band_hz is not None:
+        # Filtered apart, the parts beside a gap would begin from rest, and short ones not at all.
+        filtered = _band(fill_missing(filtered, ~is_seen), cfg, frame_rate_hz)
+        filtered[~is_seen] = 0
+    return filtered
+
+
+def _components(frames: NDArray, cfg: Config) -> NDArray:
+    """Frames with the singular components of the settings."""
     f = cfg.filter
     if f.svd_low > 1 or f.svd_high is not None:
-        frames = svd_filter(frames, f.svd_low, f.svd_high)
-    if f.band_hz is not None:
-        zero_phase = f.zero_phase and not cfg.pala
-        frames = butter_bandpass(
-            frames, f.band_hz, frame_rate_hz=frame_rate_hz, order=f.order, zero_phase=zero_phase
-        )
+        return svd_filter(frames, f.svd_low, f.svd_high)
     return frames
 
 
+def _band(frames: NDArray, cfg: Config, frame_rate_hz: float) -> NDArray:
+    """Frames with the pass band of the settings."""
+    f = cfg.filter
+    if f.band_hz is None:
+        return frames
+    zero_phase = f.zero_phase and not cfg.pala
+    return butter_bandpass(
+        frames, f.band_hz, frame_rate_hz=frame_rate_hz, order=f.order, zero_phase=zero_phase
+    )
+
+
 def pitch_and_rate(frames: ArrayLike | Block, cfg: Config) -> tuple[float, float]:
-    """Pixel pitch [mm] and frame rate [Hz]: the block's where known, else the settings'."""
-    px_mm = frame_rate_hz = None
-    if isinstance(frames, Block):
-        px_mm = frames.px_mm
-        frame_rate_hz = frames.frame_rate_hz
-    return px_mm or cfg.acquisition.px_mm, frame_rate_hz or cfg.acquisition.frame_rate_hz
+    """Pixel pitch [mm] and frame rate [Hz] by the rule of `ulmpaper.pipeline.scale`."""
+    used = settle_block(frames, cfg, quiet=True)
+    return used.px_mm, used.frame_rate_hz
 
 
 def _same_shape(blocks: Iterable[ArrayLike | Block]) -> Iterator[ArrayLike | Block]:

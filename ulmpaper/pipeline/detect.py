@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ulmpaper.config import METHODS, NETWORKS, Config, Settings, as_config
+from ulmpaper.config import NETWORKS, Config, Settings, as_config, method_name
 from ulmpaper.core.localize import locate_peaks
-from ulmpaper.core.records import Block, check_choice
+from ulmpaper.core.records import Block
 
 Method = str | Callable[[NDArray], tuple[NDArray, NDArray]]
 
@@ -73,9 +73,9 @@ def locate(
         frames = frames.frames
     if min_score is None:
         min_score = cfg.locate.min_score
+    if not callable(method):
+        method = method_name(method)
     if callable(method) or method not in NETWORKS:
-        if not callable(method):
-            check_choice(method, METHODS + NETWORKS, "method")
         given = {
             "roi_px": cfg.locate.roi_px,
             "max_peaks_in_roi": cfg.locate.max_peaks_in_roi,

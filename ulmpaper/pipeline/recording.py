@@ -14,16 +14,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ulmpaper.config import METHODS, NETWORKS, Config, Settings, as_config
-from ulmpaper.core.records import (
-    Block,
-    check_choice,
-)
+from ulmpaper.config import NETWORKS, Config, Settings, as_config, method_name
+from ulmpaper.core.records import Block
+from ulmpaper.core.track import track_summary
 from ulmpaper.io.files import fingerprint
 from ulmpaper.io.readers import FrameFile, open_frames
 from ulmpaper.io.results import ResultWriter
-from ulmpaper.pipeline.blocks import MapTotals, min_frames_per_block, pitch_and_rate, ulm_blocks
+from ulmpaper.pipeline.blocks import MapTotals, min_frames_per_block, ulm_blocks
 from ulmpaper.pipeline.detect import Method, network_digests
+from ulmpaper.pipeline.scale import SettledBlocks, settle_files
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,6 +45,9 @@ class UlmResult:
         Frames of the recording.
     about : dict
         What the frames are, for ``run.json``.
+    scale : dict
+        ``px_mm``, ``frame_rate_hz``, who stated each (``px_mm_from``, ``frame_rate_from``),
+        ``upsample``, ``map_px_mm`` and ``units``.
     """
 
     bubbles: pd.DataFrame
@@ -54,6 +56,7 @@ class UlmResult:
     config: Config
     n_frames: int
     about: dict[str, Any] = field(default_factory=dict)
+    scale: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         n_tracks = self.tracks["track"].nunique()
@@ -81,8 +84,9 @@ def ulm(
     ----------
     frames : array_like (T, Z, X), Block, path, FrameFile, or iterable of arrays or Blocks
         B-mode amplitude or IQ. An array or a `Block` is one block; a file is read in blocks of
-        ``blocks.n_frames``; an iterable yields blocks of one shape. A block or file brings its own
-        pixel pitch and frame rate where it knows them; else those of ``cfg.acquisition`` hold.
+        ``blocks.n_frames``; an iterable yields blocks of one shape. Pixel pitch and frame rate are
+        those that you state (``acquisition.px_mm``, ``acquisition.frame_rate_hz``), else those of
+        the block or file, else those of the profile, with a warning.
     cfg : Config, mapping or str, optional
         Settings: a `Config`, dotted overrides of the profile ``quick``, or the name of a profile.
     method : str or callable, optional
@@ -105,7 +109,9 @@ def ulm(
     Warns
     -----
     UlmWarning
-        The frames are unlike those that a network was trained on.
+        Pixel pitch or frame rate is assumed, or you state another one than the file; frames are
+        missing or repeated, or have hot pixels; they are unlike those that a network was trained
+        on.
 
     Examples
     --------
@@ -123,18 +129,19 @@ def ulm(
     if callable(method):
         about["method"] = getattr(method, "__name__", "a function")
     elif method is not None:
-        check_choice(method, METHODS + NETWORKS, "method")
-        cfg = _with(cfg, "locate", method=method)
+        cfg = _with(cfg, "locate", method=method_name(method))
         method = None
     if isinstance(frames, str | os.PathLike):
         frames = open_recording(frames, cfg)
     if isinstance(frames, FrameFile):
         about |= describe_input([frames])
+        used = settle_files([frames], cfg)
+        cfg = used.put_into(cfg)
         least = min_frames_per_block(cfg)
-        recording: Iterable[Any] = frames.blocks(cfg.blocks.n_frames, min_frames=least)
+        stream = frames.blocks(cfg.blocks.n_frames, min_frames=least)
+        blocks = SettledBlocks(stream, cfg, used)
     else:
-        recording = frames if _are_blocks(frames) else [frames]  # type: ignore[assignment]
-    blocks = _Described(recording, cfg, about)
+        blocks = SettledBlocks(_described(frames, about), cfg)
     totals = MapTotals(cfg)
     bubbles = []
     tracks = []
@@ -145,13 +152,15 @@ def ulm(
         tracks.append(result.tracks)
         n_frames += result.n_frames
     maps = totals.as_dict()
+    used = blocks.settled
     return UlmResult(
         bubbles=pd.concat(bubbles, ignore_index=True),
         tracks=pd.concat(tracks, ignore_index=True),
         maps=maps,
-        config=_with(cfg, "acquisition", px_mm=blocks.px_mm, frame_rate_hz=blocks.frame_rate_hz),
+        config=used.put_into(cfg),
         n_frames=n_frames,
         about=about,
+        scale=used.describe(cfg.render.upsample),
     )
 
 
@@ -191,26 +200,15 @@ def _are_blocks(frames: object) -> bool:
     return isinstance(frames, Iterator)
 
 
-class _Described:
-    """Blocks as they pass, with what is known of the first one, which is not kept in memory."""
-
-    def __init__(
-        self, blocks: Iterable[ArrayLike | Block], cfg: Config, about: dict[str, Any]
-    ) -> None:
-        self._blocks = blocks
-        self._cfg = cfg
-        self._about = about
-
-    def __iter__(self) -> Iterator[ArrayLike | Block]:
-        for number, block in enumerate(self._blocks):
-            if number == 0:
-                self.px_mm, self.frame_rate_hz = pitch_and_rate(block, self._cfg)
-                frames = block.frames if isinstance(block, Block) else np.asarray(block)
-                first_frame = np.ascontiguousarray(frames[:1]).tobytes()
-                source = block.source if isinstance(block, Block) else "array"
-                self._about.setdefault("source", source)
-                self._about.setdefault("content", hashlib.sha256(first_frame).hexdigest()[:10])
-            yield block
+def _described(frames: Any, about: dict[str, Any]) -> Iterator[ArrayLike | Block]:
+    """Blocks as they pass; what is known of the first one, which is not kept, goes into `about`."""
+    for number, block in enumerate(frames if _are_blocks(frames) else [frames]):
+        if number == 0:
+            array = block.frames if isinstance(block, Block) else np.asarray(block)
+            first_frame = np.ascontiguousarray(array[:1]).tobytes()
+            about.setdefault("source", block.source if isinstance(block, Block) else "array")
+            about.setdefault("content", hashlib.sha256(first_frame).hexdigest()[:10])
+        yield block
 
 
 def _with(cfg: Config, section: str, **values: Any) -> Config:
@@ -242,7 +240,16 @@ def save_result(result: UlmResult, folder: str | os.PathLike, *, overwrite: bool
     run = describe_run(result.config, result.about)
     with ResultWriter(folder, run, overwrite=overwrite) as writer:
         writer.add(result.bubbles, result.tracks)
-        finish_results(writer, result.maps, result.config, result.about, result.n_frames)
+        rate_hz = result.config.acquisition.frame_rate_hz
+        finish_results(
+            writer,
+            result.maps,
+            result.config,
+            result.about,
+            result.n_frames,
+            scale=result.scale,
+            tracks=track_summary(result.tracks, frame_rate_hz=rate_hz),
+        )
 
 
 def finish_results(
@@ -251,15 +258,28 @@ def finish_results(
     cfg: Config,
     about: Mapping[str, Any],
     n_frames: int,
+    *,
+    scale: Mapping[str, Any] | None = None,
+    tracks: Mapping[str, Any] | None = None,
 ) -> None:
-    """Give the maps, their pictures and the settings of a run to a writer of results."""
+    """Give the maps, their pictures and the settings of a run to a writer of results.
+
+    `scale` is as in `UlmResult`, `tracks` as from `ulmpaper.core.track_summary`.
+    """
     from ulmpaper.plots import plot_map, save_figure
 
     for kind, values in maps.items():
         figure = plot_map(values, kind, px_mm=cfg.acquisition.px_mm, upsample=cfg.render.upsample)
         with writer.writing():
             save_figure(figure, writer.path(f"{kind}.png"))
-    writer.finish(maps, {**describe_run(cfg, about), "n_frames": n_frames}, dataclasses.asdict(cfg))
+    run = {
+        **describe_run(cfg, about),
+        "n_frames": n_frames,
+        "scale": dict(scale or {}),
+        "n_tracks": (tracks or {}).get("n_tracks"),
+        "tracks": dict(tracks or {}),
+    }
+    writer.finish(maps, run, dataclasses.asdict(cfg))
 
 
 def describe_input(files: list[FrameFile]) -> dict[str, Any]:

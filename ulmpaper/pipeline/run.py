@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
 from tqdm import tqdm
 
 from ulmpaper.config import Config
 from ulmpaper.core.records import Block
+from ulmpaper.core.track import per_track, track_summary
 from ulmpaper.io.readers import FrameFile
 from ulmpaper.io.results import ResultWriter
 from ulmpaper.pipeline.blocks import (
@@ -24,6 +27,7 @@ from ulmpaper.pipeline.blocks import (
     unpack_result,
 )
 from ulmpaper.pipeline.recording import describe_input, describe_run, finish_results
+from ulmpaper.pipeline.scale import settle_files
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class _FolderSummary:
 
     n_frames: int
     n_bubbles: int
-    n_tracks: int
+    tracks: dict[str, Any]  # see `track_summary`
 
 
 def run_to_folder(
@@ -57,7 +61,7 @@ def run_to_folder(
     out : path-like
         Folder for the results, see `save_result`.
     cfg : Config
-        Settings; their pixel pitch and frame rate hold for all files.
+        Settings; pixel pitch and frame rate by the rule of `ulmpaper.pipeline.scale`.
     n_jobs, scheduler
         See `ulm_blocks`.
     overwrite : bool
@@ -68,10 +72,13 @@ def run_to_folder(
     Raises
     ------
     ValueError
-        `out` holds something else; a file has too few frames for the filters or the network.
+        `out` holds something else; files differ in the size or scale of their frames; a file has
+        too few frames for the filters or the network.
     OSError
         `out` cannot be written to.
     """
+    used = settle_files(sources, cfg)
+    cfg = used.put_into(cfg)
     about = describe_input(list(sources))
     run = describe_run(cfg, about)
     least = min_frames_per_block(cfg)
@@ -82,10 +89,10 @@ def run_to_folder(
     hidden = None if progress is None else not progress
     totals = MapTotals(cfg)
     n_bubbles = 0
-    n_tracks = 0
+    tracks = []
     with ResultWriter(out, run, overwrite=overwrite, inputs=inputs) as writer:
 
-        def find(first: int) -> Iterator[BlockResult]:
+        def find(first: int) -> Generator[BlockResult]:
             blocks = _blocks(sources, counts, first, cfg, least)
             return run_blocks(blocks, cfg, None, n_jobs, scheduler)
 
@@ -97,14 +104,17 @@ def run_to_folder(
                 writer.add(result.bubbles, result.tracks)
                 totals.add(result)
                 n_bubbles += len(result.bubbles)
-                n_tracks += result.tracks["track"].nunique()
-        finish_results(writer, totals.as_dict(), cfg, about, n_frames)
-    return _FolderSummary(n_frames, n_bubbles, n_tracks)
+                tracks.append(per_track(result.tracks, frame_rate_hz=used.frame_rate_hz))
+        summary = track_summary(pd.concat(tracks, ignore_index=True))
+        scale = used.describe(cfg.render.upsample)
+        maps = totals.as_dict()
+        finish_results(writer, maps, cfg, about, n_frames, scale=scale, tracks=summary)
+    return _FolderSummary(n_frames, n_bubbles, summary)
 
 
 def _keeping(
-    writer: ResultWriter, find: Callable[[int], Iterator[BlockResult]], n_blocks: int
-) -> Iterator[BlockResult]:
+    writer: ResultWriter, find: Callable[[int], Generator[BlockResult]], n_blocks: int
+) -> Generator[BlockResult]:
     """Results that an earlier run kept, then those that `find` gives from there on, kept too."""
     number = 0
     while number < n_blocks and (arrays := writer.kept(number)) is not None:
@@ -128,12 +138,14 @@ def _blocks(
     sources: Sequence[FrameFile], counts: Sequence[int], first: int, cfg: Config, least: int
 ) -> Iterator[Block]:
     """Blocks of all files, without the first ones, which are not read."""
-    scale = {"px_mm": cfg.acquisition.px_mm, "frame_rate_hz": cfg.acquisition.frame_rate_hz}
+    scale = cfg.acquisition
     size = cfg.blocks.n_frames
     for source, count in zip(sources, counts, strict=True):
         if first < count:
             for block in source.blocks(size, start=first * size, min_frames=least):
-                yield dataclasses.replace(block, **scale)
+                yield dataclasses.replace(
+                    block, px_mm=scale.px_mm, frame_rate_hz=scale.frame_rate_hz
+                )
         first = max(0, first - count)
 
 
