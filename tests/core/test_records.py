@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ulmpaper import core, metrics
 from ulmpaper.core.records import (
     bubble_table,
     check_bubbles,
     check_choice,
     check_frames,
     check_positive,
+    check_whole,
 )
 
 FRAMES = np.ones((3, 4, 5), dtype=np.float32)
@@ -67,6 +69,139 @@ def test_large_values_are_no_overflow() -> None:
 def test_bad_bubbles(table: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         check_bubbles(table)
+
+
+SOUND = pd.DataFrame({"frame": [0, 1, 2], "z": 1.0, "x": 2.0, "score": 1.0, "track": 0})
+SCALE = {"px_mm": 0.1, "frame_rate_hz": 1000.0}
+
+
+def with_point(**changed: object) -> pd.DataFrame:
+    """The sound table, with something else in its second row."""
+    table = SOUND.astype(dict.fromkeys(changed, object))
+    for name, value in changed.items():
+        table.loc[1, name] = value
+    return table.infer_objects()
+
+
+UNSOUND = {
+    "seconds": (SOUND.assign(frame=[0.0, 0.001, 0.002]), "row 1 holds 0.001"),
+    "halves": (SOUND.assign(frame=[0, 0.5, 1]), "row 1 holds 0.5"),
+    "rounding": (SOUND.assign(frame=[0, 1 + 1e-9, 2]), "frames are whole numbers, but row 1"),
+    "huge frame": (SOUND.assign(frame=[0, 1, 2.0**60]), r"row 2 holds frame .*2\*\*53"),
+    "missing frame": (with_point(frame=np.nan), "column 'frame' .* first in row 1"),
+    "nullable": (SOUND.assign(z=pd.array([1, None, 2], "Int64")), "column 'z' .* first in row 1"),
+    "infinite": (with_point(x=np.inf), "column 'x' .* first in row 1"),
+    "far": (with_point(z=-1e300), "holds -1e\\+300 px in row 1"),
+    "text": (SOUND.assign(z=["1", "2", "3"]), "column 'z' .* holds .*row 0: '1'"),
+    "text frames": (SOUND.assign(frame=["0", "1", "2"]), "column 'frame' .* holds"),
+    "complex": (SOUND.assign(x=[1, 2j, 3]), "column 'x' .* holds complex128"),
+    "dates": (SOUND.assign(frame=pd.to_datetime([0, 1, 2])), "column 'frame' .* holds datetime"),
+    "objects": (with_point(z=[1]), "column 'z' .* holds object"),
+    "two columns": (
+        pd.concat([SOUND, SOUND[["z"]]], axis=1),
+        "more than one column 'z'",
+    ),
+    "two points in a frame": (
+        SOUND.assign(frame=[0, 1, 1]),
+        r"track 0 has more than one point in frame 1 \(row 2",
+    ),
+    "two points, rows apart": (
+        pd.DataFrame({"frame": [1, 0, 1], "z": 0.0, "x": 0.0, "score": 1.0, "track": 5}),
+        r"track 5 has more than one point in frame 1 \(row 2",
+    ),
+    "no table": (SOUND.to_numpy(), "a bubble table is a pandas DataFrame, not ndarray"),
+}
+FOR_TRACKS = ("two points in a frame", "two points, rows apart")
+DOORS = {
+    "link": lambda t: core.link(t),
+    "match": lambda t: metrics.match_bubbles(t, SOUND),
+    "match truth": lambda t: metrics.match_bubbles(SOUND, t),
+    "score": lambda t: metrics.score_bubbles(t, SOUND),
+}
+TRACK_DOORS = {
+    "drop_short": lambda t: core.drop_short(t),
+    "smooth": lambda t: core.smooth(t),
+    "interpolate": lambda t: core.interpolate(t, **SCALE),
+    "add_velocity": lambda t: core.add_velocity(t, **SCALE),
+    "render_maps": lambda t: core.render_maps(t, (9, 9), **SCALE),
+}
+
+
+@pytest.mark.parametrize("kind", UNSOUND)
+@pytest.mark.parametrize("door", [*DOORS, *TRACK_DOORS])
+def test_all_doors_refuse_unsound_tables_alike(kind: str, door: str) -> None:
+    table, message = UNSOUND[kind]
+    if kind in FOR_TRACKS and door in DOORS:
+        pytest.skip("bubbles may share a frame")
+    with pytest.raises((TypeError, ValueError), match=message):
+        {**DOORS, **TRACK_DOORS}[door](table)
+
+
+@pytest.mark.parametrize("kind", set(UNSOUND) - {"seconds", "halves", "rounding", "huge frame"})
+def test_maps_and_pictures_of_paths_refuse_too(kind: str) -> None:
+    """Paths may lie between frames; all else is as for tracks."""
+    from ulmpaper import plots
+
+    table, message = UNSOUND[kind]
+    path = table.assign(vz=0.0, vx=0.0) if isinstance(table, pd.DataFrame) else table
+    for door in (lambda t: core.map_sums(t, (9, 9)), plots.plot_tracks):
+        with pytest.raises((TypeError, ValueError), match=message):
+            door(path)
+
+
+@pytest.mark.parametrize("kind", ["f8", "f4", "u1", "i1", "u8", "Int64", "Float64", "UInt8"])
+def test_whole_numbers_of_any_kind_are_frames(kind: str) -> None:
+    wanted = core.link(SOUND.drop(columns="track"))
+    given = SOUND.drop(columns="track").astype({"frame": kind, "z": kind, "x": kind})
+    linked = core.link(given)
+    assert linked.frame.dtype == np.int64
+    np.testing.assert_array_equal(linked.to_numpy(float), wanted.to_numpy(float))
+    path = core.interpolate(linked, **SCALE)
+    pd.testing.assert_frame_equal(path, core.interpolate(wanted, **SCALE))
+    assert metrics.score_bubbles(given, SOUND)["jaccard_near"] == 1
+
+
+@pytest.mark.parametrize("index", [[5, 5, 5], ["a", "b", "c"]])
+def test_labels_of_rows_mean_nothing(index: list) -> None:
+    table = SOUND.set_axis(index, axis=0)
+    named = SOUND.set_index("frame", drop=False)  # a label and a column of one name
+    for other in (table, named):
+        pd.testing.assert_frame_equal(core.link(other), core.link(SOUND))
+        pd.testing.assert_frame_equal(core.smooth(other), core.smooth(SOUND))
+        assert len(metrics.match_bubbles(other, SOUND)) == 3
+
+
+def test_empty_tables_are_sound() -> None:
+    for empty in (SOUND[:0], pd.DataFrame(columns=SOUND.columns)):
+        assert core.link(empty).frame.dtype == np.int64
+        assert len(core.interpolate(empty, **SCALE)) == 0
+        assert core.render_maps(empty, (4, 4), **SCALE).density.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "error"),
+    [
+        (([0.5], [1], [1], [1]), ValueError),
+        (([np.nan], [1], [1], [1]), ValueError),
+        (([0], ["1"], [1], [1]), TypeError),
+        (([0], [1], [1j], [1]), TypeError),
+        (([0, 1], [1], [1], [1]), ValueError),
+    ],
+)
+def test_bad_columns_of_a_bubble_table(columns: tuple, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        bubble_table(*columns)
+
+
+@pytest.mark.parametrize("value", [0, 1.5, np.nan, np.inf, True, "2", None, 1j, np.bool_(True)])
+def test_bad_whole_numbers(value: object) -> None:
+    with pytest.raises(ValueError, match="n_bins must be a whole number, 1 or more"):
+        check_whole(n_bins=value)
+
+
+@pytest.mark.parametrize("value", [7, 7.0, np.uint8(7), np.float32(7)])
+def test_whole_numbers(value: object) -> None:
+    assert check_whole(n_bins=value) == 7
 
 
 @pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, True, "2", None])

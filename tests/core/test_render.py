@@ -83,6 +83,40 @@ def test_blocks_add_up(first: pd.DataFrame, second: pd.DataFrame) -> None:
         np.testing.assert_allclose(streamed.as_dict()[name], whole, atol=1e-12)
 
 
+@settings(max_examples=30)
+@given(path_tables(), st.integers(0, 2**32 - 1), st.booleans())
+def test_maps_do_not_depend_on_the_order_of_rows(
+    paths: pd.DataFrame, seed: int, pala: bool
+) -> None:
+    wanted = maps_of(paths, (4, 4), upsample=2, pala=pala).as_dict()
+    by_frame = paths.sort_values(["frame", "track"])
+    for other in (paths.sample(frac=1, random_state=seed), by_frame, paths[::-1]):
+        for name, values in maps_of(other, (4, 4), upsample=2, pala=pala).as_dict().items():
+            np.testing.assert_array_equal(values, wanted[name])
+
+
+def test_mean_speed_goes_by_time() -> None:
+    # 1 mm/s for 9 frames, then 11 mm/s for one: 2 mm/s.
+    paths = path_table([(0, 0, 1, 1, 1, 0), (0, 9, 2, 1, 1, 0), (0, 10, 3, 1, 11, 0)])
+    assert maps_of(paths, (4, 4), upsample=1).mean_velocity[1, 1] == pytest.approx(2)
+
+
+@pytest.mark.parametrize("exponent", [-160, -75, -66, 0, 66, 100])
+def test_power_goes_by_the_square_of_the_amplitude(exponent: int) -> None:
+    frames = np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.complex128)
+    kind = np.complex64 if abs(exponent) < 100 else np.complex128
+    power = power_doppler((frames * 2.0**exponent).astype(kind))
+    expected = (np.abs(frames) ** 2).mean(axis=0)
+    np.testing.assert_allclose(power / 2.0 ** (2 * exponent), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_squares_beyond_double_precision_are_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match="no square in double precision"):
+        power_doppler(np.full((2, 3, 3), scale))
+    assert power_doppler(np.zeros((2, 3, 3))).sum() == 0
+
+
 def test_the_map_covers_the_frame_and_nothing_else() -> None:
     assert map_index([-0.5, -0.51, 3.49, 3.5], upsample=10).tolist() == [0, -1, 39, 40]
     centres = (np.arange(40) + 0.5) / 10 - 0.5
@@ -111,6 +145,11 @@ def test_power_doppler_is_mean_power() -> None:
         (lambda p: density(p, (0, 4)), "z must be a whole number, 1 or more, not 0"),
         (lambda p: density(p, (4, 4), upsample=0), "upsample must be a whole number"),
         (lambda p: density(p.drop(columns="vz"), (4, 4)), r"lacks the column\(s\) vz"),
+        (lambda p: density(p, (4.5, 4)), "z must be a whole number"),
+        (lambda p: density(p, (4, 4, 4)), r"the size of a frame, \(z, x\)"),
+        (lambda p: density(p, 4), r"the size of a frame, \(z, x\)"),
+        (lambda p: density(p, (4, 4), upsample=2.5), "upsample must be a whole number"),
+        (lambda p: density(p, (4, 4), upsample=10**7), "give an upsample below"),
         (lambda p: power_doppler(np.ones((4, 4))), "three axes"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,21 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
+from ulmpaper.core.grid import map_index
 from ulmpaper.core.records import Block, bubble_table
-from ulmpaper.core.track import add_velocity, drop_short, interpolate, link, smooth
+from ulmpaper.core.render import density
+from ulmpaper.core.track import (
+    add_velocity,
+    drop_short,
+    interpolate,
+    link,
+    per_track,
+    smooth,
+    track_summary,
+)
+from ulmpaper.metrics.bubbles import match_bubbles
 
 SCALE = {"px_mm": 1.0, "frame_rate_hz": 1000.0}
 CASES = (
@@ -148,6 +161,100 @@ def test_a_bridged_gap_takes_its_time() -> None:
     assert add_velocity(gap, **SCALE, smooth_points=1).vz.to_numpy() == pytest.approx(1000)
 
 
+@st.composite
+def even_motion(draw: st.DrawFn) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Bubbles in even motion, each with random frames missing; start and step of each."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n_tracks = draw(st.integers(1, 4))
+    start = rng.uniform(-50, 50, (n_tracks, 2))
+    step = rng.uniform(-2, 2, (n_tracks, 2))
+    tables = []
+    for track in range(n_tracks):
+        seen = rng.random(draw(st.integers(1, 80))) < draw(st.floats(0.05, 1))
+        frame = draw(st.integers(-3, 1000)) + np.append(np.flatnonzero(seen), len(seen))
+        place = start[track] + step[track] * frame[:, None]
+        tables.append(bubble_table(frame, *place.T, np.ones(len(frame))).assign(track=track))
+    return pd.concat(tables).sample(frac=1, random_state=0), start, step
+
+
+@settings(max_examples=60)
+@given(even_motion(), st.integers(1, 40), st.sampled_from([(2.0, 10), (1.5, 10), (3.0, 3), (5, 1)]))
+def test_even_motion_keeps_its_line_and_speed_whatever_is_missing(
+    scene: tuple[pd.DataFrame, np.ndarray, np.ndarray], points: int, how: tuple[float, int]
+) -> None:
+    tracks, start, step = scene
+    drawing = {"smooth_points": points, "max_distance_px": how[0], "upsample": how[1]}
+    path = interpolate(tracks, **SCALE, **drawing)
+    moving = add_velocity(tracks, **SCALE, smooth_points=points)
+    for table in (path, moving, smooth(tracks, points)):
+        place = start[table.track] + step[table.track] * table.frame.to_numpy()[:, None]
+        np.testing.assert_allclose(table[["z", "x"]], place, atol=1e-8)
+    for table in (path, moving):
+        lone = table.groupby("track")["frame"].transform("size").to_numpy() == 1
+        speed = np.where(lone[:, None], 0, 1000 * step[table.track])
+        np.testing.assert_allclose(table[["vz", "vx"]], speed, atol=1e-5)
+    # The path begins and ends with the track.
+    ends = tracks.groupby("track")["frame"].agg(["min", "max"])
+    np.testing.assert_allclose(path.groupby("track")["frame"].agg(["min", "max"]), ends)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 25))
+def test_smoothing_over_a_gap_is_that_of_the_filled_track(seed: int, points: int) -> None:
+    rng = np.random.default_rng(seed)
+    frame = np.flatnonzero(rng.random(40) < 0.7)
+    if not len(frame):
+        return
+    walk = bubble_table(
+        frame, *rng.normal(size=(2, len(frame))).cumsum(axis=1), np.ones(len(frame))
+    )
+    every = np.arange(frame[0], frame[-1] + 1)
+    filled = bubble_table(
+        every, *(np.interp(every, frame, walk[axis]) for axis in "zx"), np.ones(len(every))
+    )
+    slow = smooth(filled.assign(track=0), points)
+    fast = smooth(walk.assign(track=0), points)
+    kept = slow[slow.frame.isin(frame)]
+    np.testing.assert_allclose(fast[["z", "x"]], kept[["z", "x"]], atol=1e-12)
+
+
+def test_palas_rule_smooths_rows() -> None:
+    rng = np.random.default_rng(0)
+    whole = table([(t, *rng.normal(size=2)) for t in range(30)]).assign(track=0)
+    gap = whole.assign(frame=whole.frame + 2 * (whole.frame > 12))
+    for points in (1, 5, 20):
+        by_rows = smooth(gap, points, pala=True)
+        pd.testing.assert_frame_equal(by_rows[["z", "x"]], smooth(whole, points)[["z", "x"]])
+        theirs = interpolate(gap, **SCALE, smooth_points=points, pala=True)
+        same = interpolate(whole, **SCALE, smooth_points=points)
+        pd.testing.assert_frame_equal(theirs, same)
+        speeds = add_velocity(gap, **SCALE, smooth_points=points, pala=True)[["vz", "vx"]]
+        ours = add_velocity(whole, **SCALE, smooth_points=points)[["vz", "vx"]]
+        pd.testing.assert_frame_equal(speeds, ours)
+
+
+@settings(max_examples=60)
+@given(
+    st.floats(0.3, 8), st.integers(1, 12), st.floats(0.01, 1), st.floats(0, 6.28), st.integers(1, 4)
+)
+def test_the_last_bubble_is_on_the_map(
+    distance: float, upsample: int, share: float, angle: float, n_points: int
+) -> None:
+    step = share * distance * np.array([np.cos(angle), np.sin(angle)])
+    place = 40 + step * np.arange(n_points)[:, None]
+    tracks = table([(t, *at) for t, at in enumerate(place)]).assign(track=0)
+    drawing = {"max_distance_px": distance, "upsample": upsample}
+    path = interpolate(tracks, **SCALE, **drawing, smooth_points=1)
+    drawn = density(path, (80, 80), upsample=upsample)
+    for at in (place[0], place[-1]):
+        near = [set(map_index(at[k] + np.array([-1e-9, 1e-9]), upsample=upsample)) for k in (0, 1)]
+        assert max(drawn[z, x] for z in near[0] for x in near[1]) == 1
+    theirs = interpolate(tracks, **SCALE, **drawing, smooth_points=1, pala=True)
+    assert len(path) - len(theirs) in (0, 1)
+    where = ["track", "frame", "z", "x"]
+    pd.testing.assert_frame_equal(path[where].iloc[: len(theirs)], theirs[where])
+
+
 def test_velocity_at_the_frames_is_that_of_the_path(flow: Block) -> None:
     tracks = drop_short(link(flow.bubbles[["frame", "z", "x", "score"]]))
     path, points = interpolate(tracks, **SCALE), add_velocity(tracks, **SCALE)
@@ -163,6 +270,103 @@ def test_true_speed_is_recovered(flow: Block) -> None:
     points = add_velocity(track, px_mm=0.1, frame_rate_hz=500, smooth_points=5)
     speed = np.hypot(points.vz, points.vx)
     assert speed.mean() == pytest.approx(np.hypot(*steps.T).mean() * 50, rel=0.02)
+
+
+def dense_links(bubbles: pd.DataFrame, max_distance: float) -> set[tuple[float, float]]:
+    """Links of each frame with the next, by scores, from a matrix of all pairs."""
+    links = set()
+    for frame in bubbles.frame.unique():
+        here, there = (bubbles[bubbles.frame == f] for f in (frame, frame + 1))
+        squared = ((here[["z", "x"]].to_numpy()[:, None] - there[["z", "x"]].to_numpy()) ** 2).sum(
+            2
+        )
+        cost = np.where(squared <= max_distance**2, squared, 1e6)
+        for i, j in zip(*linear_sum_assignment(cost), strict=True):
+            if cost[i, j] < 1e6:
+                links.add((here.score.iloc[i], there.score.iloc[j]))
+    return links
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "n_frames"), [(12, 6, 40), (60, 20, 6), (700, 40, 3), (900, 25, 2)]
+)
+def test_links_equal_those_of_the_dense_version(n: int, size: float, n_frames: int) -> None:
+    rng = np.random.default_rng(n)
+    n_all = n * n_frames
+    bubbles = bubble_table(
+        np.repeat(np.arange(n_frames), n), *rng.uniform(0, size, (2, n_all)), np.arange(n_all)
+    ).sample(frac=1, random_state=0)
+    for max_distance in (0.5, 2.0):
+        linked = link(bubbles, max_distance_px=max_distance)
+        found = linked[["score", "track"]].to_numpy()
+        same = np.flatnonzero(found[1:, 1] == found[:-1, 1])
+        links = set(zip(found[same, 0], found[same + 1, 0], strict=True))
+        assert links == dense_links(bubbles, max_distance)
+
+
+def test_memory_goes_by_the_pairs_in_reach() -> None:
+    n = 6000
+    rng = np.random.default_rng(0)
+    place = rng.uniform(0, 300, (n, 2))
+    moved = place + rng.normal(0, 0.2, place.shape)
+    bubbles = bubble_table(
+        np.repeat([0, 1], n), *np.concatenate([place, moved]).T, np.arange(2 * n)
+    )
+    tracemalloc.start()
+    linked = link(bubbles, max_gap=3)
+    pairs = match_bubbles(bubbles[:n], bubbles[n:].assign(frame=0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert linked.track.nunique() < 1.05 * n
+    assert len(pairs) > 0.9 * n
+    assert peak < 100 * 2**20
+
+
+@pytest.mark.parametrize("max_gap", [3, 98, 10**6, 10**9, 10**30, 1e18])
+def test_a_gap_longer_than_the_recording_is_no_burden(max_gap: int) -> None:
+    bubbles = table([(0, 1, 1), (4, 1, 1.5), (99, 8, 8), (100, 1, 2)])
+    assert link(bubbles, max_gap=max_gap).track.nunique() == (3 if max_gap == 3 else 2)
+
+
+@pytest.mark.parametrize("max_distance", [1e-300, 1e-9, 1e9, 1e200, 1e308])
+def test_extreme_distances_link_all_or_nothing(max_distance: float) -> None:
+    bubbles = table([(t, t, 2 * k + t) for t in range(5) for k in range(3)])
+    tracks = link(bubbles, max_distance_px=max_distance, max_gap=2)
+    assert tracks.track.nunique() == (3 if max_distance >= 1e9 else 15)
+
+
+def test_huge_settings_are_harmless_or_refused() -> None:
+    tracks = tracks_of([(t, t, 0) for t in range(5)])
+    for points in (10**25, 1e25):
+        pd.testing.assert_frame_equal(smooth(tracks, points), smooth(tracks, 5))
+    assert len(drop_short(tracks, 10**30)) == 0
+    for drawing in ({"max_distance_px": 1e200}, {"upsample": 10**8}, {"max_distance_px": 1e308}):
+        with pytest.raises(ValueError, match="points are drawn: give less of one"):
+            interpolate(tracks, **SCALE, **drawing)
+    with pytest.raises(ValueError, match="counted in another unit"):
+        smooth(tracks_of([(0, 0, 0), (1e12, 0, 0)]))
+
+
+def test_summary_counts_time_and_way_by_frames() -> None:
+    rows = pd.concat(
+        [
+            tracks_of([(0, 0, 0), (1, 3, 4), (4, 12, 16)], 7),
+            tracks_of([(5, 0, 0), (6, 0, 1)], 9),
+            tracks_of([(5, 9, 9)], 3),
+        ]
+    )
+    each = per_track(add_velocity(rows, **SCALE, smooth_points=1), frame_rate_hz=1000)
+    assert each.track.tolist() == [3, 7, 9]
+    assert each.n_points.tolist() == [1, 3, 2]
+    assert each.duration_s.tolist() == [0, 0.004, 0.001]
+    np.testing.assert_allclose(each.speed_mm_s, [np.nan, 5000, 1000])
+    summary = track_summary(pd.concat([each, each]))
+    assert summary["n_tracks"] == 6
+    assert summary["speed_mm_s"]["median"] == pytest.approx(3000)
+    assert summary["n_points"] == {"p05": 1.0, "median": 2.0, "p95": 3.0}
+    empty = track_summary(add_velocity(rows[:0], **SCALE), frame_rate_hz=1000)
+    assert empty["n_tracks"] == 0
+    assert empty["speed_mm_s"] == {"p05": None, "median": None, "p95": None}
 
 
 @pytest.mark.parametrize("rows", [[], [(2, 1.0, 1.0)]])
@@ -195,6 +399,13 @@ def test_few_bubbles_give_short_tables(rows: list) -> None:
         (lambda b: smooth(link(b), 0), ValueError, "points must be a whole number, 1 or more"),
         (lambda b: interpolate(link(b), px_mm=0, frame_rate_hz=1), ValueError, "px_mm must be"),
         (lambda b: link(b.drop(columns="z")), ValueError, r"lacks the column\(s\) z"),
+        (lambda b: link(b, max_gap=1.5), ValueError, "max_gap must be a whole number"),
+        (lambda b: link(b, max_gap=np.nan), ValueError, "max_gap must be a whole number"),
+        (lambda b: link(b, max_distance_px=np.nan), ValueError, "max_distance_px must be"),
+        (lambda b: smooth(link(b), 2.5), ValueError, "points must be a whole number"),
+        (lambda b: drop_short(link(b), np.inf), ValueError, "min_length must be a whole number"),
+        (lambda b: track_summary(link(b)), ValueError, "needs frame_rate_hz"),
+        (lambda b: per_track(link(b), frame_rate_hz=1), ValueError, r"lacks the column\(s\) vz"),
     ],
 )
 def test_bad_input(call, error: type[Exception], message: str) -> None:

@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 from ulmpaper.core.records import bubble_table
 from ulmpaper.metrics.bubbles import (
@@ -22,6 +24,7 @@ from ulmpaper.metrics.bubbles import (
     score_bubbles,
     subpixel_histogram,
 )
+from ulmpaper.metrics.coverage import score_lines
 
 SEQUENCES = ("flow", "dense")
 METHODS = (
@@ -303,6 +306,51 @@ def test_pairing_agrees_with_pala(pala: dict[str, np.ndarray], method: str) -> N
     best = match_bubbles(pred, truth)
     assert 0 <= len(best) - n_pairs <= 12
     assert 0 <= (best["distance"] < 0.25).sum() - n_tp <= 12
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 3), st.integers(0, 60), st.integers(0, 60))
+def test_pairs_equal_those_of_the_dense_version(
+    seed: int, limit: float, n_pred: int, n_truth: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    pred, truth = scatter(rng, n_pred, size=8), scatter(rng, n_truth, size=8)
+    expected = []
+    for frame in range(3):
+        p, t = (table[table.frame == frame] for table in (pred, truth))
+        distance = cdist(p[["z", "x"]], t[["z", "x"]])
+        cost = np.where(distance < limit, distance**2, 1e6)
+        for i, j in zip(*linear_sum_assignment(cost), strict=True):
+            if distance[i, j] < limit:
+                expected.append((p.index[i], t.index[j]))
+    match = match_bubbles(pred, truth, max_distance_px=limit)
+    assert match[["pred", "truth"]].to_numpy().tolist() == [list(pair) for pair in expected]
+
+
+@pytest.mark.parametrize("limit", [1e-300, 1e6, 1e200, 1e308])
+def test_extreme_limits(limit: float) -> None:
+    pred, truth = places([(0, 1, 1), (1, 5, 5)]), places([(0, 1, 2), (1, 5, 5)])
+    assert len(match_bubbles(pred, truth, limit)) == (1 if limit < 1 else 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: detection_scores(m.drop(columns="distance")), "lacks the column"),
+        (lambda m: localization_errors(m.drop(columns="dz")), "lacks the column"),
+        (lambda m: localization_errors(m.assign(dx=np.nan)), "holds NaN"),
+        (lambda m: detection_scores(m, max_distance_px=np.nan), "max_distance_px must be above 0"),
+        (lambda m: detection_scores(m, max_distance_px=0), "max_distance_px must be above 0"),
+        (lambda m: subpixel_histogram(places([(0, 1, 1)]), 2.5), "n_bins must be a whole number"),
+        (lambda m: join_sequences([m], [m.assign(frame=0.5)]), "frames are whole numbers"),
+        (lambda m: score_lines(np.ones((9, 9)), np.ones((9, 9)), upsample=2.5), "whole number"),
+        (lambda m: score_lines(np.ones(9), np.ones(9)), r"two axes \(z, x\)"),
+    ],
+)
+def test_bad_input(call, message: str) -> None:
+    table = places([(0, 1, 1)])
+    with pytest.raises(ValueError, match=message):
+        call(match_bubbles(table, table))
 
 
 EMPTY = bubble_table([], [], [], [])

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from ulmpaper.core.doors import optional
 from ulmpaper.core.grid import frame_position
-from ulmpaper.core.records import check_bubbles, check_positive
+from ulmpaper.core.records import check_bubbles, check_whole
 
 
 def score_lines(
@@ -35,7 +35,7 @@ def score_lines(
     Raises
     ------
     ValueError
-        The maps differ in shape, or `upsample` is not above 0.
+        The maps differ in shape, or have not two axes; `upsample` is no whole number.
 
     Examples
     --------
@@ -44,12 +44,16 @@ def score_lines(
     >>> score_lines(found, truth)
     {'covered': 0.625, 'false': 0.5}
     """
-    check_positive(upsample=upsample)
+    upsample = check_whole(upsample=upsample)
     drawn, true = (np.asarray(density) > 0 for density in (estimate, reference))
     if drawn.shape != true.shape:
         raise ValueError(f"the maps differ in shape: {drawn.shape} and {true.shape}")
+    if drawn.ndim != 2:
+        raise ValueError(f"a map has two axes (z, x), not shape {drawn.shape}")
+    # No window reaches farther than the map.
+    reach = min(upsample // 2, max(drawn.shape))
     near_drawn, near_true = (
-        ndimage.maximum_filter(lines, 2 * (upsample // 2) + 1) for lines in (drawn, true)
+        ndimage.maximum_filter(lines, 2 * reach + 1) for lines in (drawn, true)
     )
     return {"covered": _share(near_drawn[true]), "false": _share(~near_true[drawn])}
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ulmpaper.core.doors import optional
-from ulmpaper.core.records import check_choice, check_positive
+from ulmpaper.core.records import check_choice, check_positive, check_whole
 from ulmpaper.metrics.coverage import score_lines
 
 
@@ -70,7 +70,7 @@ def score_image(
     with optional("simulate"):
         from skimage.metrics import structural_similarity as ssim  # slow to load
 
-    check_positive(upsample=upsample)
+    upsample = check_whole(upsample=upsample)
     a, b = _maps(estimate, reference, min_shape=(11, 4 * upsample + 7))
     inner = np.s_[:, 2 * upsample : -2 * upsample]
     matlab = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -158,10 +158,7 @@ def gridding_index(density: ArrayLike, upsample: int = 10, *, pala: bool = False
     >>> bool(gridding_index(points) < 10 < gridding_index(points * (np.arange(400) % 10 < 2)))
     True
     """
-    if not upsample >= 3:
-        raise ValueError(
-            f"two harmonics of the pixels need an upsample of 3 or more, not {upsample}"
-        )
+    upsample = check_whole(low=3, upsample=upsample)  # two harmonics of the pixels
     density = _maps(density, min_shape=(7 * upsample, 7 * upsample))[0]
     power = np.abs(np.fft.fft2(density)) ** 2
     ratios = []
