@@ -288,8 +288,11 @@ def describe_input(files: list[FrameFile]) -> dict[str, Any]:
     return {
         "input": names[0] if len(names) == 1 else names,
         "variable": files[0].variable,
+        "axes": files[0].axes,
         "source": files[0].source,
         "content": fingerprint([Path(file.path) for file in files]),
+        # How the first file was read: the others are of the same size and scale.
+        "notes": list(files[0].notes),
     }
 
 
