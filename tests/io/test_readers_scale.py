@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +233,21 @@ def test_struct_array_by_references(tmp_path: Path) -> None:
         field = file.create_dataset("PData/PDelta", (2, 1), dtype=h5py.ref_dtype)
         field[:, 0] = [item.ref for item in kept]
     assert open_frames(tmp_path / "a.mat").px_mm == pytest.approx(0.05)
+
+
+def test_two_pitches_on_the_command_line(tmp_path: Path) -> None:
+    """As in Python; run.json says that pixels were made square, and other axes are another run."""
+    frames = np.random.default_rng(0).random((40, 24, 12))
+    np.save(tmp_path / "a.npy", frames)
+    stated = ["acquisition.px_mm=0.1,0.05", "acquisition.frame_rate_hz=500"]
+    command = [sys.executable, "-m", "ulmpaper", "ulm", str(tmp_path / "a.npy"), "-o"]
+    command += [str(tmp_path / "out"), *(word for pair in stated for word in ("--set", pair))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    about = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (about["px_mm"], about["axes"]) == (0.05, "tzx")
+    assert any("not square" in note for note in about["notes"])
+    with np.load(tmp_path / "out" / "maps.npz") as maps:
+        assert maps["power_doppler"].shape == (47, 12)
+    again = subprocess.run([*command, "--axes", "xzt"], capture_output=True, text=True, check=False)
+    assert (again.returncode, "results of another run" in again.stderr) == (2, True)
