@@ -8,9 +8,11 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import joblib
 import numpy as np
 import pandas as pd
@@ -21,13 +23,16 @@ from ulmpaper.core.records import Block, UlmWarning
 from ulmpaper.core.render import density
 from ulmpaper.core.testcard import simulate_testcard
 from ulmpaper.core.track import interpolate
+from ulmpaper.io.readers import open_frames
 from ulmpaper.pipeline.blocks import MapTotals, min_frames_per_block, ulm_blocks
 from ulmpaper.pipeline.detect import locate
 from ulmpaper.pipeline.parallel import ordered_map
-from ulmpaper.pipeline.recording import ulm
+from ulmpaper.pipeline.recording import UlmResult, ulm
 
+SCALE = {"acquisition.px_mm": 0.09856, "acquisition.frame_rate_hz": 1000.0}
 CFG = load_config(
-    "smoke", {"locate.method": "parabola", "locate.min_score": 0.25, "locate.n_bubbles": 12}
+    "smoke",
+    {"locate.method": "parabola", "locate.min_score": 0.25, "locate.n_bubbles": 12, **SCALE},
 )
 
 
@@ -169,7 +174,8 @@ def test_networks_take_the_place_of_classical_methods(
     flow: Block, networks: dict[str, str], method: str
 ) -> None:
     frames = flow.frames[:20]
-    cfg = load_config("smoke", {**networks, "locate.method": method, "locate.min_score": 0.01})
+    settings = {**networks, **SCALE, "locate.method": method, "locate.min_score": 0.01}
+    cfg = load_config("smoke", settings)
     with pytest.warns(UserWarning, match=r"bubbles per pixel \(5 to 9\)") as caught:
         result = ulm(frames, cfg)
     assert [warning.filename for warning in caught] == [__file__]
@@ -221,9 +227,9 @@ def test_few_tasks_are_read_ahead_and_the_backend_of_the_caller_stays() -> None:
 
 
 def test_blocks_must_hold_what_the_filters_need() -> None:
-    rng, iq = np.random.default_rng(0), {"filter.band_hz": (50, 249)}
+    rng, iq = np.random.default_rng(0), {"filter.band_hz": (50, 249), **SCALE}
     for settings in (
-        {"filter.svd_low": 5},
+        {"filter.svd_low": 5, **SCALE},
         iq,
         {**iq, "filter.order": 3},
         {**iq, "filter.svd_low": 40},
@@ -236,16 +242,219 @@ def test_blocks_must_hold_what_the_filters_need() -> None:
     assert min_frames_per_block(load_config("smoke", {**iq, "pala": True})) == 1
 
 
-def test_scale_of_the_block_wins_over_the_settings(flow: Block) -> None:
+UNSTATED = load_config("smoke", {"locate.method": "parabola", "locate.n_bubbles": 12})
+
+
+def speeds(result: UlmResult) -> np.ndarray:
+    return np.hypot(result.tracks.vz, result.tracks.vx).to_numpy()
+
+
+def test_scale_is_the_users_then_the_blocks_then_assumed(flow: Block) -> None:
+    usual = speeds(ulm(flow, UNSTATED))
     twice = dataclasses.replace(flow, px_mm=2 * flow.px_mm)
-    np.testing.assert_allclose(ulm(twice, CFG).tracks.vx, 2 * ulm(flow, CFG).tracks.vx)
+    result = ulm(twice, UNSTATED)
+    np.testing.assert_allclose(speeds(result), 2 * usual)
+    assert result.scale["px_mm_from"] == "block of generated example flow"
+    with pytest.warns(UlmWarning, match="a pixel pitch of 0.197 mm, you 0.3 mm: yours counts"):
+        result = ulm(twice, {**SCALE, "acquisition.px_mm": 0.3, "locate.n_bubbles": 12}, "parabola")
+    np.testing.assert_allclose(speeds(result), 0.3 / flow.px_mm * usual)
+    assert result.scale["px_mm_from"] == "stated by you"
+    assert result.config.acquisition.px_mm == 0.3
     unknown = dataclasses.replace(flow, px_mm=None, frame_rate_hz=None)
-    np.testing.assert_allclose(ulm(unknown, CFG).tracks.vx, ulm(flow, CFG).tracks.vx)
+    for frames in (unknown, flow.frames, [flow.frames]):
+        with pytest.warns(UlmWarning) as caught:
+            result = ulm(frames, UNSTATED)
+        (warning,) = caught
+        assert "pixel pitch and frame rate: 0.09856 mm and 1000 Hz assumed" in str(warning.message)
+        assert warning.filename == __file__
+        assert result.scale["px_mm_from"] == result.scale["frame_rate_from"] == "assumed"
+        np.testing.assert_allclose(speeds(result), usual)
+
+
+def test_what_is_equal_up_to_rounding_is_one_scale(flow: Block) -> None:
+    single = dataclasses.replace(flow, px_mm=float(np.float32(flow.px_mm)))
+    assert speeds(ulm([flow, single], UNSTATED)).size
+    ulm(single, CFG)
+    other = dataclasses.replace(flow, px_mm=0.2)
+    with pytest.raises(ValueError, match=r"block 1 has a pixel pitch of 0\.2 mm, the first 0\.0985"):
+        ulm([flow, other], UNSTATED)
+
+
+@pytest.mark.parametrize("name", ["px_mm", "frame_rate_hz"])
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+def test_a_scale_of_nothing_is_refused(flow: Block, name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} .*must be a number above 0"):
+        dataclasses.replace(flow, **{name: value})
 
 
 @pytest.mark.parametrize(
-    "frames", [np.zeros((20, 9, 9)), np.ones((1, 9, 9)), np.eye(9)[None] * np.ones((3, 1, 1))]
+    ("key", "value", "said"),
+    [
+        ("px_mm", 100.0, "is it in um"),
+        ("px_mm", 1e-4, "is it in m"),
+        ("frame_rate_hz", 0.5, "is it in kHz"),
+        ("frame_rate_hz", 1e6, "outside 1 to 100000 Hz"),
+    ],
 )
+def test_a_scale_that_ultrasound_has_not_is_doubted(
+    flow: Block, key: str, value: float, said: str
+) -> None:
+    with pytest.warns(UlmWarning, match=said):
+        ulm(dataclasses.replace(flow, **{key: value}), UNSTATED)
+    unknown = dataclasses.replace(flow, px_mm=None, frame_rate_hz=None)
+    with pytest.warns(UlmWarning, match=said):
+        ulm(unknown, {**SCALE, f"acquisition.{key}": value, "locate.n_bubbles": 12}, "parabola")
+
+
+def tissue_over_a_bubble(n_frames: int = 120) -> np.ndarray:
+    """IQ: still tissue of 30 dB over one bubble that moves by 0.2 px a frame."""
+    rng = np.random.default_rng(0)
+    z, x = np.mgrid[:40, :40]
+    t = np.arange(n_frames)[:, None, None]
+    bubble = np.exp(-((z - 8 - 0.2 * t) ** 2 + (x - 20) ** 2) / 2) * np.exp(0.5j * t)
+    tissue, *noise = rng.standard_normal((2 * n_frames + 2, 40, 40)).reshape(-1, 2, 40, 40)
+    iq = 30 * (tissue[0] + 1j * tissue[1]) + bubble
+    return (iq + 0.02 * np.array([a + 1j * b for a, b in noise])).astype(np.complex64)
+
+
+@pytest.mark.parametrize("value", [0, 7 + 2j])
+@pytest.mark.parametrize("gap", [[60], [60, 61, 62], [0, 1], [119], [10, 60, 100]])
+@pytest.mark.parametrize("settings", [{"filter.band_hz": (50, 249)}, {"filter.svd_low": 2}])
+def test_missing_frames_are_named_and_not_filtered_across(
+    settings: dict, gap: list[int], value: complex
+) -> None:
+    iq = tissue_over_a_bubble()
+    cfg = {**settings, **SCALE, "locate.n_bubbles": 5, "locate.min_score": 0.3}
+    whole = ulm(iq, cfg, "parabola").bubbles
+    broken = iq.copy()
+    broken[gap] = value
+    block = Block(broken, file="rec.npy", first_frame=1000)
+    with pytest.warns(UlmWarning) as caught:
+        found = ulm(block, cfg, "parabola").bubbles
+    (warning,) = caught
+    said = str(warning.message)
+    assert said.startswith("rec.npy: ")
+    assert str(1000 + gap[0]) in said
+    assert ("zeros" if value == 0 else "one value") in said
+    left = whole[~whole["frame"].isin(gap)]
+    assert not found["frame"].isin(gap).any()
+    assert abs(len(found) - len(left)) <= 2
+
+
+def test_blocks_without_a_picture(flow: Block) -> None:
+    dark = np.zeros_like(flow.frames)
+    cfg = {**SCALE, "locate.n_bubbles": 12, "filter.svd_low": 3}
+    with pytest.warns(UlmWarning, match="array: 80 frames hold only zeros: 80 to 159"):
+        result = ulm([flow.frames, dark], cfg, "parabola")
+    alone = ulm(flow.frames, cfg, "parabola")
+    same_bubbles(result, alone)
+    np.testing.assert_allclose(result.maps["power_doppler"], alone.maps["power_doppler"])
+    nearly = dark.copy()
+    nearly[3:5] = flow.frames[3:5]
+    with pytest.warns(UlmWarning) as caught:
+        assert ulm([flow.frames, nearly], cfg, "parabola").bubbles["frame"].max() < 80
+    assert "2 of them hold a picture, the filter needs 3" in str(caught[-1].message)
+    for frames in (dark, [dark, dark], np.zeros((1, 9, 9), np.uint8)):
+        with (
+            pytest.warns(UlmWarning, match="zeros"),
+            pytest.raises(ValueError, match="frames hold only zeros"),
+        ):
+            ulm(frames, cfg, "parabola")
+
+
+def same_bubbles(a: UlmResult, b: UlmResult) -> None:
+    pd.testing.assert_frame_equal(a.bubbles, b.bubbles)
+
+
+def test_many_ill_blocks_are_told_in_few_sentences(flow: Block) -> None:
+    broken = flow.frames[:20].copy()
+    broken[4] = 0
+    with pytest.warns(UlmWarning) as caught:
+        ulm([broken] * 9, CFG)
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == 6
+    assert said[1] == "array: frame 24 holds only zeros"
+    assert "4 more blocks" in said[-1]
+
+
+def test_repeated_frames_and_hot_pixels_are_named(flow: Block) -> None:
+    frames = flow.frames.copy()
+    frames[9] = frames[8]
+    frames[3, 1, 2] = 30 * frames.max()
+    with pytest.warns(UlmWarning) as caught:
+        ulm(frames, CFG)
+    said = " ".join(str(warning.message) for warning in caught)
+    assert "frame 9 repeats the frame before" in said
+    assert "hot pixel: z 1, x 2 in frame 3 holds 30 times" in said
+
+
+@pytest.mark.parametrize("hot", [(0, 0, 0, 4.0), (7, 20, 30, 30.0), (11, 39, 47, 1e6)])
+@pytest.mark.parametrize("method", ["ml3d", "mspcn"])
+def test_a_hot_pixel_changes_nothing_far_from_it(
+    flow: Block, method: str, hot: tuple[int, int, int, float]
+) -> None:
+    t, z, x, factor = hot
+    frames = flow.frames[:12].copy()
+    cfg = load_config("quick", {**SCALE, "compute.device": "cpu"})
+    broken = frames.copy()
+    broken[t, z, x] = factor * frames.max()
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always", UlmWarning)
+        clean = ulm(frames, cfg, method).bubbles
+    for given in (broken, broken * np.exp(0.7j).astype(np.complex64)):
+        with pytest.warns(UlmWarning, match=f"z {z}, x {x} in frame {t} holds .*around it instead"):
+            found = ulm(given, cfg, method).bubbles
+        near = [
+            table[(np.hypot(table["z"] - z, table["x"] - x) > 12)].reset_index(drop=True)
+            for table in (clean, found)
+        ]
+        assert abs(len(near[0]) - len(near[1])) <= 0.05 * len(near[0]) + 1
+        assert len(found) > 0.8 * len(clean)
+    with pytest.warns(UlmWarning, match=f"z {z}, x {x} in frame {t}"):
+        by_name = locate(broken, method, cfg=cfg)
+    assert len(by_name) > 0.8 * len(clean)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_errors_name_the_frame_in_the_file(tmp_path: Path, bad: float) -> None:
+    frames = np.random.default_rng(0).random((50, 12, 12), dtype=np.float32)
+    frames[35, 1, 1] = bad
+    np.save(tmp_path / "bad.npy", frames)
+    file = open_frames(tmp_path / "bad.npy", px_mm=0.1, frame_rate_hz=500)
+    settings = {"blocks.n_frames": 10}
+    with pytest.raises(ValueError, match=r"frames of bad\.npy hold .*first in frame 35"):
+        ulm(file, settings)
+    with pytest.raises(ValueError, match=r"first in frame 35"):
+        ulm([frames[:30], frames[30:]], {**SCALE, **settings})
+
+
+@pytest.mark.parametrize("exponent", [-75, -66, 66])
+def test_amplitudes_of_any_size_give_the_same(flow: Block, exponent: int) -> None:
+    scale = np.float32(2.0**exponent)
+    cfg = {**SCALE, "locate.n_bubbles": 12}
+    one = ulm(flow.frames, cfg, "parabola")
+    other = ulm(flow.frames * scale, cfg, "parabola")
+    np.testing.assert_allclose(other.bubbles[["z", "x"]], one.bubbles[["z", "x"]], atol=1e-6)
+
+
+def test_results_say_their_scale_and_who_stated_it(flow: Block, tmp_path: Path) -> None:
+    result = ulm(flow, {"locate.n_bubbles": 12, "acquisition.px_mm": flow.px_mm}, "parabola")
+    result.save(tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["scale"]["px_mm_from"] == "stated by you"
+    assert run["scale"]["frame_rate_from"] == "block of generated example flow"
+    assert run["n_tracks"] == run["tracks"]["n_tracks"] == result.tracks["track"].nunique()
+    with np.load(tmp_path / "maps.npz") as maps:
+        assert set(result.maps) < set(maps)
+        assert (maps["px_mm"], maps["upsample"]) == (flow.px_mm, 10)
+        assert maps["map_px_mm"] == pytest.approx(flow.px_mm / 10)
+    with h5py.File(tmp_path / "tables.h5") as file:
+        assert file.attrs["frame_rate_hz"] == 1000
+        assert "mm/s" in file.attrs["units"]
+
+
+@pytest.mark.filterwarnings("ignore:array")
+@pytest.mark.parametrize("frames", [np.ones((1, 9, 9)), np.eye(9)[None] * np.ones((3, 1, 1))])
 def test_frames_without_tracks_give_empty_tables_and_maps(frames: np.ndarray) -> None:
     result = ulm(frames, CFG)
     assert len(result.tracks) == 0

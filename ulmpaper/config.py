@@ -630,7 +630,7 @@ class Config(_Section):
     else:  # no field, so neither compared nor listed nor part of the digest, but kept by replace
         stated: InitVar[frozenset[str]] = frozenset()
 
-    def __post_init__(self, stated: frozenset[str]) -> None:
+    def __post_init__(self, stated: frozenset[str]) -> None:  # type: ignore[override]
         object.__setattr__(self, "stated", stated)
 
     def digest(self) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ulmpaper.config import Config
-from ulmpaper.core.records import Block, warn_user
+from ulmpaper.core.records import Block, check_block, warn_user
 from ulmpaper.core.scale import doubt_scale, same_scale
 from ulmpaper.io.readers import FrameFile
 
@@ -127,6 +127,8 @@ class SettledBlocks:
         for number, one in enumerate(self._blocks):
             block = one if isinstance(one, Block) else Block(np.asarray(one), source="array")
             if not is_settled:
+                if number == 0:  # what is no recording is refused before its scale is doubted
+                    check_block(block)
                 here = settle_block(one, self._cfg, quiet=number > 0)
                 self._used = self._used or here
                 self._check_same(number, here)
