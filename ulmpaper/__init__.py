@@ -31,6 +31,7 @@ Twelve calls, after ``import ulmpaper``::
                  compared.map_scores(rng=rng).text()  # value and half width in one table
                  scores.values["jaccard_near"].idxmax()  # the winner; best_settings: by method
 
+A first look: ``look(path).save("page.html")`` says what a recording holds and which settings fit.
 Pictures: ``plot_frame, plot_tracks, plot_map``. Public data: ``io.registry_table()`` lists it,
 ``fetch(name)`` gets it. The rooms behind the door: ``core io simulator networks metrics paper``.
 
@@ -59,6 +60,7 @@ __all__, __getattr__, __dir__ = offer(
         "networks.localize": "load_network",
         "networks.train": "train",
         "pipeline.detect": "locate",
+        "pipeline.look": "look",
         "pipeline.recording": "ulm save_result",
         "plots": "plot_frame plot_tracks plot_map",
         "simulator.simulate": "simulate",

@@ -184,7 +184,7 @@ class Scores(NamedTuple):
     min_score : float
         Threshold between noise and bubbles.
     n_bubbles : int
-        A little more than the most peaks above it in a frame; 0 where there are no bubbles.
+        A little more than the peaks above it in all but 5 % of the frames; 0 where there are no bubbles.
     mean : float
         Peaks above it in a frame.
     is_clear : bool
@@ -238,7 +238,9 @@ def split_scores(frames: ArrayLike) -> Scores:
         threshold = 0.0 if np.median(frames) == 0 else _best_threshold(peaks, len(frames))
     per_frame = np.bincount(table["frame"][peaks > threshold], minlength=len(frames))
     mean = float(per_frame.mean())
-    n_bubbles = int(5 * np.ceil(1.1 * per_frame.max() / 5)) if mean > _FEW else 0
+    # Not the very most: one bad frame would decide.
+    usual = float(np.quantile(per_frame, 0.95))
+    n_bubbles = int(5 * np.ceil(1.1 * usual / 5)) if mean > _FEW else 0
     return Scores(peaks, _rounded(threshold), n_bubbles, mean, is_clear)
 
 

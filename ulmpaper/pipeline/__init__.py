@@ -16,6 +16,7 @@ __all__, __getattr__, __dir__ = offer(
     {
         "detect": "locate",
         "blocks": "ulm_blocks MapTotals",
+        "look": "Look look_briefly",
         "recording": "ulm save_result UlmResult",
         "side_by_side": "compare_methods SideBySide",
     },
