@@ -39,16 +39,14 @@ from ulmpaper.io.processes import as_a_whole
 _CHUNK_ROWS = 4096
 _ROWS_AT_ONCE = 64 * _CHUNK_ROWS
 _TABLES = ("bubbles", "tracks")
+_MAPS = ("density", "direction", "mean_velocity", "power_doppler", "velocity")
+PICTURES = ("png", "pdf", "tiff")
 _FILES = (
     "tables.h5",
     "bubbles.csv",
     "tracks.csv",
     "maps.npz",
-    "density.png",
-    "direction.png",
-    "mean_velocity.png",
-    "power_doppler.png",
-    "velocity.png",
+    *(f"{kind}.{suffix}" for kind in _MAPS for suffix in PICTURES),
 )
 _RUN = "run.json"
 _UNFINISHED = "ulmpaper-unfinished"
@@ -168,8 +166,8 @@ class ResultWriter:
     def kept(self, number: int) -> dict[str, NDArray] | None:
         """Give what an earlier run kept of a block; None where there is none, or it is damaged."""
         try:
-            with np.load(self._block(number), allow_pickle=False) as file:
-                arrays = dict(file)
+            with self._block(number).open("rb") as file, np.load(file, allow_pickle=False) as kept:
+                arrays = dict(kept)
         except Exception:  # numpy and zipfile raise many types; the block is then found anew
             return None
         self._n_kept = number + 1
@@ -311,9 +309,18 @@ class ResultWriter:
             self._check_free(names)
         with self.writing(), as_a_whole():
             moving.touch()
+            outdated = self._outdated(names)
             (self.folder / _RUN).unlink(missing_ok=True)
+            for name in outdated:
+                (self.folder / name).unlink(missing_ok=True)
             for name in [*names, _RUN]:
                 (self._new / name).replace(self.folder / name)
+
+    def _outdated(self, names: Iterable[str]) -> list[str]:
+        """Pictures that the run before wrote here and this one does not: of other maps, perhaps."""
+        pictures = _read_note(self.folder / _RUN).get("pictures")
+        listed = pictures if isinstance(pictures, list) else []
+        return [name for name in _FILES if name in listed and name not in names]
 
     def _clear(self, *, keep: bool) -> None:
         """Remove the folder of the run, or all but the blocks that are kept."""
