@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import hashlib
 import http.server
+import io
 import json
 import shutil
 import threading
@@ -13,12 +14,24 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pooch
 import pytest
+from scipy.io import savemat
 
 from ulmpaper.io.fetch import REGISTRY, fetch, registry_table, unpack
 
-CONTENT = bytes(range(256)) * 2000
+
+def archive() -> bytes:
+    """A sound zip archive, as of those that Zenodo holds."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as made:
+        made.writestr(zipfile.ZipInfo("a.bin"), bytes(range(256)) * 2000)
+    return content.getvalue()
+
+
+CONTENT = archive()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 KIDNEY = REGISTRY["rat-kidney"].files[0].name
 
@@ -32,8 +45,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         body = b"<html>log in first</html>" if self.path == "/other" else CONTENT
+        body, has_length = self.server.bodies.get(self.path, (body, True))
         self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
+        if has_length:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if self.path == "/cut" else body)
 
@@ -45,6 +60,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server() -> Iterator[http.server.ThreadingHTTPServer]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         running.paths = []
+        running.bodies = {}
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield running
@@ -118,14 +134,15 @@ def test_folder_comes_from_the_argument_before_the_environment(
 def test_a_cut_connection_leaves_nothing_and_can_be_tried_again(
     serve, sha256: str | None, tmp_path: Path
 ) -> None:
-    serve("rat-kidney", "cut", sha256)
+    name = "rat-kidney" if sha256 else "pala-insilico"
+    serve(name, "cut", sha256)
     with pytest.raises(
-        ConnectionError, match=r"cannot download http.*try again.*by hand to .*frame50\.mat.*MIRROR"
+        ConnectionError, match=r"cannot download http.*try again.*by hand to .*MIRROR"
     ):
-        fetch("rat-kidney", tmp_path)
+        fetch(name, tmp_path)
     assert names_in(tmp_path) == []
-    serve("rat-kidney", "good", sha256)
-    assert fetch("rat-kidney", tmp_path, progress=False).read_bytes() == CONTENT
+    serve(name, "good", sha256)
+    assert fetch(name, tmp_path, progress=False).read_bytes() == CONTENT
 
 
 def test_a_download_that_fails_leaves_no_folder(serve, tmp_path: Path) -> None:
@@ -211,7 +228,80 @@ def test_unpublished_checksum_is_reported_kept_and_held(serve, tmp_path: Path) -
     with pytest.raises(ValueError, match="to accept the new checksum, delete"):
         fetch("pala-insilico", tmp_path, progress=False, notify=messages.append)
     note.unlink()
+    serve("pala-insilico", "good", None)
     assert fetch("pala-insilico", tmp_path, progress=False, notify=messages.append).is_file()
+
+
+def mat5() -> bytes:
+    content = io.BytesIO()
+    savemat(content, {"a": np.ones((9, 9)), "IQ": np.ones((9, 9, 3))})
+    return content.getvalue()
+
+
+def hdf5() -> bytes:
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file["IQ"] = np.ones((9, 9, 3))
+    return content.getvalue()
+
+
+def npy() -> bytes:
+    content = io.BytesIO()
+    np.save(content, np.ones((9, 9, 3)))
+    return content.getvalue()
+
+
+PAGE = b"<!DOCTYPE html><html><body>log in first</body></html>"
+WHOLE = {"a.zip": archive(), "a.mat": mat5(), "b.mat": hdf5(), "a.h5": hdf5(), "a.npy": npy()}
+
+
+@pytest.mark.parametrize("name", [*WHOLE, "a.bin"])
+@pytest.mark.parametrize("what", ["page", "spaced page", "empty", "cut", "other"])
+@pytest.mark.parametrize("length", [True, False])
+def test_what_is_not_whole_or_of_another_kind_is_not_noted_as_right(
+    server, name: str, what: str, length: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = WHOLE.get(name, b"12345" * 99)
+    sent = {
+        "page": PAGE,
+        "spaced page": b"\xef\xbb\xbf\n  " + PAGE.lower(),
+        "empty": b"",
+        "cut": whole[: 2 * len(whole) // 3],
+        "other": b"not what was asked for",
+    }[what]
+    if name == "a.bin" and what in ("cut", "other"):
+        pytest.skip("nobody can tell")
+    server.bodies = {"/kind": (sent, length)}
+    file = dataclasses.replace(
+        REGISTRY["rat-kidney"].files[0],
+        name=name,
+        url=f"http://127.0.0.1:{server.server_port}/kind",
+        sha256=None,
+    )
+    monkeypatch.setitem(
+        REGISTRY, "rat-kidney", dataclasses.replace(REGISTRY["rat-kidney"], files=(file,))
+    )
+    messages: list[str] = []
+    with pytest.raises(ValueError, match=rf"{name} is not what is wanted.*nothing was kept"):
+        fetch("rat-kidney", tmp_path / "new", progress=False, notify=messages.append)
+    assert list(tmp_path.iterdir()) == []
+    server.bodies = {"/kind": (whole, length)}
+    fetch("rat-kidney", tmp_path / "new", progress=False, notify=messages.append)
+    assert (tmp_path / "new" / name).read_bytes() == whole
+    (tmp_path / "new" / name).write_bytes(sent)
+    (tmp_path / "new" / f"{name}.sha256.json").unlink()
+    with pytest.raises(ValueError, match="delete it and fetch again"):  # put there by hand
+        fetch("rat-kidney", tmp_path / "new", progress=False, notify=messages.append)
+    assert not (tmp_path / "new" / f"{name}.sha256.json").exists()
+
+
+def test_an_error_has_a_line_of_its_own(
+    serve, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    serve("rat-kidney", "cut")
+    with pytest.raises(ConnectionError):
+        fetch("rat-kidney", tmp_path)
+    assert capsys.readouterr().err.endswith("\n")
 
 
 def test_messages_go_to_standard_error(

@@ -306,7 +306,8 @@ def _download(url: str, path: Path, progress: bool) -> None:
     with optional("fetch"), warnings.catch_warnings(action="ignore"):
         import pooch  # warns about its progress bar in notebooks without ipywidgets
     # A bar of our own, so that an error begins on a line of its own.
-    with tqdm(unit="B", unit_scale=True, ncols=79, delay=1e-6, disable=not progress) as bar:
+    # pooch sets the total.
+    with tqdm(total=1, unit="B", unit_scale=True, ncols=79, disable=not progress) as bar:
         download = pooch.HTTPDownloader(progressbar=bar if progress else False, chunk_size=1 << 18)
         download(url, str(path), None)
 
