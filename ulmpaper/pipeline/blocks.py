@@ -230,7 +230,7 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) ->
     is_seen = np.ones(len(iq), dtype=bool)
     is_seen[np.array(health.missing, dtype=int) - block.first_frame] = False
     least = _min_frames_of_filter(cfg)
-    if 0 < is_seen.sum() < least:
+    if not is_seen.all() and 0 < is_seen.sum() < least:
         last = block.first_frame + len(iq) - 1
         said.append(
             f"frames {block.first_frame} to {last} are left out: {is_seen.sum()} of them hold a "
