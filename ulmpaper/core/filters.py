@@ -11,9 +11,8 @@ from scipy import linalg
 
 from ulmpaper.core.records import check_frames, check_positive
 
-# Rows of pixels worked on at a time: keeps the double-precision copies small whatever the block's
-# size.
-_CHUNK_ELEMENTS = 2_000_000
+# Numbers worked on at a time: the double-precision copies stay in the processor's cache.
+_CHUNK_ELEMENTS = 200_000
 _LEAST = 1e-100  # amplitude whose squares double precision holds well
 
 
@@ -72,27 +71,52 @@ def svd_filter(iq: ArrayLike, low: int, high: int | None = None) -> NDArray:
         return frames.copy()
     frames, unit = _over_unit(frames)
     casorati = frames.reshape(n_frames, -1)
-    # The small matrix S^H S of the pixels-by-time matrix S, a piece of the pixels at a time.
-    gram = np.zeros((n_frames, n_frames), dtype=np.result_type(frames.dtype, np.float64))
-    for pixels in _chunks(casorati.shape[1], n_frames):
-        part = casorati[:, pixels].astype(gram.dtype)
-        gram += part @ part.conj().T
-    # eigh sorts upwards, singular components are counted from the strongest down.
-    _, vectors = linalg.eigh(gram)
-    kept = vectors[:, ::-1][:, low - 1 : last]
-    # Few components to drop are cheaper to subtract than many to rebuild; both give the same
-    # projection.
-    if 2 * kept.shape[1] > n_frames:
-        dropped = np.delete(vectors[:, ::-1], slice(low - 1, last), axis=1)
-        projector = np.eye(n_frames) - dropped @ dropped.conj().T
-    else:
-        projector = kept @ kept.conj().T
+    gram = _gram(casorati)
+    # Few components are cheaper to subtract than many to rebuild; both give the same projection.
+    n_kept = last - low + 1
+    subtract = 2 * n_kept > n_frames
+    vectors = _right_vectors(gram, low, last, complement=subtract)
+    adjoint = np.ascontiguousarray(vectors.conj().T)
     filtered = np.empty_like(casorati)
     for pixels in _chunks(casorati.shape[1], n_frames):
-        filtered[:, pixels] = projector @ casorati[:, pixels].astype(gram.dtype)
+        part = casorati[:, pixels].astype(gram.dtype)
+        projected = vectors @ (adjoint @ part)
+        filtered[:, pixels] = part - projected if subtract else projected
     if unit != 1:
         filtered *= unit
     return filtered.reshape(frames.shape)
+
+
+def _gram(casorati: NDArray) -> NDArray:
+    """Lower triangle of the matrix (T, T) of all frames times each other, in double precision."""
+    n_frames = len(casorati)
+    dtype = np.result_type(casorati.dtype, np.float64)
+    is_complex = dtype.kind == "c"
+    multiply = linalg.blas.zherk if is_complex else linalg.blas.dsyrk
+    gram = np.zeros((n_frames, n_frames), dtype=dtype, order="F")
+    # These routines compute one triangle only, which halves the work. The transpose of a part is
+    # in the order that they read without a copy; their result is then the conjugate.
+    for pixels in _chunks(casorati.shape[1], n_frames):
+        part = casorati[:, pixels].astype(dtype)
+        trans = 2 if is_complex else 1
+        gram = multiply(1.0, part.T, beta=1.0, c=gram, trans=trans, lower=1, overwrite_c=1)
+    return gram.conj() if is_complex else gram
+
+
+def _right_vectors(gram: NDArray, low: int, last: int, *, complement: bool) -> NDArray:
+    """Singular vectors (T, K) of the components `low` to `last`, or of all others."""
+    n_frames = len(gram)
+
+    def some(first: int, end: int) -> NDArray:
+        """Vectors of components counted from 1, the strongest; eigh counts from the weakest."""
+        if first > end:
+            return np.empty((n_frames, 0), dtype=gram.dtype)
+        span = [n_frames - end, n_frames - first]
+        return linalg.eigh(gram, lower=True, subset_by_index=span)[1]
+
+    if not complement:
+        return some(low, last)
+    return np.concatenate([some(1, low - 1), some(last + 1, n_frames)], axis=1)
 
 
 def fill_missing(frames: NDArray, is_missing: ArrayLike) -> NDArray:
