@@ -99,17 +99,39 @@ def ulm(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results of another run in OUT.")
     ] = False,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="Pictures of the maps, of png, pdf and tiff (their numbers, 16 or 32 bit), "
+            "parted by commas.",
+        ),
+    ] = "png",
+    dpi: Annotated[float, typer.Option(help="Dots per inch of the PNG.")] = 300,
+    thicken: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PX",
+            help="Width of lines in pictures [map pixels]; 1 leaves them as they are.",
+            show_default="seen in a column of 85 mm",
+        ),
+    ] = None,
+    red: Annotated[
+        str, typer.Option(help="What is red in the map of directions: towards the probe, or away.")
+    ] = "towards",
 ) -> None:
     """Find, track and map the bubbles of FILES, one after another, as one recording.
 
     No track goes on from one file to the next. OUT then holds bubbles and tracks (tables.h5, .csv),
-    the maps (maps.npz, .png) and the settings (run.json).
+    the maps (maps.npz, pictures) and the settings (run.json).
     """
     from ulmpaper.config import load_config, method_name
     from ulmpaper.io.scale import pitch_pair
+    from ulmpaper.pipeline.pictures import Pictures
     from ulmpaper.pipeline.recording import open_recording
     from ulmpaper.pipeline.run import run_to_folder
 
+    pictures = Pictures(formats, dpi=dpi, thicken_px=thicken, red=red)
     settings = _parse_overrides(overrides)
     if method is not None:
         settings["locate.method"] = method_name(method)
@@ -117,7 +139,14 @@ def ulm(
     cfg = load_config(profile, settings)
     sources = [open_recording(file, cfg, variable, axes=axes, px_mm=px_mm) for file in files]
     done = run_to_folder(
-        sources, out, cfg, n_jobs=jobs, scheduler=scheduler, overwrite=overwrite, progress=None
+        sources,
+        out,
+        cfg,
+        n_jobs=jobs,
+        scheduler=scheduler,
+        overwrite=overwrite,
+        pictures=pictures,
+        progress=None,
     )
     n_tracks = done.tracks["n_tracks"]
     middle = ""
@@ -318,7 +347,6 @@ def look(
     ],
     variable: _Variable = None,
     axes: _Axes = None,
-    profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
     overrides: _Overrides = None,
 ) -> None:
     """Look at FILES, one recording, and suggest settings and the command to run.
@@ -328,7 +356,7 @@ def look(
     from ulmpaper.config import load_config
     from ulmpaper.pipeline.look import look as look_at
 
-    cfg = load_config(profile, _parse_overrides(overrides))
+    cfg = load_config(overrides=_parse_overrides(overrides))
     seen = look_at(files, cfg, variable=variable, axes=axes)
     for sentence in seen.sentences():
         _say(sentence)

@@ -16,13 +16,12 @@ from matplotlib.image import AxesImage
 from ulmpaper.metrics.bubbles import subpixel_histogram
 from ulmpaper.paper.figures import (
     _crowded_boxes,
-    _density_norm,
     plot_figure2,
     plot_figure3,
     plot_figure4,
     plot_figure5,
 )
-from ulmpaper.plots import plot_grey, plot_steps, save_figure, step_limit
+from ulmpaper.plots import density_norm, plot_grey, plot_steps, save_figure, step_limit
 
 PICTURE = np.linspace(0, 1, 1200).reshape(30, 40)
 MASK = np.zeros((30, 40), dtype=bool)
@@ -179,8 +178,8 @@ def test_boxes_are_crowded_and_apart() -> None:
 
 
 def test_scale_of_an_empty_truth() -> None:
-    assert _density_norm(np.zeros((4, 4))).vmax == 1
-    assert _density_norm(np.full((4, 4), 9.0)).vmax == 9
+    assert density_norm(np.zeros((4, 4))).vmax == 1
+    assert density_norm(np.full((4, 4), 9.0)).vmax == 9
 
 
 def test_maps_must_be_of_one_size() -> None:

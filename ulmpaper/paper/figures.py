@@ -20,17 +20,25 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from ulmpaper.core.filters import to_db
 from ulmpaper.core.records import check_positive
-from ulmpaper.plots import plot_grey, plot_map, plot_steps, scale_bar, step_limit
+from ulmpaper.plots import (
+    clipped,
+    density_norm,
+    plot_grey,
+    plot_map,
+    plot_steps,
+    scale_bar,
+    step_limit,
+    thicken,
+    whole_ticks,
+)
 
 _FLOOR_DB = -30.0
 _PANEL_IN = 2.7
@@ -148,8 +156,8 @@ def plot_figure3(
     zoom_px : float
         Side of the parts chosen by default [px].
     thick : int
-        Side of the square that each map pixel is shown as in the whole maps, where a line of one
-        pixel would vanish. The enlarged parts show pixels as they are.
+        Width of a line in the whole maps [map px], where one of a single pixel would vanish; see
+        `plots.thicken`. The enlarged parts show pixels as they are.
     columns : int
         Panels side by side.
 
@@ -175,12 +183,11 @@ def plot_figure3(
     height = rows * _MAP_PANEL_IN * (share + 0.58)
     figure = Figure(figsize=(columns * _MAP_PANEL_IN, height + _MAP_BAR_IN), layout="constrained")
     top, bottom = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=[height, _MAP_BAR_IN])))
-    norm = _density_norm(truth)
+    norm = density_norm(truth, share=_DENSITY_CLIP, least=2)
     parts = np.asarray(top.subfigures(rows, columns, wspace=0.02, hspace=0.02, squeeze=False))
     for part, (title, values) in zip(parts.ravel(), maps.items(), strict=False):
         axes = part.subplot_mosaic([["whole", "whole"], ["0", "1"]], height_ratios=[share, 0.5])
-        whole = ndimage.maximum_filter(values, thick) if thick > 1 else values
-        _show(axes["whole"], whole, norm)
+        _show(axes["whole"], thicken(values, thick), norm)
         axes["whole"].set_title(title, fontsize="medium")
         for number, ((z, x, side), colour) in enumerate(zip(boxes, _FRAMES, strict=False)):
             frame = Rectangle(
@@ -192,14 +199,18 @@ def plot_figure3(
             for ax, width in zip(
                 axes.values(), (truth.shape[1], *(side for *_, side in boxes)), strict=False
             ):
-                _white_bar(ax, width / upsample, px_mm)
+                scale_bar(ax, width / upsample, px_mm)
     place = bottom.add_axes((0.3, 0.7, 0.4, 0.2))
-    bar = figure.colorbar(
-        ScalarMappable(norm, colormaps["hot"]), cax=place, orientation="horizontal"
+    colours = ScalarMappable(norm, colormaps["hot"])
+    colours.set_array([np.max(values) for values in maps.values()])
+    figure.colorbar(
+        colours,
+        cax=place,
+        orientation="horizontal",
+        ticks=whole_ticks(norm),
+        extend=clipped(colours),
+        label="tracks per pixel of the map",
     )
-    bar.locator = MaxNLocator(6, integer=True)
-    bar.update_ticks()
-    bar.set_label("tracks per map pixel")
     return figure
 
 
@@ -208,14 +219,6 @@ def plot_figure4(
 ) -> Figure:
     """Draw Fig. 4, like Fig. 3 but with larger parts: slow bubbles in thin vessels."""
     return plot_figure3(maps, px_mm=px_mm, upsample=upsample, zoom_px=zoom_px, thick=5)
-
-
-def _density_norm(truth: NDArray) -> PowerNorm:
-    """Square root, up to a value that nearly all pixels of the true map stay under."""
-    some = truth[truth > 0]
-    return PowerNorm(
-        0.5, 0, max(2.0, float(np.quantile(some, _DENSITY_CLIP))) if some.size else 1.0, clip=True
-    )
 
 
 def _crowded_boxes(truth: NDArray, side: int, n: int = 2) -> list[_Box]:
@@ -252,7 +255,7 @@ def _crowded_boxes(truth: NDArray, side: int, n: int = 2) -> list[_Box]:
     return boxes
 
 
-def _show(ax: Axes, values: NDArray, norm: PowerNorm, colour: str | None = None) -> None:
+def _show(ax: Axes, values: NDArray, norm: Normalize, colour: str | None = None) -> None:
     # Pixels of a line are averaged by their colours, not by their values, so that thin lines do not
     # fade.
     ax.imshow(
@@ -265,15 +268,6 @@ def _show(ax: Axes, values: NDArray, norm: PowerNorm, colour: str | None = None)
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set(visible=colour is not None, edgecolor=colour or "black", linewidth=1.5)
-
-
-def _white_bar(ax: Axes, width_px: float, px_mm: float) -> None:
-    scale_bar(ax, width_px, px_mm)
-    bar = ax.patches[-1]
-    text = ax.texts[-1]
-    text.set(x=0.97, ha="right")  # in a small panel the text is wider than the bar
-    for drawn in (bar, text):
-        drawn.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
 
 
 _COLUMNS = 3
@@ -347,8 +341,12 @@ def plot_figure5(
         label = image.colorbar.ax.get_ylabel()
         image.colorbar.remove()
         bar = rooms[0].inset_axes((0.05, place, 0.9, 0.14))
-        ticks = None if ax is drawn[0] else [share * (top or 1) for share in (0, 0.1, 0.25, 0.5, 1)]
-        figure.colorbar(image, cax=bar, orientation="horizontal", label=label, ticks=ticks)
+        ticks = None if ax is drawn[0] else whole_ticks(image.norm)
+        beyond = [clipped(other.images[0]) for other in (drawn[1:] if ax is not drawn[0] else [ax])]
+        extend = next((ends for ends in beyond if ends != "neither"), "neither")
+        figure.colorbar(
+            image, cax=bar, orientation="horizontal", label=label, ticks=ticks, extend=extend
+        )
     for ax in drawn[2:] if top else ():
         ax.images[0].colorbar.remove()
     return figure

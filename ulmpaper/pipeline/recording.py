@@ -22,6 +22,7 @@ from ulmpaper.io.readers import FrameFile, open_frames
 from ulmpaper.io.results import ResultWriter
 from ulmpaper.pipeline.blocks import MapTotals, min_frames_per_block, ulm_blocks
 from ulmpaper.pipeline.detect import Method, network_digests
+from ulmpaper.pipeline.pictures import Pictures, write_pictures
 from ulmpaper.pipeline.scale import SettledBlocks, settle_files
 
 
@@ -65,9 +66,9 @@ class UlmResult:
             f"{n_tracks} tracks, maps {', '.join(self.maps)}"
         )
 
-    def save(self, folder: str | os.PathLike, *, overwrite: bool = False) -> None:
+    def save(self, folder: str | os.PathLike, *, overwrite: bool = False, **pictures: Any) -> None:
         """Write tables, maps, pictures and settings to a folder; see `save_result`."""
-        save_result(self, folder, overwrite=overwrite)
+        save_result(self, folder, overwrite=overwrite, **pictures)
 
 
 def ulm(
@@ -217,7 +218,9 @@ def _with(cfg: Config, section: str, **values: Any) -> Config:
     )
 
 
-def save_result(result: UlmResult, folder: str | os.PathLike, *, overwrite: bool = False) -> None:
+def save_result(
+    result: UlmResult, folder: str | os.PathLike, *, overwrite: bool = False, **pictures: Any
+) -> None:
     """Write what the command line writes: tables, maps, pictures and settings.
 
     Parameters
@@ -225,18 +228,24 @@ def save_result(result: UlmResult, folder: str | os.PathLike, *, overwrite: bool
     result : UlmResult
         As from `ulm`.
     folder : path-like
-        Where the files go: ``tables.h5, bubbles.csv, tracks.csv, maps.npz``, a PNG for each map,
-        ``run.json``.
+        Where the files go: ``tables.h5, bubbles.csv, tracks.csv, maps.npz``, a picture of each
+        map, ``run.json``. Pictures of an earlier run that are not written anew are removed.
     overwrite : bool
         Replace the results of another run.
+    **pictures
+        ``formats`` (``"png,pdf,tiff"``; by default PNG alone), ``dpi``, ``thicken_px``, ``red``:
+        see `ulmpaper.pipeline.pictures.Pictures`.
 
     Raises
     ------
     ValueError
-        The folder holds the results of another run.
+        The folder holds the results of another run; no such format, or another wrong option.
+    TypeError
+        No such option of the pictures.
     OSError
         The folder cannot be written to.
     """
+    drawn = Pictures(**pictures)
     run = describe_run(result.config, result.about)
     with ResultWriter(folder, run, overwrite=overwrite) as writer:
         writer.add(result.bubbles, result.tracks)
@@ -247,6 +256,7 @@ def save_result(result: UlmResult, folder: str | os.PathLike, *, overwrite: bool
             result.config,
             result.about,
             result.n_frames,
+            pictures=drawn,
             scale=result.scale,
             tracks=track_summary(result.tracks, frame_rate_hz=rate_hz),
         )
@@ -259,6 +269,7 @@ def finish_results(
     about: Mapping[str, Any],
     n_frames: int,
     *,
+    pictures: Pictures | None = None,
     scale: Mapping[str, Any] | None = None,
     tracks: Mapping[str, Any] | None = None,
 ) -> None:
@@ -266,18 +277,21 @@ def finish_results(
 
     `scale` is as in `UlmResult`, `tracks` as from `ulmpaper.core.track_summary`.
     """
-    from ulmpaper.plots import plot_map, save_figure
-
-    for kind, values in maps.items():
-        figure = plot_map(values, kind, px_mm=cfg.acquisition.px_mm, upsample=cfg.render.upsample)
-        with writer.writing():
-            save_figure(figure, writer.path(f"{kind}.png"))
+    with writer.writing():
+        names = write_pictures(
+            maps,
+            writer.path,
+            pictures or Pictures(),
+            px_mm=cfg.acquisition.px_mm,
+            upsample=cfg.render.upsample,
+        )
     run = {
         **describe_run(cfg, about),
         "n_frames": n_frames,
         "scale": dict(scale or {}),
         "n_tracks": (tracks or {}).get("n_tracks"),
         "tracks": dict(tracks or {}),
+        "pictures": names,
     }
     writer.finish(maps, run, dataclasses.asdict(cfg))
 

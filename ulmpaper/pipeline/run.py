@@ -20,12 +20,14 @@ from ulmpaper.io.results import ResultWriter
 from ulmpaper.pipeline.blocks import (
     BlockResult,
     MapTotals,
+    check_filters,
     min_frames_per_block,
     number_on,
     pack_result,
     run_blocks,
     unpack_result,
 )
+from ulmpaper.pipeline.pictures import Pictures
 from ulmpaper.pipeline.recording import describe_input, describe_run, finish_results
 from ulmpaper.pipeline.scale import settle_files
 
@@ -47,6 +49,7 @@ def run_to_folder(
     n_jobs: int | None = None,
     scheduler: str | None = None,
     overwrite: bool = False,
+    pictures: Pictures | None = None,
     progress: bool | None = False,
 ) -> _FolderSummary:
     """Find, track and map the bubbles of files, one after another, as one recording.
@@ -66,6 +69,8 @@ def run_to_folder(
         See `ulm_blocks`.
     overwrite : bool
         Replace the results of another run.
+    pictures : Pictures, optional
+        Formats of the maps' pictures and how they are drawn.
     progress : bool, optional
         Show a bar if it takes more than 2 s; None: on a terminal only.
 
@@ -83,6 +88,7 @@ def run_to_folder(
     run = describe_run(cfg, about)
     least = min_frames_per_block(cfg)
     _check_lengths(sources, cfg.blocks.n_frames, least)
+    check_filters(cfg)
     counts = [_count_blocks(source, cfg.blocks.n_frames, least) for source in sources]
     inputs = [source.path for source in sources]
     n_frames = sum(source.n_frames for source in sources)
@@ -108,7 +114,9 @@ def run_to_folder(
         summary = track_summary(pd.concat(tracks, ignore_index=True))
         scale = used.describe(cfg.render.upsample)
         maps = totals.as_dict()
-        finish_results(writer, maps, cfg, about, n_frames, scale=scale, tracks=summary)
+        finish_results(
+            writer, maps, cfg, about, n_frames, pictures=pictures, scale=scale, tracks=summary
+        )
     return _FolderSummary(n_frames, n_bubbles, summary)
 
 
