@@ -199,6 +199,22 @@ def test_bad_whole_numbers(value: object) -> None:
         check_whole(n_bins=value)
 
 
+@pytest.mark.parametrize("rng", [3, None, "0", np.random, np.random.RandomState(0)])
+def test_a_generator_is_asked_for(rng: object) -> None:
+    with pytest.raises(TypeError, match=r"write np.random.default_rng\(seed\)"):
+        core.simulate_testcard(n_frames=2, n_bubbles=1, shape_px=(20, 20), rng=rng)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"n_frames": 1.5}, {"n_bubbles": -1}, {"shape_px": (20.5, 20)}, {"noise": np.nan}],
+)
+def test_bad_numbers_of_the_testcard(wrong: dict) -> None:
+    good = {"n_frames": 2, "n_bubbles": 1, "shape_px": (20, 20), "rng": np.random.default_rng(0)}
+    with pytest.raises(ValueError, match=f"{'z' if 'shape_px' in wrong else next(iter(wrong))}"):
+        core.simulate_testcard(**{**good, **wrong})
+
+
 @pytest.mark.parametrize("value", [7, 7.0, np.uint8(7), np.float32(7)])
 def test_whole_numbers(value: object) -> None:
     assert check_whole(n_bins=value) == 7

@@ -248,6 +248,14 @@ def check_whole(low: int = 1, **values: object) -> int:
     return int(value)  # type: ignore[call-overload]
 
 
+def check_rng(rng: np.random.Generator) -> None:
+    """Raise a TypeError for anything but a generator of random numbers."""
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(
+            f"rng must be a numpy.random.Generator, not {rng!r}: write np.random.default_rng(seed)"
+        )
+
+
 def check_bubbles(
     bubbles: pd.DataFrame, *, columns: Iterable[str] = BUBBLE_COLUMNS, path: bool = False
 ) -> pd.DataFrame:

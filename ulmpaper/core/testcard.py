@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ulmpaper.core.records import Block, bubble_table, check_positive
+from ulmpaper.core.records import Block, bubble_table, check_rng, check_whole
 
 _N_VESSELS = 14
 _SPEED_PX = (0.05, 0.9)  # centre-line speeds of the vessels [px/frame]
@@ -55,9 +55,14 @@ def simulate_testcard(
     >>> block.frames.shape, len(block.bubbles)
     ((3, 40, 48), 15)
     """
-    check_positive(n_frames=n_frames, z=shape_px[0], x=shape_px[1])
-    if n_bubbles < 0 or noise < 0:
-        raise ValueError(f"n_bubbles and noise must be 0 or more, not {n_bubbles} and {noise}")
+    n_frames = check_whole(n_frames=n_frames)
+    n_bubbles = check_whole(low=0, n_bubbles=n_bubbles)
+    if np.shape(shape_px) != (2,):
+        raise ValueError(f"shape_px is the size of a frame, (z, x) [px], not {shape_px!r}")
+    shape_px = (check_whole(z=shape_px[0]), check_whole(x=shape_px[1]))
+    if not 0 <= noise < np.inf:
+        raise ValueError(f"noise must be a number, 0 or more, not {noise}")
+    check_rng(rng)
     if min(shape_px) < 2 * _REACH_PX:
         raise ValueError(
             f"frames of {shape_px} px are too small for the example: {2 * _REACH_PX} px at least"

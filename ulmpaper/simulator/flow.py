@@ -24,6 +24,7 @@ from ulmpaper.core.records import (
     check_bubbles,
     check_choice,
     check_positive,
+    check_rng,
     warn_user,
 )
 
@@ -121,7 +122,7 @@ def displacement_maps(
         min_area_px=min_area_px,
     )
     if rng is not None:
-        _check_rng(rng)
+        check_rng(rng)
     pieces = drop_small(_check_mask(mask), min_area_px)
     if not pieces.any():
         raise ValueError(
@@ -293,6 +294,7 @@ def cross_plane(bubbles: pd.DataFrame, *, speed: float, rng: np.random.Generator
     """
     bubbles = check_bubbles(bubbles, columns=("frame", "score", "bubble"))
     check_positive(speed=speed)
+    check_rng(rng)
     _, who = np.unique(bubbles["bubble"], return_inverse=True)
     n = who.max(initial=-1) + 1
     start = rng.standard_normal(n)
@@ -443,14 +445,6 @@ def _unit(vectors: NDArray) -> NDArray:
 
 
 # --- checks ------------------------------------------------------------------------------------
-
-
-def _check_rng(rng: np.random.Generator) -> None:
-    """Refuse anything but a generator of random numbers."""
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(
-            f"rng must be a numpy.random.Generator, not {rng!r}: write np.random.default_rng(seed)"
-        )
 
 
 def _check_mask(mask: ArrayLike) -> NDArray[np.bool_]:

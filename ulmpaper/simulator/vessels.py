@@ -21,8 +21,8 @@ from scipy import ndimage as ndi
 from scipy.spatial import cKDTree
 
 from ulmpaper.core.doors import optional
-from ulmpaper.core.records import check_choice, check_positive
-from ulmpaper.simulator.flow import _check_rng, displacement_maps, drop_small
+from ulmpaper.core.records import check_choice, check_positive, check_rng
+from ulmpaper.simulator.flow import displacement_maps, drop_small
 
 _MARGIN_PX = 10  # vessels enter from outside the picture and leave it
 _SMOOTHINGS = 4  # after each pass
@@ -122,7 +122,7 @@ def grow_network(
     >>> bool((network.parent < np.arange(len(network.parent))).all())
     True
     """
-    _check_rng(rng)
+    check_rng(rng)
     if len(shape_px) != 2 or not all(
         isinstance(side, int | np.integer) and side >= 64 for side in shape_px
     ):
@@ -178,7 +178,7 @@ def photograph(network: VesselNetwork, *, rng: np.random.Generator) -> NDArray[n
     vessel some more is lost to blood below the surface. Ridges of smooth noise stand for the
     capillaries, too fine to be drawn. The numbers are chosen by eye.
     """
-    _check_rng(rng)
+    check_rng(rng)
     shape = network.shape_px
     thickness = _shrink(2 * _half_chord(network))
     z, x = np.meshgrid(np.linspace(-1, 1, shape[0]), np.linspace(-1, 1, shape[1]), indexing="ij")
