@@ -321,6 +321,13 @@ def _min_frames_of_filter(cfg: Config) -> int:
     return max(f.svd_low, min_frames_zero_phase(f.order) if zero_phase else 1)
 
 
+def check_filters(cfg: Config) -> None:
+    """Let the filters refuse their settings before any work, on as few zeros as they take."""
+    n_frames = _min_frames_of_filter(cfg)
+    zeros = np.zeros((n_frames, 1, 1), dtype=np.float32)
+    _filter(zeros, np.ones(n_frames, dtype=bool), cfg, cfg.acquisition.frame_rate_hz)
+
+
 def _filters(cfg: Config) -> bool:
     return (
         cfg.filter.svd_low > 1 or cfg.filter.svd_high is not None or cfg.filter.band_hz is not None
