@@ -18,6 +18,7 @@ from ulmpaper.core.records import check_bubbles, check_frames
 from ulmpaper.core.track import drop_short, link
 
 _SOME_PIXELS = 2000  # enough for the singular vectors along time
+_HEAD = 20  # singular values among which the knee lies, at least
 _SOME_FRAMES = 10  # pairs of frames compared, half a block apart
 _STANDING = (
     0.4  # of the brightest peaks in the same pixel: bubbles stay below 0.15, tissue above 0.7
@@ -25,6 +26,7 @@ _STANDING = (
 _CLEAR = 1.5  # height of bubbles over the valley that parts them from noise
 _NOISE_TAIL = 0.92  # noise falls off faster than the exponential that goes on from its middle
 _FEW = 0.5  # bubbles a frame
+_WINDOW_PX = 5  # of a peak; smaller frames hold none
 _ANY = 100_000  # peaks a frame
 _HIGHEST_STEP_PX = 8.0
 _CLEAR_TRACK = 10  # points
@@ -135,8 +137,9 @@ def find_tissue(frames: ArrayLike) -> Tissue:
     -----
     Tissue stands still and bubbles go on: there is tissue where more than 40 % of the five
     brightest peaks of a frame are among the twenty brightest of another one, half a block later, in
-    the very same pixel. The cut is the knee of the singular values, the component that lies
-    farthest below the straight line (in decibels) from the first to the last.
+    the very same pixel. The cut is the knee of the singular values: among the first
+    eighth of them (at least 20) the one that lies farthest below the straight line, in decibels,
+    from the first to the last of these.
 
     Examples
     --------
@@ -158,7 +161,8 @@ def find_tissue(frames: ArrayLike) -> Tissue:
     standing = _standing(np.abs(frames[first]), np.abs(frames[first + n_frames // 2]))
     if standing < _STANDING or n_frames < 4:
         return Tissue(db, standing, 1, frames)
-    knee = int(np.argmax(np.linspace(0, db[-1], n_frames) - db))
+    head = db[: max(_HEAD, n_frames // 8)]
+    knee = int(np.argmax(np.linspace(0, head[-1], len(head)) - head))
     dropped = vectors[:, ::-1][:, : max(knee, 1)].astype(np.result_type(frames.dtype, np.float32))
     filtered = series - dropped @ (dropped.conj().T @ series)
     return Tissue(db, standing, max(knee, 1) + 1, filtered.reshape(frames.shape))
@@ -166,7 +170,7 @@ def find_tissue(frames: ArrayLike) -> Tissue:
 
 def _standing(before: NDArray, after: NDArray) -> float:
     """Share of the brightest peaks of frames `before` in the same pixel of frames `after`."""
-    if min(before.shape[1:]) < 5:
+    if min(before.shape[1:]) < _WINDOW_PX:
         return 0.0
     brightest = locate_peaks(before, "none", 5, max_peaks_in_roi=25)
     bright = locate_peaks(after, "none", 20, max_peaks_in_roi=25)
@@ -184,7 +188,7 @@ class Scores(NamedTuple):
     min_score : float
         Threshold between noise and bubbles.
     n_bubbles : int
-        A little more than the peaks above it in all but 5 % of the frames; 0 where there are no bubbles.
+        A little more than the peaks above it in 95 % of the frames; 0 where there are no bubbles.
     mean : float
         Peaks above it in a frame.
     is_clear : bool
@@ -227,6 +231,8 @@ def split_scores(frames: ArrayLike) -> Scores:
     (True, True, True)
     """
     frames = check_frames(frames)
+    if min(frames.shape[1:]) < _WINDOW_PX:
+        return Scores(np.empty(0), 0.0, 0, 0.0, False)
     table = locate_peaks(frames, "none", _ANY, max_peaks_in_roi=25)
     peaks = table["score"].to_numpy()
     if len(peaks) < 20 or peaks.min() == peaks.max():

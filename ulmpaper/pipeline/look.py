@@ -33,7 +33,7 @@ from ulmpaper.core.suggest import (
 )
 from ulmpaper.io.readers import FrameFile, open_frames
 
-Recording = ArrayLike | Block | FrameFile | str | os.PathLike | Sequence[str | os.PathLike]
+_Recording = ArrayLike | Block | FrameFile | str | os.PathLike | Sequence[str | os.PathLike]
 
 _BLOCK_BYTES = 2**28  # of frames looked at closely, in memory at once
 _READ_FRAMES = 100  # in memory while the rest is read
@@ -130,7 +130,7 @@ class Look:
         From the least to the most, of the shipped ml3d: ``fwhm_z_px``, ``fwhm_x_px``,
         ``bubbles_per_px`` and ``step_px``.
     settings : dict
-        Suggested settings that differ from those that would hold anyway.
+        Suggested settings that differ from those that would hold anyway, and those you stated.
     closely : (int, int)
         First and last frame of the block that was looked at closely, the last excluded.
     """
@@ -185,7 +185,7 @@ class Look:
     @property
     def max_distance_px(self) -> float | None:
         """Suggested ``track.max_distance_px``; None where no track is clear."""
-        return suggest_distance(self.largest_step_px)
+        return _suggest_distance(self.largest_step_px)
 
     @property
     def command(self) -> str:
@@ -196,6 +196,14 @@ class Look:
         """What to know before the chain is run, the most serious first."""
         return [*_faults(self), *_findings(self)]
 
+    def suggestions(self) -> list[tuple[str, str, str]]:
+        """Settings that fit, also where they are the default: name, value, and why."""
+        return _settings_table(self)
+
+    def beside_training(self) -> list[tuple[str, float, tuple[float, float], bool]]:
+        """Figures beside the range of the shipped networks' training, and whether inside."""
+        return _trained_rows(self)
+
     def save(self, path: str | os.PathLike) -> Path:
         """Write everything as one HTML page that needs no other file."""
         from ulmpaper.pipeline.page import write_page
@@ -204,7 +212,7 @@ class Look:
 
 
 def look(
-    frames: Recording,
+    frames: _Recording,
     cfg: Settings = None,
     *,
     variable: str | None = None,
@@ -243,7 +251,7 @@ def look(
     Look: 60 frames of 60 x 60 px, amplitude, svd_low 1, n_bubbles 10, min_score 0.2, ...
     """
     cfg = as_config(cfg)
-    files = _open_files(frames, variable, axes)
+    files = _open_files(frames, cfg, variable, axes)
     if files:
         first = files[0]
         sizes = {file.shape_px for file in files}
@@ -325,7 +333,9 @@ def look_briefly(file: FrameFile) -> list[tuple[str, str]]:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def _open_files(frames: Any, variable: str | None, axes: str | None) -> list[FrameFile]:
+def _open_files(
+    frames: Any, cfg: Config, variable: str | None, axes: str | None
+) -> list[FrameFile]:
     """Files of a recording; none where it is in memory."""
     if isinstance(frames, FrameFile):
         return [frames]
@@ -334,7 +344,11 @@ def _open_files(frames: Any, variable: str | None, axes: str | None) -> list[Fra
     are_paths = isinstance(frames, list | tuple) and all(
         isinstance(path, str | os.PathLike) for path in frames
     )
-    return [open_frames(path, variable, axes=axes) for path in frames] if are_paths else []
+    if not are_paths:
+        return []
+    px_mm, frame_rate_hz = _scale(cfg, None, None)
+    scale = {"px_mm": px_mm, "frame_rate_hz": frame_rate_hz}
+    return [open_frames(path, variable, axes=axes, **scale) for path in frames]
 
 
 def _scale(cfg: Config, px_mm: float | None, rate_hz: float | None) -> tuple[Any, Any]:
@@ -495,14 +509,8 @@ def _trained() -> dict[str, tuple[float, float]]:
     return {**ranges, "step_px": (0.0, round(fastest, 3))}
 
 
-def suggest_distance(step_px: float | None) -> float | None:
-    """Longest step to link [px]: a quarter more than the largest one, in halves of a pixel.
-
-    Examples
-    --------
-    >>> suggest_distance(1.3)
-    2.0
-    """
+def _suggest_distance(step_px: float | None) -> float | None:
+    """Longest step to link [px]: a quarter more than the largest one, in halves of a pixel."""
     return None if step_px is None else max(1.0, float(np.ceil(2 * _MARGIN * step_px) / 2))
 
 
@@ -521,15 +529,17 @@ def _suggest(
         wanted["locate.min_score"] = scores.min_score
     if width_px is not None:
         wanted["locate.roi_px"] = _window(width_px)
-    distance = suggest_distance(step_px)
+    distance = _suggest_distance(step_px)
     if distance is not None:
         wanted["track.max_distance_px"] = distance
     if n_frames < 4 * cfg.track.min_length:
         wanted["track.min_length"] = 5
-    return {key: value for key, value in wanted.items() if value != _setting(cfg, key)}
+    stated = {key: _setting(cfg, key) for key in sorted(cfg.stated)}
+    differing = {key: value for key, value in wanted.items() if value != _setting(cfg, key)}
+    return differing | stated
 
 
-def settings_table(seen: Look) -> list[tuple[str, str, str]]:
+def _settings_table(seen: Look) -> list[tuple[str, str, str]]:
     """Suggested settings, their values, and why; those left as they are too."""
     tissue = "tissue was seen" if seen.svd_low > 1 else "no tissue was seen"
     rows = [("filter.svd_low", f"{seen.svd_low}", f"{tissue}; the knee of the singular values")]
@@ -537,7 +547,7 @@ def settings_table(seen: Look) -> list[tuple[str, str, str]]:
         rows = [("filter.svd_low", "1", "no tissue was seen: no filter is needed")]
     if seen.n_bubbles:
         rows += [
-            ("locate.n_bubbles", f"{seen.n_bubbles}", "a little more than the most in a frame"),
+            ("locate.n_bubbles", f"{seen.n_bubbles}", "a little more than in 95 % of the frames"),
             ("locate.min_score", f"{seen.min_score:g}", "keeps the peaks of noise out"),
         ]
     if seen.width_px is not None:
@@ -632,7 +642,7 @@ def _findings(seen: Look) -> list[str]:
     """What was seen, and what follows."""
     if seen.svd_low > 1:
         said = [
-            f"Tissue: {seen.tissue.standing:.0%} of the brightest peaks stand still. "
+            f"Tissue: {100 * seen.tissue.standing:.0f} % of the brightest peaks stand still. "
             f"filter.svd_low={seen.svd_low} removes it; raise it until only bubbles remain."
         ]
     else:
@@ -652,10 +662,10 @@ def _findings(seen: Look) -> list[str]:
         said.append("No bubble stands alone, so their width was not measured.")
     if seen.largest_step_px is None:
         said.append("No track is clear, so the largest step was not measured.")
-    outside = [row for row in trained_rows(seen) if not row[3]]
+    outside = [row for row in _trained_rows(seen) if not row[3]]
     if outside:
         what = ", ".join(
-            f"{name} {value:.2g} ({low:.2g} to {high:.2g})"
+            f"{name} {value:.3g} ({low:.3g} to {high:.3g})"
             for name, value, (low, high), _ in outside
         )
         said.append(
@@ -665,7 +675,7 @@ def _findings(seen: Look) -> list[str]:
     return said
 
 
-def trained_rows(seen: Look) -> list[tuple[str, float, tuple[float, float], bool]]:
+def _trained_rows(seen: Look) -> list[tuple[str, float, tuple[float, float], bool]]:
     """Figures of a recording beside the range of the networks' training: is it inside?"""
     width_z, width_x = seen.width_px or (None, None)
     measured = {
@@ -705,13 +715,9 @@ def _command(seen: Look) -> list[str]:
         code = f"import numpy, ulmpaper; numpy.save({str(path)!r}, {convert.format(read)})"
         lines.append(f"python -c {shlex.quote(code)}")
         paths.append(str(path))
-    stated = [seen.files[0].px_mm, seen.files[0].frame_rate_hz]
     if convert != "{}":  # the new file states no scale
-        stated = [None, None]
-    if seen.px_mm is not None and seen.px_mm != stated[0]:
-        settings["acquisition.px_mm"] = round(seen.px_mm, 9)
-    if seen.frame_rate_hz is not None and seen.frame_rate_hz != stated[1]:
-        settings["acquisition.frame_rate_hz"] = round(seen.frame_rate_hz, 6)
+        scale = {"acquisition.px_mm": seen.px_mm, "acquisition.frame_rate_hz": seen.frame_rate_hz}
+        settings |= {key: float(value) for key, value in scale.items() if value is not None}
     words = ["ulmpaper ulm", *map(shlex.quote, paths), "-o out"]
     if convert == "{}":
         words += [f"--{name} {shlex.quote(value)}" for name, value in seen.options.items()]

@@ -7,7 +7,7 @@ import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ulmpaper.core.doors import optional
 from ulmpaper.core.filters import to_db
 from ulmpaper.io.files import writable, write_atomic
-from ulmpaper.pipeline.look import Look, settings_table, trained_rows
 
 with optional("plot"):
     import matplotlib
@@ -23,11 +22,14 @@ with optional("plot"):
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+if TYPE_CHECKING:
+    from ulmpaper.pipeline.look import Look
+
 _INK = "#010203"  # stands for the colour of the text, which the reader's mode decides
 _BUBBLE = "#2e86c1"
 _MARK = "#d9650b"
 _SIZE_IN = (5.2, 2.6)
-_RANGE_DB = 40  # of the power Doppler image that is shown
+_RANGE_DB = 40  # of the power Doppler image, at most
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2128; --soft: #59636e; --page: #ffffff;
@@ -47,10 +49,11 @@ pre { background: var(--box); border: 1px solid var(--line); border-radius: 6px;
 code { font: .92em ui-monospace, monospace; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-size: .95rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .7rem .3rem 0;
-  border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+  border-bottom: 1px solid var(--line); overflow-wrap: break-word; }
+table.long td { overflow-wrap: anywhere; }
 th { font-weight: 600; } tbody th { font-weight: 400; color: var(--soft); width: 11rem; }
 td.no { color: var(--ink); font-weight: 600; }
-figure { margin: .8rem 0; } figcaption { font-size: .9rem; }
+figure { margin: .8rem 0; max-width: 36rem; } figcaption { font-size: .9rem; }
 figure svg { width: 100%; height: auto; display: block; font-family: system-ui, sans-serif; }
 figure img { width: 100%; height: auto; display: block; image-rendering: pixelated;
   border-radius: 3px; }
@@ -110,10 +113,7 @@ def _page(seen: Look) -> str:
 
 
 def _settings(seen: Look) -> str:
-    rows = [
-        (f"<code>{key}</code>", _text(value), _text(why))
-        for key, value, why in settings_table(seen)
-    ]
+    rows = [(_breakable(key), _text(value), _text(why)) for key, value, why in seen.suggestions()]
     return (
         "<p>Settings that fit these frames. The command names those that differ from the "
         "defaults.</p>" + _table(rows, ("Setting", "Suggested", "Because"))
@@ -140,7 +140,8 @@ def _read(seen: Look) -> str:
         ("NaN, infinite", f"{values.n_nan} and {values.n_infinite} values"),
         ("Frames", "; ".join(seen.health.sentences()) or "none empty or repeated, no hot pixel"),
     ]
-    return _table([(_text(name), _text(value)) for name, value in rows])
+    table = _table([(_text(name), _text(value)) for name, value in rows])
+    return table.replace("<table>", '<table class="long">')
 
 
 def _pictures(seen: Look) -> str:
@@ -151,14 +152,15 @@ def _pictures(seen: Look) -> str:
         for number, frame in enumerate(seen.first_frames)
     )
     mean = seen.mean_image / (np.quantile(seen.mean_image, 0.999) or 1)
-    power = to_db(np.sqrt(seen.power), floor_db=-_RANGE_DB) / _RANGE_DB + 1
+    power = to_db(np.sqrt(seen.power), floor_db=-_RANGE_DB)
+    dark = min(float(np.quantile(power, 0.1)), -1.0)
     cut = "no filter" if seen.svd_low == 1 else f"components {seen.svd_low} and up"
     return (
-        "<p>Depth runs down. If you see no picture here, the axes are wrong.</p>"
+        "<p>Depth runs down. If these do not look like tissue or bubbles, the axes are wrong.</p>"
         f'<div class="row three">{frames}</div>'
         '<div class="row">'
         + _picture(np.sqrt(np.clip(mean, 0, 1)), "gray", "Mean of the frames, as its square root")
-        + _picture(power, "cividis", f"Power Doppler, {cut}, {_RANGE_DB} dB")
+        + _picture(1 - power / dark, "cividis", f"Power Doppler, {cut}, {-dark:.0f} dB")
         + "</div>"
     )
 
@@ -179,8 +181,8 @@ def _tissue(seen: Look) -> str:
     spectrum = _svg(figure, "spectrum", "Power over time, mean of the pixels; tissue is slow")
     share = seen.tissue.standing
     text = (
-        f"Of the five brightest peaks of a frame, {share:.0%} stand in the same pixel half a block "
-        "later. Bubbles go on (below 15 %), tissue stands still (above 70 %)."
+        f"Of the five brightest peaks of a frame, {100 * share:.0f} % stand in the same pixel "
+        "half a block later. Bubbles go on (below 15 %), tissue stands still (above 70 %)."
     )
     return f'<p>{text}</p><div class="row">{values}{spectrum}</div>'
 
@@ -193,20 +195,20 @@ def _bubbles(seen: Look) -> str:
         edges = np.geomspace(peaks.min(), max(peaks.max(), peaks.min() * 1.01), 60)
         ax.hist(peaks, edges.tolist(), color=_BUBBLE, lw=0)
         ax.set(xscale="log", yscale="log", xlabel="height of a peak (score)", ylabel="peaks")
-        ax.set_ylim(bottom=0.7)
+        ax.set_ylim(0.7, 4 * ax.get_ylim()[1])  # room for the name of the threshold
         if seen.n_bubbles:
             _mark(ax, seen.min_score, f"min_score={seen.min_score:g}")
         parts.append(_svg(figure, "scores", "Peaks of all heights: noise left, bubbles right"))
     rows = []
     pitch = seen.px_mm
-    for name, value, (low, high), inside in trained_rows(seen):
-        size = f"{value:.2g}"
+    for name, value, (low, high), inside in seen.beside_training():
+        size = f"{value:.3g}"
         if pitch and "width" in name:
             size += f" ({1000 * value * pitch:.0f} µm)"
         verdict = "inside" if inside else "outside"
         mark = "" if inside else ' class="no"'
         rows.append(
-            (_text(name), _text(size), f"{low:.2g} to {high:.2g}", f"<span{mark}>{verdict}</span>")
+            (_text(name), _text(size), f"{low:.3g} to {high:.3g}", f"<span{mark}>{verdict}</span>")
         )
     table = ""
     if rows:
@@ -216,7 +218,7 @@ def _bubbles(seen: Look) -> str:
             "on; classical methods want two to four pixels.</p>"
             + _table(rows, ("Measured", "Here", "Trained on", ""))
         )
-    return "".join(parts) + table
+    return f'<div class="row">{"".join(parts)}<div>{table}</div></div>'
 
 
 # --- figures -----------------------------------------------------------------------------------
@@ -279,6 +281,11 @@ def _picture(values: NDArray, colours: str, caption: str) -> str:
 
 def _text(value: Any) -> str:
     return html.escape(str(value))
+
+
+def _breakable(key: str) -> str:
+    """Name of a setting, which a narrow page may break after a dot or an underscore."""
+    return f"<code>{key.replace('.', '.<wbr>').replace('_', '_<wbr>')}</code>"
 
 
 def _list(sentences: list[str]) -> str:
