@@ -159,7 +159,8 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(
             text.capitalize() if text.lower() in ("true", "false", "none") else text
         )
-    except (ValueError, SyntaxError):
+    # The last two: signs or brackets nested too deeply.
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
 
 
