@@ -336,7 +336,8 @@ def cut(
     side = np.broadcast_to(side_px, 2)
     if (size < side).any():
         raise ValueError(
-            f"a part of {side[0]} x {side[1]} px does not fit into frames of {size[0]} x {size[1]} px"
+            f"a part of {side[0]} x {side[1]} px does not fit into frames of "
+            f"{size[0]} x {size[1]} px"
         )
     low = np.zeros(2, dtype=int)
     high = size - side
