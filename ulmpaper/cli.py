@@ -343,7 +343,8 @@ def info(
 def look(
     files: Annotated[list[Path], typer.Argument(help="Frames, as for ulm.", show_default=False)],
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="Page to write, .html.", show_default=False)
+        Path,
+        typer.Option("-o", "--out", help="Page to write, .html.", show_default=False, **_PLACE),
     ],
     variable: _Variable = None,
     axes: _Axes = None,

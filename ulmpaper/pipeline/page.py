@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ulmpaper.core.doors import optional
 from ulmpaper.core.filters import to_db
-from ulmpaper.io.files import writable, write_atomic
+from ulmpaper.core.records import check_choice
+from ulmpaper.io.files import made_folder, writable, write_atomic
 
 with optional("plot"):
     import matplotlib
@@ -73,9 +74,14 @@ def write_page(seen: Look, path: Path) -> Path:
         As from `look`.
     path : path
         The page, ``.html``.
+
+    Raises
+    ------
+    ValueError
+        Another kind of file, which may be one that is read.
     """
-    with writable(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    check_choice(path.suffix.lower(), (".html", ".htm"), "kind of page to write")
+    with writable(path.parent), made_folder(path.parent):
         write_atomic(path, _page(seen).encode())
     return path
 
