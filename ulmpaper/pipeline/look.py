@@ -326,7 +326,7 @@ def look_briefly(file: FrameFile) -> list[tuple[str, str]]:
         ("empty", f"{len(health.missing)} frames of zeros or of one value"),
     ]
     rows += [("note", note) for note in file.notes]
-    checks = [*_value_faults(kind, values), *_axes_doubt(file), *health.sentences()]
+    checks = [*_value_faults(kind, values), *health.sentences()]
     return rows + [("check", sentence) for sentence in checks]
 
 
@@ -598,30 +598,12 @@ def _value_faults(kind: str, values: Values) -> list[str]:
     return said
 
 
-def _axes_doubt(file: FrameFile) -> list[str]:
-    """A sentence where time is not the longest axis."""
-    size = {"t": file.n_frames, "z": file.stored_px[0], "x": file.stored_px[1]}
-    longest = max(size, key=lambda axis: size[axis])
-    if size["t"] >= size[longest]:
-        return []
-    # The longest axis becomes t; the others keep their order.
-    others = iter("zx")
-    turned = "".join(
-        "t" if axis == longest else next(others) if axis in size else axis for axis in file.axes
-    )
-    how = f"--axes {turned}" if sorted(turned) == sorted(file.axes) else "--axes"
-    return [
-        f"t is the longest axis of most recordings, but here it has {size['t']} entries and "
-        f"{longest} has {size[longest]}: if frame and picture are mixed up, {how} turns them."
-    ]
-
-
 def _faults(seen: Look) -> list[str]:
     """What keeps the chain from running rightly."""
     said = _value_faults(seen.kind, seen.values)
     said += [f"{text[0].upper()}{text[1:]}." for text in seen.health.sentences()]
     for file in seen.files[:1]:
-        said += _axes_doubt(file)
+        said += [f"{note[0].upper()}{note[1:]}." for note in file.notes if "--axes" in note]
     if seen.px_mm is None or seen.frame_rate_hz is None:
         unknown = [
             name
