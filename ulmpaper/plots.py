@@ -69,6 +69,7 @@ _DOTS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # Share of the non-empty pixels below the brightest colour, as in PALA's displays.
 _CLIP = 0.98
+_MOST_PX = 25  # a wider line hides what it is to show
 # Least distance of two ticks on a colour bar, as a share of it.
 _TICK_SHARE = 0.1
 
@@ -122,7 +123,7 @@ def plot_map(
         No such kind or direction; not an image of real numbers.
     """
     check_choice(kind, _MAP_KINDS, "map")
-    check_choice(red, _SIDES, "direction of red")
+    check_style(thicken_px, red)
     values = _check_map(values)
     heading, label = _MAP_KINDS[kind]
     if kind != "power_doppler":
@@ -151,6 +152,13 @@ def plot_map(
     if is_own:
         _enlarge(figure)
     return figure
+
+
+def check_style(thicken_px: int | None, red: str) -> None:
+    """Refuse a width of lines or a direction of red that `plot_map` does not take."""
+    check_choice(red, _SIDES, "direction of red")
+    if thicken_px is not None and check_whole(thicken_px=thicken_px) > _MOST_PX:
+        raise ValueError(f"thicken_px must be {_MOST_PX} or less, not {thicken_px}")
 
 
 def _check_map(values: ArrayLike) -> NDArray[np.float32]:

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ulmpaper.core.doors import optional
-from ulmpaper.core.records import check_choice, check_positive, check_whole
+from ulmpaper.core.records import check_choice, check_positive
 from ulmpaper.io.results import PICTURES
 from ulmpaper.io.tiff import write_tiff
 
+_MOST_DPI = 1200  # a PNG of 8400 x 6400 pixels
 _UNITS = {"density": "tracks per pixel of the map", "power_doppler": "amplitude squared"}
 
 
@@ -51,18 +52,19 @@ class Pictures:
         names = ["tiff" if name == "tif" else name for name in names if name]
         for name in names:
             check_choice(name, PICTURES, "format")
-        object.__setattr__(self, "formats", tuple(dict.fromkeys(names)))
+        # Always in one order: the same run, the same bytes.
+        object.__setattr__(self, "formats", tuple(n for n in PICTURES if n in names))
         check_positive(dpi=self.dpi)
-        if self.thicken_px is not None:
-            check_whole(thicken_px=self.thicken_px)
-        check_choice(self.red, ("towards", "away"), "direction of red")
+        if self.dpi > _MOST_DPI:
+            raise ValueError(f"dpi must be {_MOST_DPI} or less, not {self.dpi:g}")
         # What is missing is said before a run, not at its end.
         if "tiff" in names:
             with optional("formats"):
                 import tifffile  # noqa: F401
         if set(names) - {"tiff"}:
-            with optional("plot"):
-                import matplotlib  # noqa: F401
+            from ulmpaper.plots import check_style
+
+            check_style(self.thicken_px, self.red)
 
 
 def write_pictures(

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ulmpaper.config import NETWORKS, Config, Settings, as_config, method_name
-from ulmpaper.core.records import Block
+from ulmpaper.core.records import Block, check_choice
 from ulmpaper.core.track import track_summary
 from ulmpaper.io.files import fingerprint
 from ulmpaper.io.readers import FrameFile, open_frames
@@ -239,12 +239,13 @@ def save_result(
     Raises
     ------
     ValueError
-        The folder holds the results of another run; no such format, or another wrong option.
-    TypeError
-        No such option of the pictures.
+        The folder holds the results of another run; no such option of the pictures, or no such
+        format.
     OSError
         The folder cannot be written to.
     """
+    for name in pictures:
+        check_choice(name, Pictures.__annotations__, "option of the pictures")
     drawn = Pictures(**pictures)
     run = describe_run(result.config, result.about)
     with ResultWriter(folder, run, overwrite=overwrite) as writer:
