@@ -733,7 +733,7 @@ def test_random_kills(command: str, number: signal.Signals, address: str) -> Non
             stops += 1
             # Before the command line has begun, the system's own way to end holds.
             assert ends(process, number) in (128 + number, -number, 0, 1)
-        process.wait()
+        process.communicate()
     last = start("it")
     _, err = last.communicate()
     assert last.returncode == 0, err

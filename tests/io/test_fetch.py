@@ -21,6 +21,7 @@ import pytest
 from scipy.io import savemat
 
 from ulmpaper.io.fetch import REGISTRY, fetch, registry_table, unpack
+from ulmpaper.io.files import only_writer
 
 
 def archive() -> bytes:
@@ -461,6 +462,24 @@ class TestUnpack:
         (folder / "IQ" / "a.bin").unlink()
         assert unpack(str(archive)) == folder
         assert not (folder / "IQ" / "a.bin").exists(), "done once, not again"
+
+    def test_what_python_cannot_unpack(self, archive: Path) -> None:
+        content = archive.read_bytes()
+        central = content.index(b"PK\x01\x02")
+        for local, far, value in ((6, 8, 1), (8, 10, 97)):  # encrypted; an unknown method
+            changed = bytearray(content)
+            changed[local] = changed[central + far] = value
+            archive.write_bytes(changed)
+            with pytest.raises(ValueError, match=r"IQ\.zip cannot be unpacked .*other means"):
+                unpack(archive)
+            assert names_in(archive.parent) == ["IQ.zip"]
+
+    def test_a_second_one_at_once_is_refused(self, archive: Path) -> None:
+        with (
+            only_writer(archive.with_suffix("")),
+            pytest.raises(OSError, match="another run is writing"),
+        ):
+            unpack(archive)
 
     def test_damaged(self, archive: Path) -> None:
         content = archive.read_bytes()

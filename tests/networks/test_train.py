@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ulmpaper.config import Config, Fitted, load_config
 from ulmpaper.core.records import Block, bubble_table
@@ -373,6 +373,62 @@ def test_a_damaged_state_is_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot go on from .*delete the folder"):
         train.train("count", tmp_path, config())
     assert (tmp_path / _LAST).read_bytes() == content
+
+
+def rewritten(folder: Path, change: str) -> None:
+    """A state of which something was changed, without a checksum as in version 0.1.0."""
+    path = folder / _LAST
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del about["sha256"]
+    moments = sorted(name for name in state if name.startswith("adam.exp_avg."))
+    done = json.loads(about["progress"])
+    if change in about:
+        del about[change]
+    elif change == "no moment":
+        del state[moments[0]]
+    elif change == "unknown moment":
+        state["adam.exp_avg.nothing"] = state[moments[0]].clone()
+    elif change == "other shape":
+        state[moments[0]] = torch.zeros(3)
+    elif change == "no weight":
+        del state[next(name for name in state if name.startswith("net."))]
+    elif change in ("step", "-step"):
+        about["progress"] = json.dumps({**done, "step": -1 if change == "-step" else 99})
+    elif change == "words":
+        about["progress"] = json.dumps({**done, "step": "two"})
+    elif change == "more":
+        about["progress"] = json.dumps({**done, "more": 1})
+    elif change == "list":
+        about["settings"] = "[1, 2]"
+    save_file(state, path, about)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("format", "progress", "settings", "no moment", "unknown moment", "other shape"),
+        *("no weight", "step", "-step", "words", "more", "list"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(change: str, tmp_path: Path) -> None:
+    train.train("count", tmp_path, config(), stop_after=2)
+    rewritten(tmp_path, change)
+    before = (tmp_path / _LAST).read_bytes()
+    with pytest.raises(ValueError, match=r"cannot go on from|does not fit"):
+        train.train("count", tmp_path, config())
+    assert (tmp_path / _LAST).read_bytes() == before
+
+
+@pytest.mark.parametrize("place", [-1, -1000, 0.5, 400])
+def test_a_flipped_bit_of_a_state_is_seen(place: float, tmp_path: Path) -> None:
+    train.train("count", tmp_path, config(), stop_after=2)
+    content = bytearray((tmp_path / _LAST).read_bytes())
+    content[int(place * len(content)) if place == 0.5 else int(place)] ^= 4
+    (tmp_path / _LAST).write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot go on from"):
+        train.train("count", tmp_path, config())
 
 
 def test_bad_requests(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet
 from ulmpaper.networks.predict import predict_counts
 from ulmpaper.networks.weights import (
     _FORMAT,
+    checksum,
     find_weights,
     load_tensors,
     read_network,
@@ -359,3 +360,78 @@ def test_shipped_mspcn_finds_bubbles_in_frames_it_never_saw(rng: np.random.Gener
     found = locate_mspcn(block.frames, net=net, threshold=net.about["threshold"], device="cpu")
     pairs = match_bubbles(found, block.truth, max_distance_px=0.5)
     assert detection_scores(pairs)["jaccard"] > 0.7
+
+
+def forged(path: Path, **changes: object) -> None:
+    """A file of weights with another header, and the checksum that fits it."""
+    write_network(
+        path, CountNet(9, 4), recipe="count", network={"n_max": 9, "features": 4}, about=ABOUT
+    )
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["sha256"]
+    for name, value in changes.items():
+        if value is None:
+            del header[name]
+        else:
+            header[name] = value if isinstance(value, str) else json.dumps(value)
+    save_file(tensors, path, {**header, "sha256": checksum(tensors, header)})
+
+
+SIZE = {"n_max": 9, "features": 4}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: None} for name in ("recipe", "network", "about")),
+        {"recipe": "count2"},
+        {"network": "{"},
+        {"network": [1, 2]},
+        {"network": {**SIZE, "features": "many"}},
+        {"network": {**SIZE, "features": -4}},
+        {"network": {**SIZE, "features": 4.5}},
+        {"network": {**SIZE, "n_max": 10**12}},
+        {"network": {**SIZE, "device": "cpu"}},
+        {"recipe": "ml3d", "network": {"features": 4, "blocks": 10_000_000}},
+        {"recipe": "mspcn", "network": {"upsample": 10**9}},
+        {"about": [1, 2]},
+        {"about": "null"},
+        {"about": "[" * 100_000},
+        {"about": {"window": "ten"}},
+        {"about": {"window": 0}},
+        {"about": {"threshold": "NaN"}},
+        {"about": '{"threshold": NaN}'},
+        {"about": {"tile_px": 1.5}},
+        {"about": {"domain": [1]}},
+        {"about": {"domain": {"fwhm_z_px": [1]}}},
+        {"about": {"digest": 7}},
+    ],
+)
+def test_a_forged_header_is_refused_in_a_sentence(changes: dict, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    forged(path)
+    read_network(path)
+    forged(path, **changes)
+    with pytest.raises(ValueError, match=re.escape(str(path))) as refused:
+        read_network(path)
+    assert len(str(refused.value)) < 600
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused(bad: float, tmp_path: Path) -> None:
+    net = CountNet(9, 4)
+    with torch.no_grad():
+        next(net.parameters())[0] = bad
+    path = write_network(tmp_path / "a.safetensors", net, recipe="count", network=SIZE, about=ABOUT)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        read_network(path)
+
+
+def test_other_kinds_of_numbers_are_refused(tmp_path: Path) -> None:
+    header = {"format": _FORMAT, "recipe": "count", "network": "{}", "about": "{}"}
+    for dtype in (torch.bfloat16, torch.int32, torch.float64):
+        save_file({"a": torch.ones(3, dtype=dtype)}, tmp_path / "a.safetensors", header)
+        with pytest.raises(ValueError, match="only 16 and 32-bit floats"):
+            read_network(tmp_path / "a.safetensors")
