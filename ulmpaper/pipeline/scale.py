@@ -19,12 +19,12 @@ from ulmpaper.core.records import Block, check_block, warn_user
 from ulmpaper.core.scale import doubt_scale, same_scale
 from ulmpaper.io.readers import FrameFile
 
-YOU = "stated by you"
-ASSUMED = "assumed"
+_YOU = "stated by you"
+_ASSUMED = "assumed"
 _QUANTITIES = {"px_mm": ("pixel pitch", "mm"), "frame_rate_hz": ("frame rate", "Hz")}
 
 
-class UsedScale(NamedTuple):
+class _UsedScale(NamedTuple):
     """Pixel pitch [mm] and frame rate [Hz] of a run, and who stated each.
 
     ``px_mm_from`` and ``frame_rate_from`` are ``stated by you``, a place in a file, the name of a
@@ -53,7 +53,7 @@ class UsedScale(NamedTuple):
         }
 
 
-def settle_block(frames: ArrayLike | Block, cfg: Config, *, quiet: bool = False) -> UsedScale:
+def settle_block(frames: ArrayLike | Block, cfg: Config, *, quiet: bool = False) -> _UsedScale:
     """Scale of a block or array by the rule of this file, with its warnings unless `quiet`."""
     if not isinstance(frames, Block):
         return _settle(cfg, None, None, "the array", quiet=quiet)
@@ -62,7 +62,7 @@ def settle_block(frames: ArrayLike | Block, cfg: Config, *, quiet: bool = False)
     return _settle(cfg, *stated, name, quiet=quiet, doubt=not frames.file)
 
 
-def settle_files(files: Sequence[FrameFile], cfg: Config) -> UsedScale:
+def settle_files(files: Sequence[FrameFile], cfg: Config) -> _UsedScale:
     """Scale of files that are one recording, by the rule of this file, with its warnings.
 
     Raises
@@ -100,7 +100,7 @@ class SettledBlocks:
         Frames.
     cfg : Config
         Settings.
-    used : UsedScale, optional
+    used : _UsedScale, optional
         Scale of all blocks, where it is settled already.
 
     Raises
@@ -110,14 +110,14 @@ class SettledBlocks:
     """
 
     def __init__(
-        self, blocks: Iterable[ArrayLike | Block], cfg: Config, used: UsedScale | None = None
+        self, blocks: Iterable[ArrayLike | Block], cfg: Config, used: _UsedScale | None = None
     ) -> None:
         self._blocks = blocks
         self._cfg = cfg
         self._used = used
 
     @property
-    def settled(self) -> UsedScale:
+    def settled(self) -> _UsedScale:
         """Scale of the first block, once it has passed, or of the settings."""
         return self._used or _settle(self._cfg, None, None, "", quiet=True)
 
@@ -141,7 +141,7 @@ class SettledBlocks:
             )
             first_frame += len(block.frames)
 
-    def _check_same(self, number: int, here: UsedScale) -> None:
+    def _check_same(self, number: int, here: _UsedScale) -> None:
         for name, (what, unit) in _QUANTITIES.items():
             first = getattr(self.settled, name)
             if not same_scale(first, getattr(here, name)):
@@ -160,7 +160,7 @@ def _settle(
     sources: tuple[str | None, str | None] = (None, None),
     quiet: bool = False,
     doubt: bool = False,
-) -> UsedScale:
+) -> _UsedScale:
     """Scale of what is called `name` and states pitch and rate, or None."""
     values = []
     origins = []
@@ -171,7 +171,7 @@ def _settle(
         own = getattr(cfg.acquisition, key)
         if f"acquisition.{key}" in cfg.stated:
             values.append(own)
-            origins.append(YOU)
+            origins.append(_YOU)
             if stated is not None and not same_scale(own, stated) and not quiet:
                 warn_user(
                     f"{name} states a {what} of {stated:g} {unit}, you {own:g} {unit}: yours counts"
@@ -181,7 +181,7 @@ def _settle(
             origins.append(source or name)
         else:
             values.append(own)
-            origins.append(ASSUMED)
+            origins.append(_ASSUMED)
             assumed.append(key)
     if assumed and not quiet:
         whats = " and ".join(_QUANTITIES[key][0] for key in assumed)
@@ -194,11 +194,11 @@ def _settle(
         )
     if not quiet:
         _doubt(values, origins, name, doubt=doubt)
-    return UsedScale(values[0], values[1], origins[0], origins[1])
+    return _UsedScale(values[0], values[1], origins[0], origins[1])
 
 
 def _doubt(values: list[float], origins: list[str], name: str, *, doubt: bool) -> None:
     """Doubt what the user says, and what a block says; files were doubted when they were opened."""
-    is_new = [origin == YOU or (doubt and origin != ASSUMED) for origin in origins]
+    is_new = [origin == _YOU or (doubt and origin != _ASSUMED) for origin in origins]
     px_mm, rate_hz = (value if new else None for value, new in zip(values, is_new, strict=True))
-    doubt_scale(px_mm, rate_hz, YOU if YOU in origins else name)
+    doubt_scale(px_mm, rate_hz, _YOU if _YOU in origins else name)

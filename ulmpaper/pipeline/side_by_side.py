@@ -35,7 +35,7 @@ from ulmpaper.metrics.maps import score_image
 from ulmpaper.pipeline.blocks import draw_lines, link_tracks, min_frames_per_block, pitch_and_rate
 from ulmpaper.pipeline.recording import UlmResult, ulm
 
-Recording = ArrayLike | Block | FrameFile | str | os.PathLike
+_Recording = ArrayLike | Block | FrameFile | str | os.PathLike
 
 TRUTH = "truth"
 _NO_TRUTH = (
@@ -145,7 +145,7 @@ class SideBySide:
 
 
 def compare_methods(
-    frames: Recording | Sequence[Recording],
+    frames: _Recording | Sequence[_Recording],
     methods: str | Sequence[str] = _DEFAULT,
     cfg: Settings = None,
     *,
@@ -343,7 +343,7 @@ def _describe_method(cfg: Config) -> dict[str, str]:
 # --- the recording and its truth -----------------------------------------------------------------
 
 
-def _open(frames: Recording | Sequence[Recording]) -> list[Block | FrameFile]:
+def _open(frames: _Recording | Sequence[_Recording]) -> list[Block | FrameFile]:
     """Parts of a recording, open to be read."""
     several = isinstance(frames, list | tuple) and np.ndim(frames[0] if frames else 0) != 2
     parts: Iterable[Any] = frames if several else [frames]  # type: ignore[assignment]
