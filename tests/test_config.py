@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ulmpaper
+from ulmpaper import config
 from ulmpaper.config import PROFILES, Config, Locate, config_table, load_config
 from ulmpaper.networks import read_network
 
@@ -131,6 +133,14 @@ def test_overrides_round_trip(n_bubbles: int, distance: float, pala: bool) -> No
     assert again.digest() == cfg.digest()
 
 
+def test_settings_print_a_section_a_line_and_read_back() -> None:
+    cfg = load_config("quick", {"acquisition.px_mm": 0.1})
+    lines = str(cfg).splitlines()
+    assert lines[1] == "    acquisition=Scale(px_mm=0.1, frame_rate_hz=1000.0),"
+    assert max(map(len, lines)) <= 100
+    assert eval(repr(cfg), vars(config)) == cfg
+
+
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         load_config().seed = 3  # type: ignore[misc]
@@ -158,3 +168,60 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert cfg.cam.ratio_db == (3.0, 4.0)
     assert cfg.pala is True
     assert json.loads(json.dumps(dataclasses.asdict(cfg)))["cam"]["ratio_db"] == [3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("track.max_gap=1", {"track.max_gap": 1}),
+        ("track.max_gap=1, pala=true", {"track.max_gap": 1, "pala": True}),
+        ("{track.max_gap: 1}", {"track.max_gap": 1}),
+        (
+            '{"track.max_gap": 1, "filter.band_hz": [50, 249]}',
+            {"track.max_gap": 1, "filter.band_hz": (50, 249)},
+        ),
+        (
+            "filter.band_hz=50,249,locate.method='3DML-ResNet'",
+            {"filter.band_hz": (50, 249), "locate.method": "ml3d"},
+        ),
+        ("{ml3d.weights: null}", {"ml3d.weights": None}),
+        ("track.max_gap: 1\npala: true", {"track.max_gap": 1, "pala": True}),
+        ("", {}),
+    ],
+)
+def test_overrides_may_be_text(text: str, given: dict) -> None:
+    cfg = load_config("smoke", text)
+    assert cfg == load_config("smoke", given)
+    assert cfg.stated == frozenset(given)
+
+
+@pytest.mark.parametrize("text", ["hello", "track.max_gap", "=", "[1, 2]", "{'track': {'a': 1}}"])
+def test_other_text_is_refused_in_a_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match=r"overrides are a mapping, e\.g\. .* papermill|-y"):
+        load_config("quick", text)
+
+
+def test_what_the_user_stated_is_remembered_and_is_no_setting() -> None:
+    cfg = load_config("quick", {"acquisition.px_mm": 0.09856})
+    usual = load_config("quick")
+    assert cfg.stated == {"acquisition.px_mm"}
+    assert cfg == usual
+    assert cfg.digest() == usual.digest()
+    assert dataclasses.asdict(cfg) == dataclasses.asdict(usual)
+    assert dataclasses.replace(cfg, pala=True).stated == cfg.stated
+    assert pickle.loads(pickle.dumps(cfg)).stated == cfg.stated
+    assert "stated" not in set(config_table(cfg)["setting"])
+
+
+@pytest.mark.parametrize("name", ["3DML-ResNet", "ml3d", "ML3D", "3dml", "3DML ResNet"])
+def test_methods_are_known_by_the_names_of_the_paper(name: str) -> None:
+    assert load_config("quick", {"locate.method": name}).locate.method == "ml3d"
+
+
+@pytest.mark.parametrize(
+    "key", ["px_mm", "px_mn", "acquisition.pxmm", "acquisitions.px_mm", "PX_MM", "pixel.px_mm"]
+)
+def test_a_bare_or_misspelt_key_is_told_the_right_one_in_short(key: str) -> None:
+    with pytest.raises(ValueError, match=r"acquisition\.px_mm") as error:
+        load_config("quick", {key: 0.1})
+    assert len(str(error.value)) < 250

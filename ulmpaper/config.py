@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import InitVar
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_args
@@ -67,6 +68,13 @@ _PLAIN = {  # pydantic's types of error in the words of this project
 
 _KEY = r"[\"']?(?P<key>[A-Za-z_]\w*(?:\.\w+)?)[\"']?\s*[=:]"
 _PAIR_TEXT = re.compile(rf"{_KEY}(?P<value>[^{{}}]+)")
+_WRAP = textwrap.TextWrapper(
+    width=100,
+    initial_indent=" " * 4,
+    subsequent_indent=" " * 8,
+    break_long_words=False,
+    break_on_hyphens=False,
+)
 _BETWEEN_PAIRS = re.compile(rf"[,;\s](?=\s*(?:{_KEY.replace('?P<key>', '?:')}|$))")
 
 
@@ -633,6 +641,14 @@ class Config(_Section):
 
     def __post_init__(self, stated: frozenset[str]) -> None:  # type: ignore[override]
         object.__setattr__(self, "stated", stated)
+
+    def __repr__(self) -> str:
+        """A line, or some, for each section; as Python reads it."""
+        texts = (
+            f"{field.name}={getattr(self, field.name)!r}," for field in dataclasses.fields(self)
+        )
+        wrapped = (_WRAP.fill(text) for text in texts)
+        return "\n".join(["Config(", *wrapped, ")"])
 
     def digest(self) -> str:
         """Return ten hexadecimal digits that change with any value, to name output folders.

@@ -223,10 +223,11 @@ def whole_ticks(norm: Normalize) -> list[float]:
     top = math.floor(top)
     round_ones = [step * 10**power for power in range(len(str(top))) for step in (1, 2, 5)]
     ticks: list[float] = [top]
-    for tick in [*reversed(round_ones), 0]:
-        if math.sqrt(ticks[-1] / top) - math.sqrt(tick / top) >= _TICK_SHARE:
+    for tick in reversed(round_ones):
+        place, above = math.sqrt(tick / top), math.sqrt(ticks[-1] / top)
+        if min(place, above - place) >= _TICK_SHARE:
             ticks.append(tick)
-    return ticks[::-1]
+    return [0, *reversed(ticks)]
 
 
 def _line_width(shape: tuple[int, ...]) -> int:
@@ -491,9 +492,9 @@ def scale_bar(ax: Axes, width_px: float, px_mm: float | None) -> None:
 def save_figure(figure: Figure, path: str | os.PathLike, **how: Any) -> Path:
     """Write a figure; the file appears under its name when it is complete.
 
-    The same figure gives the same bytes: no date and no version go into the file. In PDF, SVG and
-    EPS, text and lines are vectors and images keep their own pixels, whatever ``dpi`` is. A TIFF is
-    the figure as it is drawn; `ulmpaper.io.write_tiff` keeps the numbers of a map.
+    The same figure gives the same bytes: no date and no version go into the file. In PDF and SVG,
+    text and lines are vectors and images keep their own pixels, whatever ``dpi`` is. A TIFF is the
+    figure as it is drawn; `ulmpaper.io.tiff.write_tiff` keeps the numbers of a map.
 
     Parameters
     ----------
@@ -513,7 +514,7 @@ def save_figure(figure: Figure, path: str | os.PathLike, **how: Any) -> Path:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    is_vector = suffix in (".pdf", ".svg", ".eps", ".ps")
+    is_vector = suffix in (".pdf", ".svg")
     settings: dict[str, Any] = {"dpi": 200, "metadata": _UNDATED.get(suffix)}
     if suffix == ".png":
         settings["pil_kwargs"] = {"compress_level": 3}
