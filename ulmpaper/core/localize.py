@@ -198,9 +198,9 @@ def _strongest(
         & (x >= border)
         & (x < n_x - border)
         & (score > min_score)
-        & (size < n_z * n_x)  # a frame of one value shows nothing
     )
-    t, z, x, score, size, to_centre = (a[inside] for a in (t, z, x, score, size, to_centre))
+    number = np.flatnonzero(inside)
+    t, z, x, score = (a[number] for a in (t, z, x, score))
     # Rank of each maximum in its frame, the strongest first.
     by_strength = np.lexsort((-score, t))
     count = np.bincount(t, minlength=len(frames))
@@ -214,10 +214,12 @@ def _strongest(
         crowded = count > n_bubbles
         cut[crowded] = score[by_strength][start[crowded] + n_bubbles]
         keep &= score > cut[t]
-    order = np.flatnonzero(keep)
-    order = order[np.lexsort((z[order], x[order], t[order]))]
-    found = (t, z, x, score, size >= _SATURATED_PIXELS, to_centre)
-    return tuple(values[order] for values in found)
+    # A frame of one value, all of it a plateau, shows nothing.
+    kept = np.flatnonzero(keep & (size[number] < n_z * n_x))
+    kept = kept[np.lexsort((z[kept], x[kept], t[kept]))]
+    number = number[kept]
+    saturated = size[number] >= _SATURATED_PIXELS
+    return t[kept], z[kept], x[kept], score[kept], saturated, to_centre[number]
 
 
 _Places = tuple[NDArray, NDArray, NDArray]
