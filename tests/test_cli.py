@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -44,7 +45,8 @@ def test_from_frames_to_maps(run: Run, npy: Path, tmp_path: Path) -> None:
         "blocks.n_frames=40",
     )
     assert code == 0
-    assert "does not state its pixel pitch: 0.09856 assumed" in err
+    assert "does not state its pixel pitch and frame rate: 0.09856 mm and 1000 Hz assumed" in err
+    assert re.search(r"\d+ tracks \(medians: [\d.]+ mm/s, [\d.]+ frames long\)", err)
     assert "80 frames" in err
     assert sorted(path.name for path in out.iterdir()) == [
         "bubbles.csv",
@@ -108,7 +110,7 @@ def test_networks_from_frames_to_maps(
     )
     assert code == 0
     warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
-    assert ["does not state" in line for line in warnings] == [True, True, False]
+    assert ["does not state" in line for line in warnings] == [True, False]
     assert "bubbles per pixel (5 to 9)" in warnings[-1]
     assert ".py" not in err
     assert json.loads((out / "run.json").read_text())["weights"] == {name: name for name in weights}

@@ -14,7 +14,7 @@ import pytest
 
 import ulmpaper as ulm
 from ulmpaper import io, metrics, networks, paper
-from ulmpaper.core.records import Block
+from ulmpaper.core.records import Block, UlmWarning
 from ulmpaper.paper.experiment import Comparison
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +23,9 @@ OFFERED = """
     match_bubbles score_bubbles score_maps simulate train load_network plot_frame plot_tracks
     plot_map save_result Block bubble_table
 """
+
+
+SCALE = {"acquisition.px_mm": 0.09856, "acquisition.frame_rate_hz": 1000.0}
 
 
 @pytest.fixture
@@ -45,14 +48,15 @@ def test_read(file: Path, flow: Block) -> None:
 
 
 def test_all_at_once_from_everything(file: Path, flow: Block) -> None:
-    settings = {"locate.n_bubbles": 12}
+    settings = {"locate.n_bubbles": 12, **SCALE}
     from_array = ulm.ulm(flow.frames, settings, method="parabola")
     from_block = ulm.ulm(flow, ulm.load_config("quick", settings), "parabola")
     from_file = ulm.ulm(file, settings, method="parabola")
     for other in (from_block, from_file):
         pd.testing.assert_frame_equal(other.bubbles, from_array.bubbles)
-    assert ulm.ulm(flow.frames).config == ulm.load_config("quick")
-    assert ulm.ulm(flow.frames, "smoke").config == ulm.load_config("smoke")
+    for profile, given in {"quick": None, "smoke": "smoke"}.items():
+        with pytest.warns(UlmWarning, match=r"0\.09856 mm and 1000 Hz assumed"):
+            assert ulm.ulm(flow.frames, given).config == ulm.load_config(profile)
 
 
 def test_step_by_step(flow: Block) -> None:
@@ -113,9 +117,11 @@ def test_train_and_compare(tmp_path: Path, flow: Block) -> None:
 
 
 def test_results_save_what_the_command_line_writes(file: Path, tmp_path: Path, run) -> None:
-    result = ulm.ulm(file, {"locate.n_bubbles": 12}, method="parabola")
+    settings = {"locate.n_bubbles": 12, **SCALE}
+    result = ulm.ulm(file, settings, method="parabola")
     result.save(tmp_path / "python")
-    arguments = ("--method", "parabola", "--set", "locate.n_bubbles=12")
+    sets = (word for key, value in settings.items() for word in ("--set", f"{key}={value}"))
+    arguments = ("--method", "parabola", *sets)
     assert run("ulm", file, "-o", tmp_path / "cli", *arguments)[0] == 0
     names = sorted(path.name for path in (tmp_path / "cli").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "python").iterdir())
@@ -129,8 +135,8 @@ def test_results_save_what_the_command_line_writes(file: Path, tmp_path: Path, r
         tables = [io.read_table(tmp_path / k / "tables.h5", name) for k in ("python", "cli")]
         pd.testing.assert_frame_equal(*tables)
     with pytest.raises(ValueError, match="holds the results of another run"):
-        ulm.save_result(ulm.ulm(file), tmp_path / "python")
-    ulm.save_result(ulm.ulm(file), tmp_path / "python", overwrite=True)
+        ulm.save_result(ulm.ulm(file, SCALE), tmp_path / "python")
+    ulm.save_result(ulm.ulm(file, SCALE), tmp_path / "python", overwrite=True)
 
 
 # --- calls that people guess ---------------------------------------------------------------------
@@ -170,7 +176,7 @@ def test_guesses_that_work(flow: Block, file: Path) -> None:
             TypeError,
             r"load_config\('quick', {'locate.method': 'parabola'}\)",
         ),
-        (lambda f: ulm.load_config("quick", "track.max_gap=1"), TypeError, "mapping such as"),
+        (lambda f: ulm.load_config("quick", "max_gap"), ValueError, "a mapping, e.g."),
         (lambda f: ulm.load_config("quick", {"px_mm": 1}), ValueError, "'acquisition.px_mm'"),
         (lambda f: ulm.open_frames(f), TypeError, "an array needs no reading"),
         (lambda f: Block(f, truth=None), TypeError, r"Block\(frames, bubbles=table\)"),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ulmpaper.config import load_config
 from ulmpaper.core.records import Block, bubble_table
+from ulmpaper.core.testcard import simulate_testcard
 from ulmpaper.io.store import BlockStore
 from ulmpaper.networks.targets import encode_offsets
 from ulmpaper.networks.windows import (
@@ -180,3 +181,21 @@ def test_settings_widen_the_range() -> None:
         frames(0, train__stretch=(1.5, 1.5)).sum()
         > 1.1 * frames(0, train__stretch=(0.75, 0.75)).sum()
     )
+
+
+def test_a_hot_pixel_does_not_make_a_batch_of_stored_frames_dark(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    block = simulate_testcard(n_frames=20, n_bubbles=6, shape_px=(40, 48), rng=rng)
+    hot = block.frames.copy()
+    hot[:, 3, 4] = 50
+    windows = []
+    for name, frames in (("clean", block.frames), ("hot", hot)):
+        path = tmp_path / f"{name}.h5"
+        with BlockStore(path, "w") as store:
+            store.append(dataclasses.replace(block, frames=frames))
+        source = StoredSource(str(path))
+        windows.append(source(np.random.default_rng(1), 10).frames)
+    others = np.ones(windows[0].shape, dtype=bool)
+    others[:, 3, 4] = False
+    np.testing.assert_array_equal(windows[0][others], windows[1][others])
+    assert windows[1].max() == windows[0][others].max()

@@ -63,6 +63,7 @@ def locate(
 
     Examples
     --------
+    >>> import numpy as np
     >>> z, x = np.mgrid[:15, :15]
     >>> frame = np.exp(-((z - 7.2) ** 2 + (x - 6.6) ** 2) / 2)
     >>> locate(frame[None], "parabola", 1).round(3).values.tolist()
