@@ -146,7 +146,7 @@ def ulm(
         scheduler=scheduler,
         overwrite=overwrite,
         pictures=pictures,
-        progress=None,
+        progress=True,
     )
     n_tracks = done.tracks["n_tracks"]
     middle = ""

@@ -906,6 +906,7 @@ def config_table(cfg: Config) -> pd.DataFrame:
 
 def _near_keys(key: str, keys: list[str]) -> list[str]:
     """The settings most like `key`; ``px_mm`` alone is ``acquisition.px_mm``."""
+    key = key.lower()
     last = key.rpartition(".")[2]
     same = [k for k in keys if k.rpartition(".")[2] == last]
     close = difflib.get_close_matches(key, keys, n=1)

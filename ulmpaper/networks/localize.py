@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from ulmpaper.config import Config
+from ulmpaper.core.progress import count_frames
 from ulmpaper.core.records import bubble_table, check_amplitude, warn_user
 from ulmpaper.core.spots import bubble_width
 from ulmpaper.networks.model import Network
@@ -225,7 +226,7 @@ def locate_ml3d(
         most = counts  # a given number needs no margin
     _warn_of_gap(frames, counts, about)
     tables = []
-    for first, maps in chunks:
+    for first, maps in count_frames(chunks, len(frames)):
         table = decode_offsets(
             maps,
             most[first : first + maps.shape[1]],
@@ -307,7 +308,7 @@ def locate_mspcn(
         network, frames, batch=batch, tile_px=tile_px, device=device, precision=precision
     )
     tables = []
-    for first, heatmap in chunks:
+    for first, heatmap in count_frames(chunks, len(frames)):
         table = decode_heatmap(
             heatmap,
             heatmap.shape[-1] // frames.shape[2],

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from ulmpaper.config import Config
+from ulmpaper.core.progress import frames_shown, progress_bar
 from ulmpaper.core.records import Block
 from ulmpaper.core.track import per_track, track_summary
 from ulmpaper.io.readers import FrameFile
@@ -50,7 +50,7 @@ def run_to_folder(
     scheduler: str | None = None,
     overwrite: bool = False,
     pictures: Pictures | None = None,
-    progress: bool | None = False,
+    progress: bool = False,
 ) -> _FolderSummary:
     """Find, track and map the bubbles of files, one after another, as one recording.
 
@@ -71,8 +71,8 @@ def run_to_folder(
         Replace the results of another run.
     pictures : Pictures, optional
         Formats of the maps' pictures and how they are drawn.
-    progress : bool, optional
-        Show a bar if it takes more than 2 s; None: on a terminal only.
+    progress : bool
+        Show a bar on a terminal if it takes more than 2 s, and elsewhere a line a minute.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def run_to_folder(
     counts = [_count_blocks(source, cfg.blocks.n_frames, least) for source in sources]
     inputs = [source.path for source in sources]
     n_frames = sum(source.n_frames for source in sources)
-    hidden = None if progress is None else not progress
+    n_blocks = sum(counts)
     totals = MapTotals(cfg)
     n_bubbles = 0
     tracks = []
@@ -102,11 +102,16 @@ def run_to_folder(
             blocks = _blocks(sources, counts, first, cfg, least)
             return run_blocks(blocks, cfg, None, n_jobs, scheduler)
 
-        results = number_on(_keeping(writer, find, sum(counts)))
-        bar = tqdm(results, total=sum(counts), unit="block", delay=2, disable=hidden)
-        # Closed at once where a run is stopped, so that its processes end before its files.
-        with contextlib.closing(results):
-            for result in bar:
+        results = number_on(_keeping(writer, find, n_blocks))
+        with (
+            # Of a single block, the frames are counted while a network is at work.
+            frames_shown(progress and n_blocks == 1),
+            progress_bar(n_blocks, "block", is_shown=progress and n_blocks > 1) as bar,
+            # Closed at once where a run is stopped, so that its processes end before its files.
+            contextlib.closing(results),
+        ):
+            for result in results:
+                bar.update()
                 writer.add(result.bubbles, result.tracks)
                 totals.add(result)
                 n_bubbles += len(result.bubbles)

@@ -82,6 +82,9 @@ def settle_files(files: Sequence[FrameFile], cfg: Config) -> _UsedScale:
                 f"the files differ in their {what}, {stated}: "
                 f"run them apart, or set one (--set acquisition.{name}=...)"
             )
+    for note in first.notes:
+        if note.startswith("you state"):  # another number than the file
+            warn_user(note)
     return _settle(
         cfg,
         first.px_mm,
@@ -193,12 +196,13 @@ def _settle(
             f"{name} does not state its {whats}: {numbers} assumed (--set or settings: {keys})"
         )
     if not quiet:
-        _doubt(values, origins, name, doubt=doubt)
+        # Files, and what the user said when they were opened, have been doubted there.
+        known = (px_mm, frame_rate_hz)
+        is_new = [
+            (origin == _YOU and (doubt or not same_scale(value, stated)))
+            or (doubt and origin == name)
+            for value, origin, stated in zip(values, origins, known, strict=True)
+        ]
+        new_px_mm, new_rate_hz = (v if new else None for v, new in zip(values, is_new, strict=True))
+        doubt_scale(new_px_mm, new_rate_hz, _YOU if _YOU in origins else name)
     return _UsedScale(values[0], values[1], origins[0], origins[1])
-
-
-def _doubt(values: list[float], origins: list[str], name: str, *, doubt: bool) -> None:
-    """Doubt what the user says, and what a block says; files were doubted when they were opened."""
-    is_new = [origin == _YOU or (doubt and origin != _ASSUMED) for origin in origins]
-    px_mm, rate_hz = (value if new else None for value, new in zip(values, is_new, strict=True))
-    doubt_scale(px_mm, rate_hz, _YOU if _YOU in origins else name)
