@@ -395,7 +395,8 @@ def plot_side_by_side(
     ----------
     densities : mapping of str to ndarray (Z, X)
         Maps of one size by name [tracks per map pixel]. By their square root, up to the 99.9 %
-        quantile of all non-empty pixels.
+        quantile of all non-empty pixels; lines so wide that they are seen in print, as the colour
+        bar says.
     scores : DataFrame, optional
         A row for each method, a column for each score, from 0 to 1.
     px_mm, upsample
@@ -415,9 +416,11 @@ def plot_side_by_side(
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     axes = parts[0].subplots(n_rows, n_columns, squeeze=False).ravel()
     norm = density_norm(*densities.values())
+    line_px = _line_width(shape)
+    note = f"\nlines drawn {line_px} px wide" if line_px > 1 else ""
     for ax, (name, values) in zip(axes, densities.items(), strict=False):
         image = ax.imshow(
-            values,
+            thicken(values, line_px),
             cmap=_colours("density"),
             norm=norm,
             interpolation="antialiased",
@@ -434,7 +437,7 @@ def plot_side_by_side(
     bar = parts[0].colorbar(
         image,
         ax=axes,
-        label=_MAP_KINDS["density"][1],
+        label=_MAP_KINDS["density"][1] + note,
         ticks=whole_ticks(norm),
         aspect=25,
         pad=0.015,
