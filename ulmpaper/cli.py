@@ -123,7 +123,8 @@ def ulm(
     """Find, track and map the bubbles of FILES, one after another, as one recording.
 
     No track goes on from one file to the next. OUT then holds bubbles and tracks (tables.h5, .csv),
-    the maps (maps.npz, pictures) and the settings (run.json).
+    the maps (maps.npz, pictures) and the settings (run.json). The same command goes on with a run
+    that was stopped.
     """
     from ulmpaper.config import load_config, method_name
     from ulmpaper.io.scale import pitch_pair
