@@ -618,7 +618,10 @@ def begin(arguments: list[object], *, code: str = "from ulmpaper.cli import main
 
 def ends(process: subprocess.Popen, number: int) -> int:
     """Send a signal and wait until process and workers are gone; its exit code."""
-    process.send_signal(number)
+    if number == signal.SIGINT:  # as a terminal does, to all processes of a job
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     process.communicate(timeout=60)  # workers that live on would hold the pipe
     until = time.monotonic() + 20
     while workers(process.pid) and time.monotonic() < until:
@@ -627,14 +630,17 @@ def ends(process: subprocess.Popen, number: int) -> int:
     return process.returncode
 
 
-def test_sigterm_ends_workers_and_the_same_command_goes_on(run: Run, tmp_path: Path) -> None:
-    frames = np.random.default_rng(0).random((4000, 32, 32), dtype=np.float32)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_workers_and_the_same_command_goes_on(
+    run: Run, number: int, code: int
+) -> None:
+    frames = np.random.default_rng(0).random((2400, 32, 32), dtype=np.float32)
     np.save("f.npy", frames)
-    command = ["ulm", "f.npy", "-o", "out", "-j", "2", *SMOKE, "--set", "blocks.n_frames=100"]
+    command = ["ulm", "f.npy", "-o", "out", "-j", "2", *HOW, "--set", "blocks.n_frames=100"]
     process = begin(command)
     while process.poll() is None and len(list(Path("out").rglob("block-*.npz"))) < 2:
         time.sleep(0.02)
-    assert ends(process, signal.SIGTERM) == 143
+    assert ends(process, number) == code
     assert [path.name for path in Path("out").iterdir()] == ["ulmpaper-unfinished"]
     code, _, err = run(*command)
     assert code == 0, err

@@ -121,6 +121,9 @@ def worker_options() -> dict[str, Any]:
 
 def _end_with(parent: int) -> None:
     """End this process when its parent is gone: joblib's would wait for work for minutes."""
+    # Signals reach all processes of a job. The parent ends its workers; they do not end before it.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
