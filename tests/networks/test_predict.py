@@ -306,9 +306,9 @@ def bad(index: int, value: float) -> np.ndarray:
             bad(70, np.nan),
             {},
             ValueError,
-            "frames 64 to 79 hold NaN or infinite values, first in frame 6",
+            "frames hold NaN or infinite values, first in frame 70",
         ),
-        (bad(70, -3.0), {}, ValueError, r"negative values \(down to -3\)"),
+        (bad(70, -3.0), {}, ValueError, r"negative values \(down to -3, first in frame 70\)"),
     ],
 )
 def test_bad_input_is_one_error_before_any_work(

@@ -520,8 +520,7 @@ class _Scaled:
 
     def __getitem__(self, span: slice) -> NDArray:
         """Frames as they are, but for hot pixels."""
-        what = f"frames {span.start} to {span.stop - 1}"
-        part = check_amplitude(self._frames[span], what=what)
+        part = check_amplitude(self._frames[span], first_frame=span.start)
         return without_outliers(part, self._outliers, span.start)
 
     def read_all(self, size: int) -> Iterator[tuple[int, Tensor]]:
