@@ -200,7 +200,8 @@ def test_networks_work_in_processes_of_one_thread_and_warn_once(networks: dict[s
     assert [warning.filename for warning in caught] == [__file__]
     with pytest.warns(UserWarning, match="unlike"):
         same(parallel, ulm(short, cfg, method="ml3d"))
-    assert list(ordered_map(iter([joblib.delayed(_threads)()]), n_jobs=2)) == [1]
+    two = (joblib.delayed(_threads)() for _ in range(2))
+    assert list(ordered_map(two, n_jobs=2)) == [1, 1]
 
 
 def _threads() -> int:
