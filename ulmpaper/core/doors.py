@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from ulmpaper.core.arguments import explained
 
 
 def offer(
@@ -35,7 +38,7 @@ def offer(
     def load(name: str) -> Any:
         if name in home:
             try:
-                return getattr(importlib.import_module(f"{room}.{home[name]}"), name)
+                return _at_the_door(getattr(importlib.import_module(f"{room}.{home[name]}"), name))
             except _MissingExtra as error:
                 return _answer(name, error)
         try:  # a file of the room
@@ -49,6 +52,17 @@ def offer(
         )
 
     return list(home), load, lambda: list(home)
+
+
+@functools.cache
+def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for each room that offers a function."""
+    return explained(function)
+
+
+def _at_the_door(value: Any) -> Any:
+    """Functions explain a failed call; everything else is as it is."""
+    return value if isinstance(value, type) or not callable(value) else _explained(value)
 
 
 class _MissingExtra(ImportError):
