@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,7 +56,14 @@ def ordered_map(
     with _parallel(scheduler, n_jobs) as run:
         ahead = 4 * max(1, n_jobs)
         for task in tasks:
-            yield from run(itertools.chain([task], itertools.islice(tasks, ahead - 1)))
+            results = run(itertools.chain([task], itertools.islice(tasks, ahead - 1)))
+            try:
+                for result in results:  # noqa: UP028, since `yield from` would close it itself
+                    yield result
+            finally:
+                # Whoever stops early means it: joblib's warning of unused results is no news.
+                with warnings.catch_warnings(action="ignore"):
+                    results.close()
 
 
 @contextlib.contextmanager
