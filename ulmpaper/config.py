@@ -789,6 +789,9 @@ def load_config(
             f"settings are given as a mapping: load_config({profile!r}, {{{near!r}: {value!r}}})"
         )
     for key, value in {**PROFILES[profile], **given}.items():
+        if isinstance(value, Mapping):
+            flat = {f"{key}.{name}": inner for name, inner in value.items()}
+            raise ValueError(f"settings have dotted names, not nested ones: write {flat}")
         if key not in keys:
             near = " or ".join(map(repr, _near_keys(key, keys)))
             hint = f"did you mean {near}? " if near else ""
@@ -886,6 +889,24 @@ def as_config(settings: Settings) -> Config:
         "settings are a Config, a mapping such as {'track.max_gap': 1}, or a profile, "
         f"not {settings!r}"
     )
+
+
+def setting_called(name: str) -> str:
+    """Key of the setting that a bare name means, such as ``px_mm``; the name itself if none.
+
+    Examples
+    --------
+    >>> setting_called("px_mm")
+    'acquisition.px_mm'
+    """
+    keys = [key for key, *_ in _flatten(Config())]
+    return next(iter(_near_keys(name, keys)), name)
+
+
+def trained_speed_px(settings: Mapping[str, Any]) -> float:
+    """Fastest flow of a training by its settings, as weights carry them [px/frame]."""
+    px_per_s = settings["cam.max_speed_mm_s"] / settings["acquisition.px_mm"]
+    return max(settings["train.speed"]) * px_per_s / settings["acquisition.frame_rate_hz"]
 
 
 def config_table(cfg: Config) -> pd.DataFrame:

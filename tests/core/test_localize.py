@@ -258,7 +258,7 @@ def test_frames_in_pieces_equal_the_whole(flow: Block) -> None:
         (
             lambda f: locate_peaks(-f),
             ValueError,
-            r"negative values \(down to -1, first in frame 0\).*filters.envelope",
+            r"negative values \(down to -1, first in frame 0\).*core.envelope",
         ),
         (lambda f: locate_peaks(f, n_bubbles=2.5), ValueError, "n_bubbles must be a whole number"),
         (lambda f: locate_peaks(f, n_bubbles=np.nan), ValueError, "n_bubbles must be a whole"),

@@ -206,7 +206,7 @@ def check_frames(
         if not allow_complex:
             raise TypeError(
                 f"{what} are complex (IQ) but amplitude is needed: "
-                "take np.abs(frames), or filters.envelope for radio-frequency data"
+                "take np.abs(frames), or ulmpaper.core.envelope for radio-frequency data"
             )
     elif array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float32)
@@ -422,10 +422,13 @@ def check_amplitude(
     lowest = array.min()
     if lowest < 0:
         first = int(np.argmax(array.min(axis=(1, 2)) < 0)) + first_frame
+        rf = "take ulmpaper.core.envelope of radio-frequency data"
+        decibels = "undo the decibel scale, 10 ** (frames / 20)"
+        # Decibels below their highest value are negative throughout.
+        advice = f"{decibels}" if array.max() <= 0 else f"{rf}, or {decibels}"
         raise ValueError(
             f"{what} hold negative values (down to {lowest:g}, first in frame {first}) but "
-            "amplitude is needed: take filters.envelope of radio-frequency data, or undo the "
-            "decibel scale"
+            f"amplitude is needed: {advice}"
         )
     return array
 

@@ -243,9 +243,10 @@ class ResultWriter:
             finally:
                 self._clear(keep=not done and not isinstance(value, _HOPELESS))
                 if value is not None and self._n_kept and self._unfinished.exists():
-                    value.add_note(
-                        f"what {self._n_kept} blocks gave is kept: the same command goes on"
-                    )
+                    blocks = f"{self._n_kept} block{'s' if self._n_kept > 1 else ''}"
+                    value.add_note(f"what {blocks} gave is kept: the same command goes on")
+                elif value is not None and not isinstance(value, Exception):
+                    value.add_note("no block was done yet: the same command begins anew")
 
     def _block(self, number: int) -> Path:
         return self._unfinished / f"block-{number:06d}.npz"
@@ -358,7 +359,8 @@ def _read_note(path: Path) -> dict[str, Any]:
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """In what a run differs from the one that a folder holds."""
-    differ = [key for key, value in here.items() if there.get(key) != value]
+    # Notes say how the input was read, which its content and axes settle.
+    differ = [key for key, value in here.items() if key != "notes" and there.get(key) != value]
     return ", ".join(f"{key} {there.get(key)!r} there, {here[key]!r} now" for key in differ)
 
 

@@ -9,7 +9,7 @@ the frames counts. Nothing is filled in by a default but the speed of sound, and
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import NamedTuple
@@ -209,7 +209,10 @@ def _sound_numbers(tables: Tables, file: str, near: str) -> Iterator[_Number]:
     def distance(name: str) -> tuple[int, int]:
         parts = _plain(name).split(".")
         home = _plain(near).split(".")
-        return -len(os.path.commonprefix([parts, home])), len(parts)
+        shared = itertools.takewhile(
+            lambda pair: pair[0] == pair[1], zip(parts, home, strict=False)
+        )
+        return -len(list(shared)), len(parts)
 
     for name in sorted(tables[file], key=distance):
         values = np.ravel(tables[file][name])

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from ulmpaper.config import Config
+from ulmpaper.config import Config, trained_speed_px
 from ulmpaper.core.progress import count_frames
 from ulmpaper.core.records import bubble_table, check_amplitude, warn_user
 from ulmpaper.core.spots import bubble_width
@@ -36,6 +36,7 @@ from ulmpaper.networks.weights import find_weights, read_network, resolve_device
 Weights = Network | str | os.PathLike | None
 
 _WINDOW = 10  # frames, where weights do not say
+_FASTER = 1.1  # times the fastest flow of the training, before it is said
 _TILE_PX = 64  # where weights do not say
 _TOLERANCE = 0.15  # more than what pixels add to the width of narrow bubbles
 
@@ -345,6 +346,43 @@ def _numbered(parts: Iterable[tuple[int, pd.DataFrame]]) -> pd.DataFrame:
 
 
 # --- frames unlike those of the training -------------------------------------------------------
+
+
+def speed_gap(speeds_px: ArrayLike, about: Mapping[str, Any]) -> str | None:
+    """Say where bubbles flow faster than those that a network was trained on.
+
+    Parameters
+    ----------
+    speeds_px : array_like (N,)
+        Mean speeds of the tracks that the network led to [px/frame].
+    about : mapping
+        What comes with the weights; nothing is said of those trained on frames from a store, whose
+        speeds are not known.
+
+    Returns
+    -------
+    str or None
+        A sentence where one track in twenty is more than a tenth faster than the training's
+        fastest flow.
+
+    Examples
+    --------
+    >>> speed_gap([0.4, 0.5], {}) is None
+    True
+    """
+    speeds = np.asarray(speeds_px, dtype=float)
+    speeds = speeds[np.isfinite(speeds)]
+    if not about.get("domain") or not len(speeds):
+        return None
+    trained = trained_speed_px(about["settings"])
+    fastest = float(np.quantile(speeds, 0.95))
+    if fastest <= _FASTER * trained:
+        return None
+    return (
+        f"bubbles flow by up to {fastest:.2g} px a frame, those of the network's training by "
+        f"{trained:.2g}: expect broken tracks that read too slow; compare with a classical method "
+        "(ulmpaper compare), or train weights for such frames (ulmpaper train)"
+    )
 
 
 def domain_gap(frames: ArrayLike, counts: ArrayLike, about: Mapping[str, Any]) -> str | None:

@@ -27,7 +27,7 @@ from ulmpaper.core.filters import (
 from ulmpaper.core.health import check_health, name_outliers, without_outliers
 from ulmpaper.core.records import Block, UlmWarning, check_block, warn_user
 from ulmpaper.core.render import Maps, MapSums, map_sums, power_doppler
-from ulmpaper.core.track import add_velocity, drop_short, interpolate, link
+from ulmpaper.core.track import add_velocity, drop_short, interpolate, link, per_track
 from ulmpaper.pipeline.detect import Method, locate, network_digests
 from ulmpaper.pipeline.parallel import ordered_map
 from ulmpaper.pipeline.scale import SettledBlocks, settle_block
@@ -253,17 +253,25 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) ->
         bubbles = locate(amplitude, method, cfg=cfg)
     notes = tuple(str(w.message) for w in caught if issubclass(w.category, UlmWarning))
     kept = link_tracks(bubbles, cfg)
+    tracks = add_velocity(
+        kept,
+        px_mm=px_mm,
+        frame_rate_hz=frame_rate_hz,
+        smooth_points=cfg.track.smooth_points,
+        pala=cfg.pala,
+    )
+    if method == "ml3d" and len(tracks):
+        from ulmpaper.networks.localize import load_network, speed_gap
+
+        speeds = per_track(tracks, frame_rate_hz=frame_rate_hz)["speed_mm_s"]
+        about = load_network("ml3d", cfg.ml3d.weights).about
+        gap = speed_gap(speeds / (px_mm * frame_rate_hz), about)
+        notes += () if gap is None else (gap,)
     paths = draw_lines(kept, cfg, px_mm=px_mm, frame_rate_hz=frame_rate_hz)
     shape_px = (amplitude.shape[1], amplitude.shape[2])
     return BlockResult(
         bubbles=bubbles,
-        tracks=add_velocity(
-            kept,
-            px_mm=px_mm,
-            frame_rate_hz=frame_rate_hz,
-            smooth_points=cfg.track.smooth_points,
-            pala=cfg.pala,
-        ),
+        tracks=tracks,
         sums=map_sums(paths, shape_px, upsample=cfg.render.upsample, pala=cfg.pala),
         power=power_doppler(filtered[is_seen] if is_seen.any() else filtered),
         n_frames=len(amplitude),

@@ -5,10 +5,11 @@ Every frame is read once, for range and health; one block in the middle is looke
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ulmpaper.config import Config, Settings, as_config
+from ulmpaper.config import Config, Settings, as_config, trained_speed_px
 from ulmpaper.core.health import FrameHealth, check_health, without_outliers
 from ulmpaper.core.localize import locate_peaks
-from ulmpaper.core.records import Block
+from ulmpaper.core.records import Block, warn_user
 from ulmpaper.core.render import power_doppler
 from ulmpaper.core.spots import bubble_width
 from ulmpaper.core.suggest import (
     Scores,
     Tissue,
+    fastest_flow,
     find_tissue,
     largest_step,
     split_scores,
@@ -126,6 +128,8 @@ class Look:
         Width of a bubble at half its height, along z and x [px].
     largest_step_px : float or None
         See `core.suggest.largest_step` [px/frame].
+    fastest_px : float or None
+        See `core.suggest.fastest_flow` [px/frame].
     trained : dict
         From the least to the most, of the shipped ml3d: ``fwhm_z_px``, ``fwhm_x_px``,
         ``bubbles_per_px`` and ``step_px``.
@@ -154,6 +158,7 @@ class Look:
     scores: Scores
     width_px: tuple[float, float] | None
     largest_step_px: float | None
+    fastest_px: float | None
     trained: dict[str, tuple[float, float]]
     settings: dict[str, Any]
     closely: tuple[int, int]
@@ -266,7 +271,7 @@ def look(
         )
         scale = (first.px_mm, first.frame_rate_hz)
         dtype = first.stored_dtype
-        stretches = (block.frames for file in files for block in file.blocks(_READ_FRAMES))
+        stretches = _numbered(block.frames for file in files for block in file.blocks(_READ_FRAMES))
     else:
         block = frames if isinstance(frames, Block) else Block(np.asarray(frames), source="array")
         array = np.asarray(block.frames)
@@ -280,7 +285,10 @@ def look(
         names = block.source
         scale = (block.px_mm, block.frame_rate_hz)
         dtype = str(array.dtype)
-        stretches = (array[t : t + _READ_FRAMES] for t in range(0, n_frames, _READ_FRAMES))
+        stretches = ((t, array[t : t + _READ_FRAMES]) for t in range(0, n_frames, _READ_FRAMES))
+    for note in files[0].notes if files else ():
+        if note.startswith("you state"):  # another number than the file's
+            warn_user(note)
     px_mm, frame_rate_hz = _scale(cfg, *scale)
     closely = _middle(n_frames, shape, cfg)
     values, health, kept = _read_through(stretches, closely)
@@ -304,11 +312,12 @@ def look(
 
 def look_briefly(file: FrameFile) -> list[tuple[str, str]]:
     """Say what a file holds, in rows of a name and a text; a bounded part of it is read."""
-    values, health, kept = _read_through(_spread(file), (0, _RUNS * _RUN_FRAMES))
+    values, health, kept = _read_through(_spread(file))
     kind = value_kind(np.nan_to_num(kept, posinf=0, neginf=0))
     n_z, n_x = file.shape_px
     whole = health.n_frames == file.n_frames
     unit = "amplitude " if kind == "IQ" else ""
+    seen = "" if whole else f" in the {health.n_frames} frames looked at"
     rows = [
         ("file", str(file.path)),
         ("what", file.source if file.source != "unknown source" else file.path.name),
@@ -322,8 +331,11 @@ def look_briefly(file: FrameFile) -> list[tuple[str, str]]:
             "values",
             f"{unit}{values.minimum:.4g} to {values.maximum:.4g}, median {values.median:.4g}",
         ),
-        ("NaN", f"{values.n_nan}" + (f", infinite {values.n_infinite}" * bool(values.n_infinite))),
-        ("empty", f"{len(health.missing)} frames of zeros or of one value"),
+        (
+            "NaN",
+            f"{values.n_nan}" + f", infinite {values.n_infinite}" * bool(values.n_infinite) + seen,
+        ),
+        ("empty", f"{len(health.missing)} frames of zeros or of one value{seen}"),
     ]
     rows += [("note", note) for note in file.notes]
     checks = [*_value_faults(kind, values), *health.sentences()]
@@ -368,29 +380,35 @@ def _middle(n_frames: int, shape_px: tuple[int, int], cfg: Config) -> tuple[int,
     return first, first + size
 
 
-def _spread(file: FrameFile) -> Iterator[NDArray]:
-    """Short runs of frames, spread over a file."""
+def _numbered(stretches: Iterable[NDArray]) -> Iterator[tuple[int, NDArray]]:
+    """Stretches that follow on each other, each with the number of its first frame."""
+    first = 0
+    for frames in stretches:
+        yield first, frames
+        first += len(frames)
+
+
+def _spread(file: FrameFile) -> Iterator[tuple[int, NDArray]]:
+    """Short runs of frames, spread over a file, each with the number of its first frame."""
     if file.n_frames <= _RUNS * _RUN_FRAMES or file.kind == "MAT v5":  # v5 is read whole each time
         every = max(1, file.n_frames // (_RUNS * _RUN_FRAMES))
-        for number, block in enumerate(file.blocks(_RUN_FRAMES)):
-            if number % every == 0:
-                yield block.frames
+        runs = _numbered(block.frames for block in file.blocks(_RUN_FRAMES))
+        yield from itertools.islice(runs, 0, None, every)
         return
     for first in np.linspace(0, file.n_frames - _RUN_FRAMES, _RUNS).astype(int).tolist():
-        yield next(file.blocks(_RUN_FRAMES, start=first, stop=first + _RUN_FRAMES)).frames
+        yield first, next(file.blocks(_RUN_FRAMES, start=first, stop=first + _RUN_FRAMES)).frames
 
 
 def _read_through(
-    stretches: Iterator[NDArray], wanted: tuple[int, int]
+    stretches: Iterator[tuple[int, NDArray]], wanted: tuple[int, int] | None = None
 ) -> tuple[Values, FrameHealth, NDArray]:
-    """Range and health of all frames, and the wanted ones."""
+    """Range and health of all frames, and the wanted ones, or all."""
     lowest, highest = np.inf, -np.inf
     counts = np.zeros(5)  # NaN, infinite, zeros, negative, all
     sample = []
     checked = []
     kept = []
-    first = 0
-    for frames in stretches:
+    for first, frames in stretches:
         checked.append(check_health(frames, first))
         numbers = np.abs(frames) if frames.dtype.kind == "c" else frames
         good = np.isfinite(numbers)
@@ -404,9 +422,10 @@ def _read_through(
             lowest = min(lowest, float(finite.min()))
             highest = max(highest, float(finite.max()))
             sample.append(finite[:: max(1, finite.size // _MEDIAN_OF)])
-        here = slice(max(wanted[0] - first, 0), max(wanted[1] - first, 0))
+        here = slice(None)
+        if wanted is not None:
+            here = slice(max(wanted[0] - first, 0), max(wanted[1] - first, 0))
         kept.append(np.array(frames[here]))
-        first += len(frames)
     median = float(np.median(np.concatenate(sample))) if sample else np.nan
     if not sample:
         lowest = highest = np.nan
@@ -451,6 +470,7 @@ def _look_closely(kept: NDArray, cfg: Config, **known: Any) -> Look:
     scores = split_scores(amplitude[some])
     side = min(known["shape_px"])
     step = None
+    fastest = None
     if scores.n_bubbles and side >= cfg.locate.roi_px:
         bubbles = locate_peaks(
             amplitude[:_LINKED_FRAMES],
@@ -459,6 +479,7 @@ def _look_closely(kept: NDArray, cfg: Config, **known: Any) -> Look:
             min_score=scores.min_score,
         )
         step = largest_step(bubbles, known["shape_px"])
+        fastest = fastest_flow(bubbles, known["shape_px"])
     width = bubble_width(amplitude) if scores.n_bubbles and side > 12 else None
     frequency, spectrum = _spectrum(frames, known["frame_rate_hz"])
     raw = np.abs(frames)
@@ -474,6 +495,7 @@ def _look_closely(kept: NDArray, cfg: Config, **known: Any) -> Look:
         scores=scores,
         width_px=width,
         largest_step_px=step,
+        fastest_px=fastest,
         trained=_trained(),
         settings=_suggest(cfg, tissue, scores, step, width, known["n_frames"]),
     )
@@ -502,11 +524,8 @@ def _trained() -> dict[str, tuple[float, float]]:
     with path.open("rb") as file:  # the length of the header, then the header as JSON
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     about = json.loads(header["__metadata__"]["about"])
-    made = about["settings"]
-    px_per_s = made["cam.max_speed_mm_s"] / made["acquisition.px_mm"]
-    fastest = max(made["train.speed"]) * px_per_s / made["acquisition.frame_rate_hz"]
     ranges = {name: (v[0], v[1]) for name, v in about["domain"].items() if isinstance(v, list)}
-    return {**ranges, "step_px": (0.0, round(fastest, 3))}
+    return {**ranges, "step_px": (0.0, round(trained_speed_px(about["settings"]), 3))}
 
 
 def _suggest_distance(step_px: float | None) -> float | None:
@@ -643,7 +662,10 @@ def _findings(seen: Look) -> list[str]:
     if seen.width_px is None:
         said.append("No bubble stands alone, so their width was not measured.")
     if seen.largest_step_px is None:
-        said.append("No track is clear, so the largest step was not measured.")
+        said.append(
+            "No track is clear, so the largest step was not measured: track.max_distance_px stays "
+            "as it is; raise it if bubbles move farther from frame to frame."
+        )
     outside = [row for row in _trained_rows(seen) if not row[3]]
     if outside:
         what = ", ".join(
@@ -664,7 +686,7 @@ def _trained_rows(seen: Look) -> list[tuple[str, float, tuple[float, float], boo
         "fwhm_z_px": ("width in depth [px]", width_z),
         "fwhm_x_px": ("width across [px]", width_x),
         "bubbles_per_px": ("bubbles per pixel", seen.scores.mean / np.prod(seen.shape_px)),
-        "step_px": ("largest step [px/frame]", seen.largest_step_px),
+        "step_px": ("fastest flow [px/frame]", seen.fastest_px),
     }
     return [
         (name, float(value), limits, limits[0] * (1 - _TOLERANCE) <= value <= limits[1])

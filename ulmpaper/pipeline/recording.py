@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ulmpaper.config import NETWORKS, Config, Settings, as_config, method_name
+from ulmpaper.config import NETWORKS, Config, Settings, as_config, method_name, setting_called
 from ulmpaper.core.records import Block, check_choice
 from ulmpaper.core.track import track_summary
 from ulmpaper.io.files import fingerprint
@@ -78,6 +78,7 @@ def ulm(
     *,
     n_jobs: int | None = None,
     scheduler: str | None = None,
+    **settings: object,
 ) -> UlmResult:
     """Run the whole chain: filter, localize, link, interpolate, render.
 
@@ -94,6 +95,8 @@ def ulm(
         Localization method, see `locate`, instead of ``cfg.locate.method``.
     n_jobs, scheduler
         See `ulm_blocks`.
+    **settings
+        Refused: settings go into `cfg`.
 
     Returns
     -------
@@ -125,6 +128,12 @@ def ulm(
     >>> int(ulm([block, block], {"locate.min_score": 0.2}, method="parabola").bubbles.frame.max())
     119
     """
+    for name in settings:
+        key = setting_called(name)
+        raise TypeError(
+            f"ulm takes no {name!r}: settings go into cfg, the second argument, such as "
+            f"ulm(frames, {{{key!r}: ...}})"
+        )
     cfg = as_config(cfg)
     about: dict[str, Any] = {}
     if callable(method):
@@ -314,4 +323,5 @@ def describe_input(files: list[FrameFile]) -> dict[str, Any]:
 def describe_run(cfg: Config, about: Mapping[str, Any]) -> dict[str, Any]:
     """What tells a run from others: its input and the digest of its settings."""
     weights = {"weights": network_digests(cfg)[0]} if cfg.locate.method in NETWORKS else {}
-    return {**about, **weights, "px_mm": cfg.acquisition.px_mm, "digest": cfg.digest()}
+    scale = {"px_mm": cfg.acquisition.px_mm}
+    return {"method": cfg.locate.method, **about, **weights, **scale, "digest": cfg.digest()}
