@@ -195,6 +195,14 @@ def test_overrides_may_be_text(text: str, given: dict) -> None:
     assert cfg.stated == frozenset(given)
 
 
+@pytest.mark.parametrize(
+    "nested", [{"track": {"max_gap": 1}}, {"seed": 1, "track": {"max_gap": 1}}]
+)
+def test_nested_settings_are_shown_with_their_dotted_names(nested: dict) -> None:
+    with pytest.raises(ValueError, match=r"dotted names.*write \{'track\.max_gap': 1\}"):
+        load_config("quick", nested)
+
+
 @pytest.mark.parametrize("text", ["hello", "track.max_gap", "=", "[1, 2]", "{'track': {'a': 1}}"])
 def test_other_text_is_refused_in_a_sentence(text: str) -> None:
     with pytest.raises(ValueError, match=r"overrides are a mapping, e\.g\. .* papermill|-y"):

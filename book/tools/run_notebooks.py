@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import contextlib
 import datetime as dt
 import importlib
 import logging
@@ -76,18 +75,16 @@ class Notebook:
     @property
     def results(self) -> Path:
         """Folder, relative to the root, for results.json and pictures that other pages show."""
-        out = self._start().out
+        out = self.start().out
         return out.relative_to(self.root) if out.is_relative_to(self.root) else out
 
     @property
     def real_data(self) -> dict[str, Any] | None:
-        """PALA's files that it reads, by content; None where they are missing or not meant."""
-        if self.parameters["source"] != SOURCES[0]:
-            with contextlib.suppress(FileNotFoundError):
-                return self._start().data
-        return None
+        """PALA's files that it reads, by content; None where they are not meant."""
+        return None if self.parameters["source"] == SOURCES[0] else self.start().data
 
-    def _start(self) -> NotebookRun:
+    def start(self) -> NotebookRun:
+        """What the notebook's own first cell makes of its parameters, or the error it raises."""
         out_dir = self.root / self.parameters["out_dir"]
         meant = {**self.parameters, "data_dir": self.data_dir, "out_dir": out_dir}
         return start_run(self.name, **meant)
@@ -257,6 +254,7 @@ def run_notebooks(
 ) -> list[Run]:
     """Bring the executed notebooks of a profile up to date, one line each on the terminal."""
     plan = with_needs(read_plan(root, profile, build=build, change=change), names)
+    _check_real_data(plan)
     folder = root / build / "nb" / label(profile, change)
     folder.mkdir(parents=True, exist_ok=True)
     package = Package(root / "ulmpaper")
@@ -285,6 +283,19 @@ def run_notebooks(
         print(line.rstrip(), flush=True)
         runs.append(run)
     return runs
+
+
+def _check_real_data(plan: Sequence[Notebook]) -> None:
+    """Refuse data that are missing before anything runs, all in one message."""
+    missing: dict[str, list[str]] = {}
+    for notebook in plan:
+        try:
+            notebook.start()
+        except FileNotFoundError as error:
+            missing.setdefault(str(error), []).append(notebook.name)
+    if missing:
+        said = "; ".join(f"{', '.join(names)}: {error}" for error, names in missing.items())
+        raise FileNotFoundError(f"{said}. Or name only notebooks whose data are there")
 
 
 def _execute(

@@ -269,9 +269,9 @@ def test_lecturers_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "book" / "teach.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
     exec(code, {})
-    rows = re.findall(r"scatter ([\d.]+) px, bound ([\d.]+)", capsys.readouterr().out)
+    rows = re.findall(r"rms error ([\d.]+) px, bound ([\d.]+)", capsys.readouterr().out)
     assert len(rows) == 6
-    assert all(float(bound) * 0.9 < float(scatter) < 2 * float(bound) for scatter, bound in rows)
+    assert all(float(bound) * 0.9 < float(error) < 1.7 * float(bound) for error, bound in rows)
 
 
 def test_drawings_are_those_of_their_script(tmp_path: Path) -> None:

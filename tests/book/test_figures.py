@@ -128,6 +128,20 @@ def test_slips_stop_before_anything_runs(
     assert message in capsys.readouterr().err
 
 
+def test_missing_real_data_are_refused_before_the_first_notebook(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for old, new in (("01_first", "01_first"), ("02_second", "09_figure5_ratbrain")):
+        (project / "notebooks" / f"{old}.ipynb").rename(project / "notebooks" / f"{new}.ipynb")
+    (project / "notebooks" / "profiles.yml").write_text(
+        "notebooks: {01_first: {}, 09_figure5_ratbrain: {}}"
+    )
+    with pytest.raises(FileNotFoundError, match=r"^09_figure5_ratbrain: .*fetch pala-ratbrain"):
+        runner.run_notebooks(project, "smoke", change={"source": "pala"})
+    assert capsys.readouterr().out == ""
+    assert not (project / "build" / "nb" / runner.label("smoke", {"source": "pala"})).exists()
+
+
 def test_other_real_data_are_another_run(project: Path) -> None:
     """PALA's files count by their content, and only where they are read."""
     name = "03_data"

@@ -120,5 +120,5 @@ def test_blocks_of_the_rat_brain_go_through(tmp_path: Path, layout: str) -> None
 def test_missing_data_are_named_with_the_command_that_fetches_them(
     tmp_path: Path, name: str, command: str
 ) -> None:
-    with pytest.raises(PapermillExecutionError, match=f"run `ulmpaper fetch {command}`"):
+    with pytest.raises(PapermillExecutionError, match=f"run `ulmpaper fetch {command} --data-dir "):
         run(name, tmp_path / "data", tmp_path)

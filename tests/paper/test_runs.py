@@ -72,6 +72,10 @@ def test_missing_data_are_named_with_what_fetches_them(name: str, command: str) 
     with pytest.raises(FileNotFoundError, match=f"run `ulmpaper fetch {command}`"):
         run(name, source="pala")
     assert run(name).data is None
+    with pytest.raises(
+        FileNotFoundError, match=f"run `ulmpaper fetch {command} --data-dir 'my data'`"
+    ):
+        run(name, source="pala", data_dir="my data")
 
 
 def test_data_folder_is_the_parameter_then_the_variable_then_data(

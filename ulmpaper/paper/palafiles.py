@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 
 from ulmpaper.io.fetch import unpack
@@ -20,7 +22,8 @@ def insilico_folder(data_dir: str | Path) -> Path:
     """
     archive = Path(data_dir) / _ARCHIVE
     if not (archive.is_file() or archive.with_suffix("").is_dir()):
-        raise FileNotFoundError(f"no {archive}: run `ulmpaper fetch pala-insilico` (4.4 GB) first")
+        todo = _fetch_command("pala-insilico", data_dir)
+        raise FileNotFoundError(f"no {archive}: run `{todo}` (4.4 GB) first")
     return unpack(archive)
 
 
@@ -43,6 +46,16 @@ def ratbrain_files(data_dir: str | Path) -> list[Path]:
     patterns = ("IQ_*.hdf5", "IQ_*.mat", "PALA_InVivoRatBrain_*.mat")
     files = sorted(path for pattern in patterns for path in folder.rglob(pattern))
     if not files:
-        todo = "run `ulmpaper fetch pala-ratbrain`, which takes the first of ten archives"
-        raise FileNotFoundError(f"no block of the rat brain below {folder}: {todo}")
+        todo = _fetch_command("pala-ratbrain", data_dir)
+        raise FileNotFoundError(
+            f"no block of the rat brain below {folder}: run `{todo}`, "
+            "which takes the first of ten archives"
+        )
     return files
+
+
+def _fetch_command(name: str, data_dir: str | Path) -> str:
+    """The command that fetches a set to `data_dir`, which it names where it must."""
+    usual = Path(os.environ.get("ULMPAPER_DATA_DIR") or "data")
+    elsewhere = Path(data_dir).resolve() != usual.resolve()
+    return f"ulmpaper fetch {name}" + elsewhere * f" --data-dir {shlex.quote(str(data_dir))}"
