@@ -226,7 +226,7 @@ def test_results_of_another_run_are_kept(run: Run, npy: Path, tmp_path: Path) ->
     first = (tmp_path / "out" / "tables.h5").read_bytes()
     code, _, err = run("ulm", npy, "-o", tmp_path / "out", "--method", "parabola")
     assert code == 2
-    assert "out holds the results of another run (digest" in err
+    assert "out holds the results of another run (method 'radial' there" in err
     assert "--overwrite" in err
     assert (tmp_path / "out" / "tables.h5").read_bytes() == first
     other = tmp_path / "other.npy"
@@ -268,7 +268,7 @@ def test_real_kidney(run: Run, data_mirror: Path, tmp_path: Path) -> None:
 def test_info_and_config_and_list(run: Run, npy: Path) -> None:
     code, out, _ = run("info", npy)
     assert code == 0
-    assert "80 of 48 x 60 px (z, x), float32" in out
+    assert "80 of 48 x 60 px (z, x), stored as float32" in out
     code, out, _ = run("config", "--set", "track.max_gap=2")
     assert code == 0
     assert any(line.split()[:2] == ["track.max_gap", "2"] for line in out.splitlines())

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 OFFERED = """
     read_frames open_frames fetch load_config ulm locate link drop_short interpolate render_maps
     match_bubbles score_bubbles score_maps simulate train load_network plot_frame plot_tracks
-    plot_map save_result Block bubble_table
+    plot_map save_result look Block bubble_table
 """
 
 

@@ -155,6 +155,9 @@ def ulm(
         speed, length = (done.tracks[name]["median"] for name in ("speed_mm_s", "n_points"))
         middle = f" (medians: {speed:.3g} mm/s, {length:g} frames long)"
     _say(f"{done.n_frames} frames, {done.n_bubbles} bubbles, {n_tracks} tracks{middle} -> {out}")
+    for note in sources[0].notes:
+        if note.startswith("there are fewer frames"):  # so the axes may be other ones
+            _say(f"note: {note}")
     if n_tracks == 0:
         numbers = {"ml3d": "ml3d.threshold, count.margin", "mspcn": "mspcn.threshold"}
         number = numbers.get(cfg.locate.method, "locate.n_bubbles")

@@ -372,7 +372,7 @@ def speed_gap(speeds_px: ArrayLike, about: Mapping[str, Any]) -> str | None:
     """
     speeds = np.asarray(speeds_px, dtype=float)
     speeds = speeds[np.isfinite(speeds)]
-    if not about.get("domain") or not len(speeds):
+    if not about.get("domain") or "settings" not in about or not len(speeds):
         return None
     trained = trained_speed_px(about["settings"])
     fastest = float(np.quantile(speeds, 0.95))

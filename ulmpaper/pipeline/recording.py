@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ulmpaper.config import NETWORKS, Config, Settings, as_config, method_name, setting_called
+from ulmpaper.core.arguments import explained
 from ulmpaper.core.records import Block, check_choice
 from ulmpaper.core.track import track_summary
 from ulmpaper.io.files import fingerprint
@@ -26,6 +27,7 @@ from ulmpaper.pipeline.pictures import Pictures, write_pictures
 from ulmpaper.pipeline.scale import SettledBlocks, settle_files
 
 
+@explained
 @dataclass(frozen=True, repr=False)
 class UlmResult:
     """Bubbles, tracks and maps of a recording.
@@ -323,5 +325,5 @@ def describe_input(files: list[FrameFile]) -> dict[str, Any]:
 def describe_run(cfg: Config, about: Mapping[str, Any]) -> dict[str, Any]:
     """What tells a run from others: its input and the digest of its settings."""
     weights = {"weights": network_digests(cfg)[0]} if cfg.locate.method in NETWORKS else {}
-    scale = {"px_mm": cfg.acquisition.px_mm}
-    return {"method": cfg.locate.method, **about, **weights, **scale, "digest": cfg.digest()}
+    used = {"px_mm": cfg.acquisition.px_mm, "digest": cfg.digest()}
+    return {**about, "method": about.get("method", cfg.locate.method), **weights, **used}

@@ -83,9 +83,8 @@ def settle_files(files: Sequence[FrameFile], cfg: Config) -> _UsedScale:
                 f"run them apart, or set one (--set acquisition.{name}=...)"
             )
     for note in first.notes:
-        # Another number than the file's; time that may be another axis.
-        if note.startswith(("you state", "there are fewer frames")):
-            warn_user(f"{first.path.name}: {note}" if note.startswith("there") else note)
+        if note.startswith("you state"):  # another number than the file
+            warn_user(note)
     return _settle(
         cfg,
         first.px_mm,
