@@ -564,6 +564,30 @@ def test_a_signal_waits_for_what_must_be_whole() -> None:
     assert str(stop.value) == "stopped by SIGTERM"
 
 
+@pytest.mark.parametrize("turned_into", [ImportError, SystemError, RuntimeError])
+def test_a_stop_that_a_library_turns_into_its_own_error_stays_a_stop(
+    run: Run, npy: Path, turned_into: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = chain.locate
+    begun: list[int] = []
+
+    def locate(*arguments: object, **options: object) -> pd.DataFrame:
+        begun.append(1)
+        if len(begun) == 2:
+            return real(*arguments, **options)
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:
+            raise turned_into("initialization failed") from error
+
+    monkeypatch.setattr(chain, "locate", locate)
+    code, _, err = run("ulm", npy, "-o", "out", *HOW)
+    assert (code, err.splitlines()[-1]) == (143, "ulmpaper: stopped by SIGTERM")
+    assert not Path("out").exists()
+    code, _, _ = run("ulm", npy, "-o", "out", *HOW)
+    assert (code, len(list(Path("out").rglob("block-*.npz")))) == (143, 1)
+
+
 def test_ignored_signals_stay_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:

@@ -432,10 +432,13 @@ def config(
     )
 
 
+_FORESEEN = (ValueError, TypeError, OSError, ImportError, MemoryError, FloatingPointError)
+
+
 def main() -> None:
     """Run the command line."""
     from ulmpaper.core.records import UlmWarning
-    from ulmpaper.io.processes import Stopped, handle_stops, raise_stop
+    from ulmpaper.io.processes import Stopped, handle_stops, last_stop, raise_stop
 
     usual = warnings.showwarning
 
@@ -450,12 +453,17 @@ def main() -> None:
             warnings.simplefilter("always", UlmWarning)
             warnings.showwarning = show  # type: ignore[assignment]
             app()
-    except (ValueError, TypeError, OSError, ImportError, MemoryError, FloatingPointError) as error:
-        _say_error(error)
-        sys.exit(2)
     except Stopped as stop:
         _say_error(stop)
         sys.exit(128 + stop.number)
+    except Exception as error:
+        if (number := last_stop()) is not None:
+            _say_error(Stopped(number))
+            sys.exit(128 + number)
+        if not isinstance(error, _FORESEEN):
+            raise
+        _say_error(error)
+        sys.exit(2)
 
 
 def _say_error(error: BaseException) -> None:

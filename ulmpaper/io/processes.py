@@ -41,6 +41,7 @@ class _Waiting:
 
     depth: int = 0
     numbers: list[int] = field(default_factory=list)
+    last: int | None = None  # raised or waiting
 
 
 _WAITING = _Waiting()
@@ -54,6 +55,7 @@ def handle_stops(handler: Callable[[int], None]) -> Iterator[None]:
         return
     # Ignored are, for example, the end of the terminal under nohup.
     numbers = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+    _WAITING.last = None
     before = {n: signal.signal(n, lambda number, _: handler(number)) for n in numbers}
     try:
         yield
@@ -64,10 +66,19 @@ def handle_stops(handler: Callable[[int], None]) -> Iterator[None]:
 
 def raise_stop(number: int) -> None:
     """Raise `Stopped`, at once or at the end of `as_a_whole`."""
+    _WAITING.last = number
     if _WAITING.depth:
         _WAITING.numbers.append(number)
     else:
         raise Stopped(number)
+
+
+def last_stop() -> int | None:
+    """Signal that `raise_stop` was given, whatever error a library has turned `Stopped` into.
+
+    Many do so with what is raised while they load.
+    """
+    return _WAITING.last
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ulmpaper import __version__
+from ulmpaper.core.arguments import explained
 from ulmpaper.io.files import (
     NotTaken,
     SafeHDF5,
@@ -34,7 +35,7 @@ from ulmpaper.io.files import (
     writable,
     write_atomic,
 )
-from ulmpaper.io.processes import as_a_whole
+from ulmpaper.io.processes import as_a_whole, last_stop
 
 _CHUNK_ROWS = 4096
 _ROWS_AT_ONCE = 64 * _CHUNK_ROWS
@@ -56,6 +57,7 @@ _PACKED = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 _HOPELESS = (ValueError, TypeError, ArithmeticError, ImportError)
 
 
+@explained
 class ResultWriter:
     """Write results block by block, in memory that does not grow with the number of blocks.
 
@@ -241,7 +243,8 @@ class ResultWriter:
                 value = error
                 raise
             finally:
-                self._clear(keep=not done and not isinstance(value, _HOPELESS))
+                is_hopeless = isinstance(value, _HOPELESS) and last_stop() is None
+                self._clear(keep=not done and not is_hopeless)
                 if value is not None and self._n_kept and self._unfinished.exists():
                     blocks = f"{self._n_kept} block{'s' if self._n_kept > 1 else ''}"
                     value.add_note(f"what {blocks} gave is kept: the same command goes on")
@@ -422,6 +425,8 @@ def read_table(path: str | os.PathLike, name: str) -> pd.DataFrame:
     ValueError
         The file has no such table; the message names those it has.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file of tables at {path}")
     with readable(Path(path)), h5py.File(path) as file:
         if name not in file:
             raise NotTaken(f"{path} holds no table {name!r}; it has {', '.join(file) or 'none'}")
