@@ -33,6 +33,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
+from ulmpaper.core.arguments import explained
 from ulmpaper.core.records import check_choice
 from ulmpaper.core.subpixel import METHODS as _SUBPIXEL
 
@@ -78,6 +79,7 @@ _WRAP = textwrap.TextWrapper(
 _BETWEEN_PAIRS = re.compile(rf"[,;\s](?=\s*(?:{_KEY.replace('?P<key>', '?:')}|$))")
 
 
+@explained
 def method_name(value: str) -> str:
     """Return the method that is meant: its name here, or the paper's or PALA's name of it.
 
@@ -909,6 +911,7 @@ def trained_speed_px(settings: Mapping[str, Any]) -> float:
     return max(settings["train.speed"]) * px_per_s / settings["acquisition.frame_rate_hz"]
 
 
+@explained
 def config_table(cfg: Config) -> pd.DataFrame:
     """List every setting with its value, unit, source and meaning, one row each.
 

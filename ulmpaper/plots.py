@@ -21,7 +21,8 @@ from scipy import ndimage
 
 from ulmpaper.core.doors import optional
 from ulmpaper.core.filters import to_db
-from ulmpaper.core.records import check_bubbles, check_choice, check_whole
+from ulmpaper.core.grid import map_shape
+from ulmpaper.core.records import check_bubbles, check_choice, check_positive, check_whole
 from ulmpaper.io.files import atomic_path
 
 with optional("plot"):
@@ -290,6 +291,7 @@ def plot_frame(
     for table in (bubbles, truth):
         if table is not None:
             check_bubbles(table, columns=("z", "x"))
+    frame = _check_map(frame)
     is_own = ax is None
     has_legend = truth is not None and bubbles is not None
     figure, ax = _figure(ax, frame.shape, below_in=_LEGEND_IN if has_legend else 0)
@@ -345,9 +347,10 @@ def plot_tracks(
     tracks = check_bubbles(tracks, columns=columns, path=True)
     tracks = tracks.iloc[np.lexsort((tracks["frame"].to_numpy(), tracks["track"].to_numpy()))]
     if shape_px is None:
-        shape_px = (
-            (int(tracks["z"].max()) + 2, int(tracks["x"].max()) + 2) if len(tracks) else (1, 1)
-        )
+        lowest, rightmost = tracks[["z", "x"]].max().fillna(0)
+        shape_px = (max(1, int(lowest) + 2), max(1, int(rightmost) + 2))
+    else:
+        map_shape(shape_px, upsample=1)  # says what a size is
     is_own = ax is None
     figure, ax = _figure(ax, shape_px)
     ax.set_facecolor("black")
@@ -466,6 +469,8 @@ def _dots(ax: Axes, scores: pd.DataFrame) -> None:
 
 def scale_bar(ax: Axes, width_px: float, px_mm: float | None) -> None:
     """Draw a white bar of a round length, about a sixth of the picture, at its lower right."""
+    if px_mm is not None:
+        check_positive(px_mm=px_mm)
     unit, size = ("px", 1.0) if px_mm is None else ("mm", px_mm)
     target = width_px * size / 6
     step = 10.0 ** np.floor(np.log10(target))

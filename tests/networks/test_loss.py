@@ -183,7 +183,7 @@ class TestBlur:
         assert not blurred[..., 0].any()
 
     def test_refuses(self) -> None:
-        with pytest.raises(ValueError, match="sigma_px must be a number of 0 or more, not -1"):
+        with pytest.raises(ValueError, match="sigma_px must be a number from 0 to 100, not -1"):
             blur(torch.zeros(1, 4, 4), sigma_px=-1)
 
 

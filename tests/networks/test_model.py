@@ -149,7 +149,7 @@ class TestML3DResNet:
     def test_refuses(self) -> None:
         with pytest.raises(ValueError, match="temporal_kernel must be odd, not 2"):
             ML3DResNet(temporal_kernel=2)
-        with pytest.raises(ValueError, match="features must be a number above 0"):
+        with pytest.raises(ValueError, match="features must be a whole number, 1 or more"):
             ML3DResNet(features=0)
         with pytest.raises(ValueError, match="unknown output 'sigmod': did you mean 'sigmoid'"):
             ML3DResNet(output="sigmod")
@@ -203,7 +203,7 @@ class TestCountNet:
         assert (net.expected(net(frames)).round() == counts).float().mean() > 0.9
 
     def test_refuses(self) -> None:
-        with pytest.raises(ValueError, match="n_max must be a number above 0, not 0"):
+        with pytest.raises(ValueError, match="n_max must be a whole number, 1 or more, not 0"):
             CountNet(0)
         with pytest.raises(ValueError, match=r"shape \(B, 1, Z, X\), not \(3, 8, 8\)"):
             CountNet(3, 2)(torch.zeros(3, 8, 8))
@@ -219,7 +219,7 @@ class TestMSPCN:
         assert MSPCN(upsample)(torch.rand(2, 1, 5, 8)).shape == (2, 1, 5 * upsample, 8 * upsample)
 
     def test_refuses(self) -> None:
-        with pytest.raises(ValueError, match="upsample must be a number above 0"):
+        with pytest.raises(ValueError, match="upsample must be a whole number, 1 or more"):
             MSPCN(0)
         with pytest.raises(ValueError, match=r"shape \(B, 1, Z, X\), not \(8, 8\)"):
             MSPCN(4)(torch.zeros(8, 8))

@@ -7,6 +7,7 @@ nothing where a call succeeds, and refuses nothing that would work.
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import inspect
@@ -14,7 +15,7 @@ import numbers
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +43,8 @@ _MOST_LETTERS = 60  # of a value in an error
 def explained(function: _F) -> _F:
     """Make a function whose failure inside names the argument of another kind, if there is one.
 
+    Of a class it is said for its public methods, and for what makes it.
+
     Examples
     --------
     >>> @explained
@@ -53,14 +56,34 @@ def explained(function: _F) -> _F:
     TypeError: half takes a whole number for count, not 'seven'
     """
 
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    if isinstance(function, type):
+        for name, part in list(vars(function).items()):
+            if inspect.isfunction(part) and (name == "__init__" or not name.startswith("_")):
+                setattr(function, name, explained(part))
+        return function
+
+    @contextlib.contextmanager
+    def telling(args: tuple, kwargs: dict[str, Any]) -> Iterator[None]:
         try:
-            return function(*args, **kwargs)
+            yield
         except Exception as error:
             if not _is_our_sentence(error) and (text := _misfit(function, args, kwargs)):
                 raise TypeError(text) from error
             raise
+
+    def steps(
+        made: Generator[Any, Any, Any], args: tuple, kwargs: dict[str, Any]
+    ) -> Generator[Any, Any, Any]:
+        with telling(args, kwargs):
+            yield from made
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with telling(args, kwargs):
+            made = function(*args, **kwargs)
+        if isinstance(made, contextlib._GeneratorContextManager):
+            made.gen = steps(made.gen, args, kwargs)
+        return steps(made, args, kwargs) if inspect.isgenerator(made) else made
 
     return typing.cast(_F, call)
 
@@ -91,12 +114,13 @@ def _misfit(function: Callable, args: tuple, kwargs: dict[str, Any]) -> str | No
             inspect.Parameter.VAR_POSITIONAL,
             inspect.Parameter.VAR_KEYWORD,
         )
-        if not variadic and not any(_fits(value, kind, names) for kind in kinds):
+        if not variadic and name != "self" and not any(_fits(value, kind, names) for kind in kinds):
             words = " or ".join(_WORDS.get(kind.partition("[")[0], kind) for kind in kinds)
             shown = re.sub(r"\s+", " ", repr(value))
             if len(shown) > _MOST_LETTERS:
                 shown = f"{type(value).__name__} {shown[:_MOST_LETTERS]} ..."
-            return f"{function.__name__} takes {words} for {name}, not {shown}"
+            name_of_call = function.__qualname__.removesuffix(".__init__")
+            return f"{name_of_call} takes {words} for {name}, not {shown}"
     return None
 
 
@@ -131,8 +155,10 @@ def _fits(value: Any, kind: str, names: dict[str, Any]) -> bool:
 
 def _is_of(value: Any, kind: Any) -> bool:
     """Whether a value is of a kind: a class, a generic, or several of them."""
+    if kind is Any:
+        return True
     if kind is None or value is None:
-        return kind is value
+        return kind is value or kind is type(value)
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         return any(_is_of(value, part) for part in typing.get_args(kind))
     if kind is int or kind is float:
@@ -147,7 +173,13 @@ def _is_of(value: Any, kind: Any) -> bool:
     if origin is tuple and parts and Ellipsis not in parts:
         is_pair = isinstance(value, tuple | list) and len(value) == len(parts)
         return is_pair and all(map(_is_of, value, parts))
-    return isinstance(value, origin)
+    if not isinstance(value, origin):
+        return False
+    if isinstance(value, Mapping) and len(parts) == 2:
+        return all(_is_of(key, parts[0]) and _is_of(value[key], parts[1]) for key in value)
+    if len(parts) == 1 and isinstance(value, Collection):
+        return all(_is_of(item, parts[0]) for item in value)
+    return True
 
 
 def _holds_numbers(value: Any) -> bool:

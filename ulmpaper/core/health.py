@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ulmpaper.core.arguments import explained
 from ulmpaper.core.records import finite_frames
 
 _CHUNK = 64  # frames looked at together
@@ -32,6 +33,7 @@ class Outlier(NamedTuple):
     ratio: float
 
 
+@explained
 @dataclass(frozen=True)
 class FrameHealth:
     """What `check_health` found; frames are numbered as in the recording.
@@ -97,6 +99,10 @@ def check_health(frames: ArrayLike, first_frame: int = 0) -> FrameHealth:
     ['frame 101 holds only zeros', 'frame 104 repeats the frame before']
     """
     array = np.asarray(frames)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"frames hold numbers, not {array.dtype}")
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(f"frames have three axes (t, z, x), none empty, not shape {array.shape}")
     is_finite = finite_frames(array)
     if not is_finite.all():
         array = np.where(np.isfinite(array), array, 0)

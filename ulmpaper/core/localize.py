@@ -192,13 +192,9 @@ def _strongest(
     else:
         (t, z, x), size, to_centre = _plateaus(frames)
     score = frames[t, z, x]
-    inside = (
-        (z >= border)
-        & (z < n_z - border)
-        & (x >= border)
-        & (x < n_x - border)
-        & (score > min_score)
-    )
+    with np.errstate(over="ignore"):  # nothing is above what float32 does not hold
+        is_high = score > min_score
+    inside = is_high & (z >= border) & (z < n_z - border) & (x >= border) & (x < n_x - border)
     number = np.flatnonzero(inside)
     t, z, x, score = (a[number] for a in (t, z, x, score))
     # Rank of each maximum in its frame, the strongest first.

@@ -21,6 +21,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ulmpaper.core.arguments import explained
+
 BUBBLE_COLUMNS = ("frame", "z", "x", "score")
 # Floats tell whole numbers apart up to here.
 _LAST_FRAME = 2**53
@@ -42,6 +44,7 @@ def warn_user(text: str) -> None:
     warnings.warn(text, UlmWarning, stacklevel=level)
 
 
+@explained
 @dataclass(frozen=True, repr=False)
 class Block:
     """Frames with their scale and, where known, their truth.
@@ -107,8 +110,10 @@ class Block:
         >>> Block(np.ones((5, 8, 8)), bubbles).first(2).bubbles.frame.tolist()
         [0]
         """
+        n_frames = check_whole(n_frames=n_frames)
         bubbles = self.bubbles
         if bubbles is not None:
+            bubbles = check_bubbles(bubbles)
             bubbles = bubbles[bubbles["frame"] < n_frames].reset_index(drop=True)
         return dataclasses.replace(self, frames=self.frames[:n_frames], bubbles=bubbles)
 
@@ -149,7 +154,7 @@ def check_choice(value: str, allowed: Iterable[str], what: str) -> str:
     ValueError: unknown method 'radail': did you mean 'radial'? Allowed: radial, none
     """
     allowed = list(allowed)
-    if value in allowed:
+    if isinstance(value, str) and value in allowed:
         return value
     close = difflib.get_close_matches(str(value), allowed, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -402,6 +407,12 @@ def bubble_table(frame: ArrayLike, z: ArrayLike, x: ArrayLike, score: ArrayLike)
     for name, values in columns.items():
         if values.size and values.dtype.kind not in "biuf":
             raise TypeError(f"{name} holds {values.dtype}, but numbers are needed")
+    sizes = {values.shape for values in columns.values()}
+    if len(sizes) > 1 or len(next(iter(sizes))) != 1:
+        raise ValueError(
+            "a bubble table has four columns of one length, not of "
+            f"{', '.join(f'{name} {values.shape}' for name, values in columns.items())}"
+        )
     table = {name: values.astype(np.float64) for name, values in columns.items()}
     return pd.DataFrame({**table, "frame": _whole_frames(columns["frame"])})
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ulmpaper.core.arguments import explained
 from ulmpaper.core.grid import map_index, map_shape
 from ulmpaper.core.records import check_bubbles, check_frames
 from ulmpaper.core.track import interpolate, shrinking_mean
@@ -46,6 +47,7 @@ class MapSums:
     signed_speed: NDArray[np.float64]
 
 
+@explained
 class Maps:
     """Maps that grow block by block.
 

@@ -134,6 +134,8 @@ def psf_width(table: ArrayLike, oversample: float) -> NDArray[np.float64]:
     [[1.0, 2.0]]
     """
     amplitude = np.abs(np.asarray(table))
+    if amplitude.ndim != 3 or 0 in amplitude.shape:
+        raise ValueError(f"PSFs have three axes (n, z, x), not shape {amplitude.shape}")
     n, n_z, n_x = amplitude.shape
     z, x = np.unravel_index(amplitude.reshape(n, -1).argmax(axis=1), (n_z, n_x))
     along_z = amplitude[np.arange(n), :, x]

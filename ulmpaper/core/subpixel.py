@@ -8,6 +8,7 @@ methods follow PALA's ``ULM_localization2D`` (Heiles et al. 2022); ``parabola`` 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -21,12 +22,34 @@ _CHUNK_WINDOWS = 200
 _ENLARGE = 10
 
 
+def _method(shifts: Callable[[_Windows, bool], _Shifts]) -> Callable[..., _Shifts]:
+    """Check the windows first; what has no shift, such as a flat window, gives NaN."""
+
+    @functools.wraps(shifts)
+    def checked(windows: _Windows, pala: bool = False) -> _Shifts:
+        array = np.asarray(windows)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"windows hold real numbers, not {array.dtype}")
+        side = array.shape[-1] if array.ndim == 3 else 0
+        if side < 3 or side % 2 == 0 or array.shape[1] != side:
+            raise ValueError(
+                f"windows have the shape (n, k, k) with an odd k from 3 on, not {array.shape}"
+            )
+        array = array if array.dtype.kind == "f" else array.astype(float)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return shifts(array, pala)
+
+    return checked
+
+
+@_method
 def centre_pixel(windows: _Windows, pala: bool = False) -> _Shifts:
     """Take the centre of the peak's pixel: no shift."""
     zero = np.zeros(len(windows))
     return zero, zero
 
 
+@_method
 def weighted_average(windows: _Windows, pala: bool = False) -> _Shifts:
     """Take the centre of mass. No background is removed, so shifts come out too small, as in PALA.
 
@@ -42,6 +65,7 @@ def weighted_average(windows: _Windows, pala: bool = False) -> _Shifts:
     return windows.sum(axis=2) @ along / mass, windows.sum(axis=1) @ along / mass
 
 
+@_method
 def radial_symmetry(windows: _Windows, pala: bool = False) -> _Shifts:
     """Find the point nearest to all lines along the gradient.
 
@@ -98,6 +122,7 @@ def _meet_by_slopes(g_z: NDArray, g_x: NDArray, weight: NDArray, z: NDArray, x: 
     return (s_mb * s_m - s_mm * s_b) / det, (s_mb * s - s_m * s_b) / det
 
 
+@_method
 def gaussian_fit(windows: _Windows, pala: bool = False) -> _Shifts:
     """Fit a Gaussian of standard deviation 1 px and the height of the peak, by least squares.
 
@@ -164,6 +189,7 @@ def _gaussian_terms(
     return np.einsum("nzx,nzx->n", error, error), gradient, hessian
 
 
+@_method
 def log_parabola(windows: _Windows, pala: bool = False) -> _Shifts:
     """Fit a parabola to the logarithm of the three pixels round the peak, along each axis.
 
@@ -193,6 +219,7 @@ def log_parabola(windows: _Windows, pala: bool = False) -> _Shifts:
     )
 
 
+@_method
 def cubic_peak(windows: _Windows, pala: bool = False) -> _Shifts:
     """Take the maximum of the window enlarged tenfold by cubic convolution (Keys, a = -1/2)."""
 
@@ -205,6 +232,7 @@ def cubic_peak(windows: _Windows, pala: bool = False) -> _Shifts:
     return _resized_peak(windows, kernel, 2)
 
 
+@_method
 def lanczos_peak(windows: _Windows, pala: bool = False) -> _Shifts:
     """Take the maximum of the window enlarged tenfold with the Lanczos-3 kernel."""
     return _resized_peak(
@@ -212,6 +240,7 @@ def lanczos_peak(windows: _Windows, pala: bool = False) -> _Shifts:
     )
 
 
+@_method
 def spline_peak(windows: _Windows, pala: bool = False) -> _Shifts:
     """Take the maximum of the cubic spline through the window, at ten points a pixel.
 

@@ -38,7 +38,7 @@ def fingerprint(files: Iterable[Path]) -> str:
     10
     """
     digest = hashlib.sha256()
-    for path in files:
+    for path in map(Path, files):
         parts = [path]
         if path.is_dir():
             inside = sorted(part for part in path.rglob("*") if part.is_file())
@@ -182,6 +182,7 @@ def atomic_path(path: Path, *, wait_s: float = _PATIENCE_S) -> Iterator[Path]:
     ...     [path.name for path in Path(folder).iterdir()]
     ['a.txt']
     """
+    path = Path(path)
     part = hidden_part(path)
     with only_writer(path, wait_s=wait_s):
         remove(part)  # what a run that was killed has left

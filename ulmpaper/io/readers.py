@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ulmpaper.core.arguments import explained
 from ulmpaper.core.records import Block, bubble_table, check_block, check_choice, check_positive
 from ulmpaper.core.scale import doubt_scale, same_scale
 from ulmpaper.io.arrays import (
@@ -51,6 +52,7 @@ _CONSTANTS = {  # of PALA's in silico flow, in wavelengths
 _STORED_TOGETHER = 200  # frames in memory while files are put into a store
 
 
+@explained
 @dataclass(frozen=True)
 class FrameFile:
     """A stack of frames in a file, made by `open_frames`; frames stay in the file until read.

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ulmpaper.core.records import Block, check_bubbles, check_choice, check_frames
+from ulmpaper.core.arguments import explained
+from ulmpaper.core.records import Block, check_bubbles, check_choice, check_frames, check_whole
 from ulmpaper.core.scale import same_scale
 from ulmpaper.io.files import SafeHDF5, hidden_part, only_writer, readable, remove, undo_changes
 from ulmpaper.io.processes import as_a_whole
@@ -24,6 +25,7 @@ _SCALE = ("px_mm", "frame_rate_hz", "source")
 _ROWS_PER_CHUNK = 1024
 
 
+@explained
 class BlockStore:
     """Blocks of frames and their truth in one HDF5 file, appended in order and read by window.
 
@@ -244,7 +246,8 @@ class BlockStore:
         ValueError
             Frames that are not in the store, or damaged ones.
         """
-        stop = start + n_frames
+        start = check_whole(low=0, start=start)
+        stop = start + check_whole(n_frames=n_frames)
         if not 0 <= start < stop <= len(self):
             raise ValueError(
                 f"frames {start} to {stop} are not in {self.path}, which holds {len(self)}"

@@ -58,6 +58,12 @@ def read_truth(truth: Truth | Sequence[Truth], files: Sequence[FrameFile]) -> li
     UlmWarning
         The last tenth of a recording or more has no bubble.
     """
+    if (
+        not isinstance(files, Sequence)
+        or not files
+        or not all(hasattr(file, "stretch") for file in files)
+    ):
+        raise TypeError(f"files are one or more from open_frames, not {files!r}")
     tables = [truth] if isinstance(truth, pd.DataFrame | str | os.PathLike) else list(truth)
     if len(tables) not in (1, len(files)):
         raise ValueError(

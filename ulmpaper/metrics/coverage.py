@@ -84,6 +84,8 @@ def mask_centreline(mask: ArrayLike) -> pd.DataFrame:
         from skimage.morphology import skeletonize  # slow to load
 
     inside = np.array(mask, dtype=bool)
+    if inside.ndim != 2:
+        raise ValueError(f"a mask has two axes (z, x), not shape {inside.shape}")
     line = np.argwhere(skeletonize(inside.copy()))
     reach = ndimage.distance_transform_edt(inside)[tuple(line.T)]
     width = np.select([reach < 1.5, reach < 2.5], ["under 2 px wide", "2 to 4 px wide"], "wider")

@@ -15,6 +15,8 @@ from ulmpaper.core.doors import optional
 from ulmpaper.core.records import check_choice, check_positive, check_whole
 from ulmpaper.metrics.coverage import score_lines
 
+_HIGHEST = 1e100  # squares of more overflow
+
 
 def score_image(
     estimate: ArrayLike, reference: ArrayLike, *, upsample: int = 10
@@ -316,6 +318,10 @@ def frc_resolution(curve: pd.DataFrame, threshold: str = "half_bit") -> float:
     0.5
     """
     check_choice(threshold, ["half_bit", "one_seventh"], "threshold")
+    if missing := {"frequency", "frc", threshold} - set(curve):
+        raise ValueError(f"the curve lacks the column(s) {', '.join(sorted(missing))}")
+    if not all(pd.api.types.is_float_dtype(kind) for kind in curve.dtypes[["frequency", "frc"]]):
+        raise TypeError("the curve's columns frequency and frc hold numbers only")
     margin = (curve["frc"] - curve[threshold]).to_numpy()
     frequency = curve["frequency"].to_numpy()
     below = np.flatnonzero(margin < 0)
@@ -326,7 +332,11 @@ def frc_resolution(curve: pd.DataFrame, threshold: str = "half_bit") -> float:
 
 
 def _maps(*maps: ArrayLike, min_shape: tuple[int, int] = (2, 2)) -> list[NDArray[np.float64]]:
-    arrays = [np.asarray(m, dtype=float) for m in maps]
+    arrays = [np.asarray(m) for m in maps]
+    for array in arrays:
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"a map holds real numbers, not {array.dtype}")
+    arrays = [a.astype(float) for a in arrays]
     shapes = [a.shape for a in arrays]
     if len(set(shapes)) > 1:
         raise ValueError(f"the maps differ in shape: {' and '.join(map(str, shapes))}")
@@ -337,4 +347,9 @@ def _maps(*maps: ArrayLike, min_shape: tuple[int, int] = (2, 2)) -> list[NDArray
         )
     if not all(np.isfinite(a).all() for a in arrays):
         raise ValueError("a map holds NaN or infinite values: replace them, e.g. np.nan_to_num")
+    for highest in (float(np.abs(a).max()) for a in arrays):
+        if highest and not 1 / _HIGHEST < highest < _HIGHEST:
+            raise ValueError(
+                f"the highest value of a map is {highest:g}, and its square no number: scale it"
+            )
     return arrays

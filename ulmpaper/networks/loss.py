@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 HEATMAP_SCALE = 50.0  # output that mSPCN learns for a bubble, before the blur
+_WIDEST_PX = 100  # a wider blur takes minutes, and leaves no bubble to see
 HEATMAP_GAIN = 2.0  # sum of mSPCN's blur
 
 
@@ -48,8 +49,8 @@ def blur(maps: Tensor, *, sigma_px: float = 1.0) -> Tensor:
     >>> [round(value, 4) for value in blur(point)[0, 4, 4:8].tolist()]
     [0.1592, 0.0966, 0.0216, 0.0018]
     """
-    if not 0 <= sigma_px < math.inf:
-        raise ValueError(f"sigma_px must be a number of 0 or more, not {sigma_px}")
+    if not 0 <= sigma_px <= _WIDEST_PX:
+        raise ValueError(f"sigma_px must be a number from 0 to {_WIDEST_PX}, not {sigma_px}")
     if sigma_px == 0:
         return maps
     half = math.ceil(3 * sigma_px)
@@ -293,6 +294,8 @@ def _difference(maps: Tensor, truth: Tensor) -> Tensor:
             f"maps and truth must both be (..., 3, N, Z, X), not {tuple(maps.shape)} and "
             f"{tuple(truth.shape)}"
         )
+    if maps.is_complex() or truth.is_complex():
+        raise TypeError("maps and truth must be real, not complex")
     return maps.to(truth.dtype) - truth
 
 

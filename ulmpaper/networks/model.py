@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ulmpaper.core.records import check_choice, check_positive
+from ulmpaper.core.arguments import explained
+from ulmpaper.core.records import check_choice, check_whole
 
 _P_BIAS = -4.0  # so p starts at 2 %: bubbles are rare
 _BLOCK_WEIGHT = 0.3  # of the layers of a residual block, at the start
@@ -42,9 +43,10 @@ class SkipSum(nn.Module):
     [1.25, 1.25]
     """
 
+    @explained
     def __init__(self, start: float | None = None) -> None:
         super().__init__()
-        self.weight = None if start is None else nn.Parameter(torch.tensor(start))
+        self.weight = None if start is None else nn.Parameter(torch.tensor(float(start)))
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
         """Return `before` + weight * `after`, tensors of equal shape."""
@@ -71,8 +73,11 @@ class ResidualBlock(nn.Module):
     torch.Size([1, 4, 3, 8, 9])
     """
 
+    @explained
     def __init__(self, features: int, temporal_kernel: int = 3) -> None:
         super().__init__()
+        features = check_whole(features=features)
+        temporal_kernel = check_whole(temporal_kernel=temporal_kernel)
         self.conv1 = _conv3d(features, features, temporal_kernel)
         self.prelu = nn.PReLU()
         self.conv2 = _conv3d(features, features, temporal_kernel)
@@ -123,6 +128,7 @@ class ML3DResNet(nn.Module):
     5237975
     """
 
+    @explained
     def __init__(
         self,
         features: int = 96,
@@ -133,7 +139,9 @@ class ML3DResNet(nn.Module):
     ):
         super().__init__()
         self.about: dict[str, Any] = {}  # record of its training, from its file
-        check_positive(features=features, blocks=blocks, temporal_kernel=temporal_kernel)
+        features = check_whole(features=features)
+        blocks = check_whole(blocks=blocks)
+        temporal_kernel = check_whole(temporal_kernel=temporal_kernel)
         if temporal_kernel % 2 == 0:
             raise ValueError(
                 f"temporal_kernel must be odd, not {temporal_kernel}: a frame and as many on both "
@@ -190,12 +198,12 @@ class CountNet(nn.Module):
     (torch.Size([2, 41]), torch.Size([2]))
     """
 
+    @explained
     def __init__(self, n_max: int | None = 100, features: int = 16) -> None:
         super().__init__()
         self.about: dict[str, Any] = {}  # record of its training, from its file
-        check_positive(features=features)
-        if n_max is not None:
-            check_positive(n_max=n_max)
+        features = check_whole(features=features)
+        n_max = None if n_max is None else check_whole(n_max=n_max)
         self.conv = nn.Sequential(
             nn.Conv2d(1, features, 3, padding=1),
             nn.ReLU(),
@@ -258,10 +266,11 @@ class MSPCN(nn.Module):
     torch.Size([2, 1, 40, 48])
     """
 
+    @explained
     def __init__(self, upsample: int = 4) -> None:
         super().__init__()
         self.about: dict[str, Any] = {}  # record of its training, from its file
-        check_positive(upsample=upsample)
+        upsample = check_whole(upsample=upsample)
         self.conv1 = nn.Conv2d(1, 64, 9, padding=4)
         for k in range(2, 13):
             self.add_module(f"conv{k}", nn.Conv2d(64, 64, 3, padding=1))

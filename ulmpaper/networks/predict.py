@@ -29,7 +29,13 @@ from ulmpaper.core.health import (
     name_outliers,
     without_outliers,
 )
-from ulmpaper.core.records import check_amplitude, check_frames, check_positive, warn_user
+from ulmpaper.core.records import (
+    check_amplitude,
+    check_frames,
+    check_positive,
+    check_whole,
+    warn_user,
+)
 from ulmpaper.networks.model import CountNet, ResidualBlock
 from ulmpaper.networks.weights import resolve_device, resolve_precision
 
@@ -231,6 +237,9 @@ def count_tiles(frames: Tensor, tile_px: int) -> list[Tensor]:
     >>> [tuple(tile.shape) for tile in count_tiles(torch.zeros(1, 84, 60), 64)]
     [(1, 42, 60), (1, 42, 60)]
     """
+    tile_px = check_whole(tile_px=tile_px)
+    if frames.ndim != 3:
+        raise ValueError(f"frames have three axes (t, z, x), not shape {tuple(frames.shape)}")
     rows, columns = (math.ceil(size / tile_px) for size in frames.shape[1:])
     return [
         tile

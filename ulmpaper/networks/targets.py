@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from ulmpaper.core.records import bubble_table, check_bubbles, check_positive
 
+_FARTHEST_PX = 1e9
 MIN_DISTANCE_PX = 0.7  # between the predictions of neighbouring pixels that are two bubbles
 
 # --- bubbles to maps ---------------------------------------------------------------------------
@@ -190,7 +191,7 @@ def decode_offsets(
             f"offset maps are p, oz, ox and have the shape (3, N, Z, X), not {tuple(values.shape)}"
         )
     _check_finite(values)
-    if not 0 <= min_distance_px < np.inf:
+    if not 0 <= min_distance_px < _FARTHEST_PX:
         raise ValueError(f"min_distance_px must be a number of 0 or more, not {min_distance_px}")
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is a probability, so from 0 to 1, not {threshold}")
@@ -369,8 +370,12 @@ def _centre_of_mass(
 def _tensor(values: Tensor | ArrayLike) -> Tensor:
     """`values` without gradients; arrays that torch cannot share are copied."""
     if isinstance(values, Tensor):
-        return values.detach()
-    return torch.from_numpy(np.require(values, None, ["C", "W"]))
+        maps = values.detach()
+    else:
+        maps = torch.from_numpy(np.require(values, None, ["C", "W"]))
+    if maps.is_complex():
+        raise TypeError("maps hold real numbers, not complex ones: take their modulus")
+    return maps
 
 
 def _check_finite(maps: Tensor) -> None:

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from ulmpaper.config import Config
 from ulmpaper.core.health import find_outliers, without_outliers
-from ulmpaper.core.records import Block
+from ulmpaper.core.records import Block, check_whole
 from ulmpaper.io.store import BlockStore
 from ulmpaper.simulator.imaging import speckle
 from ulmpaper.simulator.psf import PsfBank, linear_array_psf, resample
@@ -333,7 +333,9 @@ def cut(
     if side_px is None:
         return block
     size = np.array(block.frames.shape[1:])
-    side = np.broadcast_to(side_px, 2)
+    if np.shape(side_px) not in ((), (1,), (2,)):
+        raise ValueError(f"side_px is one side or two, (z, x) [px], not {side_px!r}")
+    side = np.array([check_whole(side_px=s) for s in np.broadcast_to(side_px, 2)])
     if (size < side).any():
         raise ValueError(
             f"a part of {side[0]} x {side[1]} px does not fit into frames of "

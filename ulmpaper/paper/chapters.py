@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ulmpaper.config import METHODS
 from ulmpaper.core.doors import optional
+from ulmpaper.core.records import check_positive
 from ulmpaper.paper.experiment import Comparison, Method, number_grid, threshold_grid
 from ulmpaper.paper.scores import BLACK, TRUTH, Scores
 from ulmpaper.paper.tables import MAP_SCORES, ML3D, MSPCN, PAPER, RS, paper_sized
@@ -217,6 +218,7 @@ def plot_centrelines(
     >>> figure.axes[0].get_title()
     'RS'
     """
+    check_positive(width=size_in[0], height=size_in[1], marker=marker)
     figure = Figure(figsize=size_in, layout="constrained")
     axes = figure.subplots(1, len(lines), squeeze=False)[0]
     for ax, (title, points) in zip(axes, lines.items(), strict=True):

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from ulmpaper.config import METHODS, NETWORKS, Config, Settings, as_config
+from ulmpaper.core.arguments import explained
 from ulmpaper.core.grid import map_shape
 from ulmpaper.core.records import (
     BUBBLE_COLUMNS,
@@ -38,6 +39,7 @@ from ulmpaper.pipeline.detect import locate
 _COUNTS = ("predicted", "true")
 
 
+@explained
 @dataclass(frozen=True)
 class Method:
     """A localization method with the one or two numbers that it is given.
@@ -211,6 +213,8 @@ def best_settings(methods: Mapping[str, Method], scores: pd.Series) -> dict[str,
     >>> best_settings(grid, pd.Series([0.1, 0.2, 0.5, 0.4], index=list(grid)))
     {'weighted': 'weighted, n = 20', 'radial': 'radial, n = 40'}
     """
+    if missing := [name for name in methods if name not in scores.index]:
+        raise ValueError(f"there is no score of {', '.join(map(repr, missing))}")
     best: dict[str, str] = {}
     order = scores.loc[list(methods)].fillna(-np.inf).sort_values(ascending=False, kind="stable")
     for name in order.index:
@@ -329,6 +333,7 @@ _SUMS = (
 )
 
 
+@explained
 @dataclass(frozen=True)
 class Comparison:
     """What became of the blocks, by groups of frames.
@@ -388,8 +393,12 @@ class Comparison:
         self, method: str, *, weights: NDArray | None = None, points: bool = False
     ) -> NDArray[np.float64]:
         """Density map of a method, or of the ``truth``; `weights` (groups,) count the groups."""
-        table = (self.points if points else self.lines)[method]
-        weights = np.ones(table.shape[0]) if weights is None else weights
+        table = (self.points if points else self.lines)[check_choice(method, self.lines, "method")]
+        weights = np.ones(table.shape[0]) if weights is None else np.asarray(weights, dtype=float)
+        if weights.shape != table.shape[:1]:
+            raise ValueError(
+                f"weights are a number for each of {table.shape[0]} groups, not {weights.shape}"
+            )
         return np.asarray(weights @ table, dtype=np.float64).reshape(self.shape)
 
     def bubble_scores(self, *, rng: np.random.Generator, n_draws: int = 1000) -> Scores:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from ulmpaper.core.arguments import explained
 from ulmpaper.core.records import check_frames, check_positive
 from ulmpaper.io.files import atomic_path
 
@@ -72,6 +73,7 @@ images[0].complete ? draw() : images[0].onload = draw;
 }})();</script></div>"""
 
 
+@explained
 class Player:
     """Frames with the bubbles drawn over them, shown by Jupyter and in the book.
 

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ulmpaper.core.records import check_positive
+from ulmpaper.core.arguments import explained
+from ulmpaper.core.records import check_choice, check_positive, check_rng, check_whole
 from ulmpaper.metrics.bubbles import LIMITS_PX
 from ulmpaper.metrics.coverage import score_lengths
 from ulmpaper.metrics.maps import gridding_index, score_maps
@@ -26,6 +27,7 @@ NEAR_PX = LIMITS_PX["near"]
 FAR_PX = LIMITS_PX["far"]
 TRUTH = "truth"
 BLACK = "black map"
+_MOST_DIGITS = 17  # more than a float has
 _NORMAL = 1.959964  # standard errors on either side that hold 95 %
 _BUBBLE_SCORES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
     "precision_near": ("hits_near", lambda n: n["n_found"]),
@@ -41,6 +43,7 @@ _BUBBLE_SCORES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
 }
 
 
+@explained
 @dataclass(frozen=True)
 class Scores:
     """Scores of several methods.
@@ -67,6 +70,8 @@ class Scores:
 
     def difference(self, method: str, other: str) -> pd.DataFrame:
         """Scores of one method minus those of another: ``value, low, high`` of each score."""
+        for name in (method, other):
+            check_choice(name, self.values.index, "method of these scores")
         value = self.values.loc[method] - self.values.loc[other]
         i, j = (self.values.index.get_loc(name) for name in (method, other))
         half = (
@@ -76,6 +81,7 @@ class Scores:
 
     def text(self, digits: int = 3) -> pd.DataFrame:
         """Each score as text, ``0.812 ± 0.014``; empty where there is none."""
+        digits = min(check_whole(low=0, digits=digits), _MOST_DIGITS)
         half = self.half_widths()
         cells = {
             name: [
@@ -117,7 +123,8 @@ def _draw_groups(n_groups: int, n_draws: int, *, rng: np.random.Generator) -> ND
     >>> _draw_groups(4, 3, rng=np.random.default_rng(0)).sum(axis=1).tolist()
     [4, 4, 4]
     """
-    n_draws = n_draws if n_groups > 1 else 0  # one group has no spread
+    check_rng(rng)
+    n_draws = check_whole(low=0, n_draws=n_draws) if n_groups > 1 else 0  # one group has no spread
     picks = rng.integers(n_groups, size=(n_draws, n_groups))
     return np.array([np.bincount(pick, minlength=n_groups) for pick in picks], dtype=int).reshape(
         n_draws, n_groups

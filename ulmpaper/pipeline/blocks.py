@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ulmpaper.config import NETWORKS, Config, Settings, as_config
+from ulmpaper.core.arguments import explained
 from ulmpaper.core.filters import (
     butter_bandpass,
     fill_missing,
@@ -89,6 +90,7 @@ def unpack_result(arrays: Mapping[str, NDArray]) -> BlockResult:
     )
 
 
+@explained
 class MapTotals:
     """Maps of all blocks seen so far.
 

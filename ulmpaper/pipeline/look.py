@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ulmpaper.config import Config, Settings, as_config, trained_speed_px
+from ulmpaper.core.arguments import explained
 from ulmpaper.core.health import FrameHealth, check_health, without_outliers
 from ulmpaper.core.localize import locate_peaks
 from ulmpaper.core.records import Block, warn_user
@@ -96,6 +97,7 @@ class Values:
     negative_share: float
 
 
+@explained
 @dataclass(frozen=True, repr=False)
 class Look:
     """What `look` found.

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ulmpaper.config import METHODS, NETWORKS, Config, Settings, as_config, method_name
+from ulmpaper.core.arguments import explained
 from ulmpaper.core.records import BUBBLE_COLUMNS, Block, UlmWarning, warn_user
 from ulmpaper.core.render import Maps, map_sums
 from ulmpaper.core.track import track_summary
@@ -68,6 +69,7 @@ _ROWS = {
 _SHOWN = ("jaccard_near", "jaccard_far", "precision_far", "recall_far", "ssim", "covered")
 
 
+@explained
 @dataclass(frozen=True, repr=False)
 class SideBySide:
     """What several methods made of the same recording.

@@ -25,8 +25,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from tqdm import tqdm
 
+from ulmpaper.core.arguments import explained
 from ulmpaper.core.doors import optional
-from ulmpaper.core.records import check_bubbles, check_positive
+from ulmpaper.core.records import check_bubbles, check_positive, check_whole
 from ulmpaper.io.processes import count_processes, worker_errors, worker_options
 
 # Verasonics L22-14v as PALA drives it.
@@ -45,6 +46,7 @@ _LEAST_DB = -40.0  # weaker frequencies of the probe are left out: 4e-5 of the e
 _CHUNK_FRAMES = 10
 
 
+@explained
 @dataclass(frozen=True)
 class Acquisition:
     """Plane waves, image grid and medium.
@@ -177,7 +179,8 @@ def acquire(
     >>> [int(k) for k in np.unravel_index(abs(iq[0]).argmax(), (16, 16))]
     [7, 8]
     """
-    check_positive(n_frames=n_frames)
+    n_frames = check_whole(n_frames=n_frames)
+    bubbles = check_bubbles(bubbles)
     if len(bubbles) and bubbles["frame"].max() >= n_frames:
         raise ValueError(
             f"bubbles in frame {bubbles['frame'].max()}, "

@@ -27,7 +27,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage, signal
 
 from ulmpaper.core.doors import optional
-from ulmpaper.core.records import bubble_table, check_bubbles, check_frames, check_positive
+from ulmpaper.core.records import (
+    bubble_table,
+    check_bubbles,
+    check_frames,
+    check_positive,
+    check_whole,
+)
 from ulmpaper.simulator.psf import PsfBank, fine_grid, linear_array_psf
 
 with optional("simulate"):
@@ -203,6 +209,8 @@ def add_oscillation(bank: PsfBank, *, phase_rad: ArrayLike = 0.0) -> NDArray[np.
         )
     turn = 4 * np.pi * bank.px_wavelengths * fine_grid(bank.half_px, bank.oversample)[:, None]
     phase = np.asarray(phase_rad, dtype=float).reshape(-1, 1, 1)
+    if len(phase) not in (1, len(bank)):
+        raise ValueError(f"phase_rad is one phase, or one for each of {len(bank)} PSFs")
     return np.real(bank.table * np.exp(1j * (turn + phase))).astype(np.float32)
 
 
@@ -302,6 +310,12 @@ def cut_speckle(
     """
     if not 0 <= memory <= 1:
         raise ValueError(f"memory is a correlation, 0 to 1, not {memory}")
+    n_frames = check_whole(n_frames=n_frames)
+    if np.ndim(speckle) != 2 or np.shape(shape_px) != (2,):
+        raise ValueError(
+            f"speckle and frames have two axes (z, x), not {speckle.shape} and {shape_px!r}"
+        )
+    shape_px = (check_whole(z=shape_px[0]), check_whole(x=shape_px[1]))
     room = [have - want for have, want in zip(speckle.shape, shape_px, strict=True)]
     if min(room) < 0:
         raise ValueError(

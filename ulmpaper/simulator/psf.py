@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
+from ulmpaper.core.arguments import explained
 from ulmpaper.core.records import check_positive
 from ulmpaper.io.files import write_atomic
 
@@ -25,6 +26,7 @@ _FILE_KEYS = {"values", "samples_per_px", "half_px", "px_wavelengths", "source"}
 _FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in standard deviations
 
 
+@explained
 @dataclass(frozen=True, eq=False)
 class PsfBank:
     """Point spread functions on a fine grid, each centred on the middle sample.

@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 from ulmpaper.config import Config, Settings, as_config
 from ulmpaper.core.doors import optional
 from ulmpaper.core.grid import frame_position
-from ulmpaper.core.records import Block, check_choice, check_positive
+from ulmpaper.core.records import Block, check_choice, check_positive, check_whole
 from ulmpaper.core.testcard import simulate_testcard
 from ulmpaper.io.fetch import REGISTRY, fetch, registry_table
 from ulmpaper.io.processes import count_processes, worker_errors, worker_options
@@ -559,6 +559,8 @@ def seeded_stream(seed: int, name: str, number: int) -> np.random.Generator:
     >>> a == seeded_stream(2024, "a", 0).integers(100, size=3).tolist(), a == b
     (True, False)
     """
+    seed = check_whole(low=0, seed=seed)
+    number = check_whole(low=0, number=number)
     return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode()), number]))
 
 
