@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 import venv
@@ -37,6 +38,12 @@ def file(tmp_path: Path, flow: Block) -> Path:
 def test_the_front_door_offers_what_it_promises() -> None:
     assert set(ulm.__all__) == set(OFFERED.split())
     assert all(getattr(ulm, name).__doc__ for name in ulm.__all__)
+
+
+def test_what_the_front_door_offers_can_be_sent_to_other_processes() -> None:
+    for name in ulm.__all__:
+        offered = getattr(ulm, name)
+        assert pickle.loads(pickle.dumps(offered)) is offered
 
 
 # --- the twelve calls ----------------------------------------------------------------------------

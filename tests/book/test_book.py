@@ -313,7 +313,9 @@ def test_names_in_the_text_are_names_in_the_code(page: str) -> None:
         (ROOT / "book" / f"{page}.md").read_text(encoding="utf-8"),
         flags=re.M | re.S,
     )
-    text = re.sub(r"`[\w./]*\.(?:py|sh|json|h5|npz|npy|png|csv|mat|html|pdf|tiff)`", "", text)  # names of files
+    text = re.sub(
+        r"`[\w./]*\.(?:py|sh|json|h5|npz|npy|png|csv|mat|html|pdf|tiff)`", "", text
+    )  # names of files
     names = re.findall(r"`([A-Za-z]\w*(?:\.\w+)+)`", text)  # those of roles, too
     names += re.findall(r"\bulmpaper(?:\.\w+)+", text)
     assert names

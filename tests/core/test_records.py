@@ -137,7 +137,9 @@ def test_all_doors_refuse_unsound_tables_alike(kind: str, door: str) -> None:
         {**DOORS, **TRACK_DOORS}[door](table)
 
 
-@pytest.mark.parametrize("kind", sorted(set(UNSOUND) - {"seconds", "halves", "rounding", "huge frame"}))
+@pytest.mark.parametrize(
+    "kind", sorted(set(UNSOUND) - {"seconds", "halves", "rounding", "huge frame"})
+)
 def test_maps_and_pictures_of_paths_refuse_too(kind: str) -> None:
     """Paths may lie between frames; all else is as for tracks."""
     from ulmpaper import plots

@@ -211,7 +211,10 @@ def test_frc_of_maps_with_nothing_in_common(rng: np.random.Generator) -> None:
         ),
         (lambda: score_image(np.full((60, 60), np.nan), np.zeros((60, 60))), "NaN or infinite"),
         (lambda: gridding_index(np.zeros((60, 100))), r"at least \(70, 70\) pixels"),
-        (lambda: gridding_index(np.zeros((90, 90)), upsample=2), "upsample must be a whole number, 3 or more, not 2"),
+        (
+            lambda: gridding_index(np.zeros((90, 90)), upsample=2),
+            "upsample must be a whole number, 3 or more, not 2",
+        ),
         (lambda: saturation(np.zeros(4)), "two axes"),
         (lambda: fourier_ring_correlation(np.eye(9), np.eye(9), px=-1), "px must be"),
         (lambda: frc_resolution(pd.DataFrame(), "1/7"), "unknown threshold '1/7'"),

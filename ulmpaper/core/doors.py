@@ -38,7 +38,9 @@ def offer(
     def load(name: str) -> Any:
         if name in home:
             try:
-                return _at_the_door(getattr(importlib.import_module(f"{room}.{home[name]}"), name))
+                return _at_the_door(
+                    getattr(importlib.import_module(f"{room}.{home[name]}"), name), room
+                )
             except _MissingExtra as error:
                 return _answer(name, error)
         try:  # a file of the room
@@ -60,9 +62,14 @@ def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
     return explained(function)
 
 
-def _at_the_door(value: Any) -> Any:
+def _at_the_door(value: Any, room: str) -> Any:
     """Functions explain a failed call; everything else is as it is."""
-    return value if isinstance(value, type) or not callable(value) else _explained(value)
+    if isinstance(value, type) or not callable(value):
+        return value
+    function = _explained(value)
+    if function.__module__ == value.__module__:
+        function.__module__ = room  # where pickle finds it again, to send it to other processes
+    return function
 
 
 class _MissingExtra(ImportError):
