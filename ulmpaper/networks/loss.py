@@ -294,8 +294,8 @@ def _difference(maps: Tensor, truth: Tensor) -> Tensor:
             f"maps and truth must both be (..., 3, N, Z, X), not {tuple(maps.shape)} and "
             f"{tuple(truth.shape)}"
         )
-    if maps.is_complex() or truth.is_complex():
-        raise TypeError("maps and truth must be real, not complex")
+    if any(part.is_complex() or part.dtype == torch.bool for part in (maps, truth)):
+        raise TypeError(f"maps and truth hold real numbers, not {maps.dtype} and {truth.dtype}")
     return maps.to(truth.dtype) - truth
 
 
