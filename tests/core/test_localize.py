@@ -170,7 +170,8 @@ def test_a_saturated_bubble_is_one_bubble_at_its_centre(
     frame = clipped(kind, (15 + dz, 15 + dx), radius)
     found = locate_peaks(frame[None], method, 5)
     assert len(found) == 1
-    limit = 1.0 if method == "none" else 0.75 if radius < 1 else 0.5
+    # Plateaus of fewer than four pixels stay with the method, which sees one side of them higher.
+    limit = 1.0 if method == "none" else 0.75 if radius < 1.5 else 0.5
     assert np.hypot(found.z[0] - 15 - dz, found.x[0] - 15 - dx) < limit
 
 
@@ -256,9 +257,14 @@ def test_frames_in_pieces_equal_the_whole(flow: Block) -> None:
             "9 x 9 px are smaller than the window of 11 x 11",
         ),
         (
+            lambda f: locate_peaks(f - 0.5),
+            ValueError,
+            r"negative values \(down to -0.5, first in frame 0\).*core.envelope",
+        ),
+        (
             lambda f: locate_peaks(-f),
             ValueError,
-            r"negative values \(down to -1, first in frame 0\).*core.envelope",
+            r"negative values \(down to -1, first in frame 0\).*undo the decibel scale",
         ),
         (lambda f: locate_peaks(f, n_bubbles=2.5), ValueError, "n_bubbles must be a whole number"),
         (lambda f: locate_peaks(f, n_bubbles=np.nan), ValueError, "n_bubbles must be a whole"),
