@@ -61,7 +61,7 @@ class FrameHealth:
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Frames without a picture: of zeros, or of one value."""
+        """Frames without a picture, since all their pixels are zero or of one value."""
         return tuple(sorted(self.zero + self.constant))
 
     def sentences(self) -> list[str]:

@@ -36,7 +36,7 @@ _REAL = {
 class NotebookRun:
     """Parameters as they are meant, and the folder for results; made by `start_run`.
 
-    Attributes
+    Parameters
     ----------
     name, profile, source : str
         The notebook, and its parameters of these names.
