@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -569,41 +566,6 @@ class TestBlockStore:
         np.testing.assert_array_equal(last.frames, flow.frames)
         pd.testing.assert_frame_equal(last.bubbles, flow.bubbles)
 
-    @pytest.mark.parametrize("n_blocks", [0, 2])
-    def test_killed_while_appending(self, n_blocks: int, flow: Block, tmp_path: Path) -> None:
-        path = tmp_path / "a.h5"
-        code = (
-            "import os, sys, h5py, numpy as np\n"
-            "from ulmpaper.io.store import BlockStore\n"
-            "from ulmpaper.core.testcard import simulate_testcard\n"
-            "rng = np.random.default_rng(7)\n"
-            "block = simulate_testcard(n_frames=80, n_bubbles=12, shape_px=(48, 60), rng=rng)\n"
-            "store = BlockStore(sys.argv[1], 'a')\n"
-            "for _ in range(int(sys.argv[2])): store.append(block)\n"
-            "flush, done = h5py.File.flush, []\n"
-            "def killed(file):\n"
-            "    flush(file)  # frames and truth are written, the count is not\n"
-            "    os._exit(9)\n"
-            "h5py.File.flush = killed\n"
-            "store.append(block)\n"
-        )
-        run = subprocess.run(
-            [sys.executable, "-c", code, str(path), str(n_blocks)], env=os.environ, check=False
-        )
-        assert run.returncode == 9
-        with h5py.File(path) as file:
-            assert len(file["frames"]) == (n_blocks + 1) * 80, "the block was there in part"
-        with BlockStore(path) as store:
-            assert len(store) == n_blocks * 80, "readers do not see it"
-        with BlockStore(path, "a") as store:
-            assert len(store) == n_blocks * 80
-            assert len(store._file["frames"]) == n_blocks * 80
-            store.append(flow)
-        with BlockStore(path) as store:
-            window = store.window(n_blocks * 80, 80)
-        np.testing.assert_array_equal(window.frames, flow.frames)
-        pd.testing.assert_frame_equal(window.bubbles, flow.bubbles)
-
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -646,7 +608,8 @@ class TestBlockStore:
     def test_windows_that_are_not_there(self, start: int, n_frames: int, tmp_path: Path) -> None:
         with BlockStore(tmp_path / "a.h5", "w") as store:
             store.append(Block(np.ones((5, 8, 8))))
-            with pytest.raises(ValueError, match=r"are not in .*a\.h5, which holds 5"):
+            message = r"are not in .*a\.h5, which holds 5|must be a whole number"
+            with pytest.raises(ValueError, match=message):
                 store.window(start, n_frames)
 
     def test_files_that_are_no_store(self, tmp_path: Path) -> None:

@@ -64,23 +64,6 @@ def project(root: Path, *exported: str) -> Path:
     return root
 
 
-def test_exports_of_all_notebooks_are_gathered_anew(tmp_path: Path) -> None:
-    build = project(tmp_path / "build", "figure8.pdf", "table8.csv")
-    for _ in range(2):
-        files = collect_figures.collect(ROOT, "smoke", build=str(build))
-        assert [path.name for path in files] == ["figure8.pdf", "table8.csv"]
-        assert {path.parent for path in files} == {build / "figures" / "smoke"}
-    (build / "figures" / "smoke" / "old.pdf").touch()
-    collect_figures.collect(ROOT, "smoke", build=str(build))
-    assert not (build / "figures" / "smoke" / "old.pdf").exists()
-
-
-def test_two_exports_of_one_name_are_refused(tmp_path: Path) -> None:
-    build = project(tmp_path / "build", "figure8.pdf", "figure8.pdf")
-    with pytest.raises(ValueError, match=r"two notebooks export a file called figure8\.pdf"):
-        collect_figures.collect(ROOT, "smoke", build=str(build))
-
-
 def test_nothing_exported_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert collect_figures.main(["smoke", "--build", str(tmp_path / "build")]) == 1
     assert "run `make notebooks` first" in capsys.readouterr().out

@@ -246,7 +246,7 @@ def test_bad_input_is_named(table: pd.DataFrame, options: dict, message: str) ->
 
 
 def test_no_frames_are_refused() -> None:
-    with pytest.raises(ValueError, match="n_frames must be a number above 0"):
+    with pytest.raises(ValueError, match="n_frames must be a whole number, 1 or more"):
         acquire(bubbles((5, 5)), 0, SMALL)
 
 
