@@ -358,7 +358,7 @@ def test_what_a_store_is_told_about_itself(tmp_path: Path, flow: Block) -> None:
     with BlockStore(tmp_path / "a.h5", "w", about) as store:
         store.append(flow)
     with BlockStore(tmp_path / "a.h5", "a", {"words": "others"}) as store:
-        assert store.about == about, "only a new store is told"
+        assert store.about == about, "only a new store gets it"
     BlockStore(tmp_path / "b.h5", "w").close()
     with BlockStore(tmp_path / "b.h5") as store:
         assert store.about == {}

@@ -65,6 +65,10 @@ _Truth = Annotated[
         "counts its frames over all FILES; or one for each, in their order."
     ),
 ]
+_Profile = Annotated[str, typer.Option(help="smoke, quick or paper.")]
+_Jobs = Annotated[
+    int | None, typer.Option("-j", "--jobs", help="Processes.", show_default="of the profile")
+]
 _Variable = Annotated[str | None, typer.Option(help="Name of the array in the file.")]
 _Axes = Annotated[
     str | None, typer.Option(help="Meaning of its axes, e.g. zxt; c holds real and imaginary part.")
@@ -74,7 +78,11 @@ _Axes = Annotated[
 @app.command()
 def ulm(
     files: Annotated[
-        list[Path], typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Frames: .mat, .h5, .npy, TIFF, DICOM and others, see the book.",
+            show_default=False,
+        ),
     ],
     out: Annotated[
         Path,
@@ -88,11 +96,9 @@ def ulm(
     ] = None,
     variable: _Variable = None,
     axes: _Axes = None,
-    profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    profile: _Profile = "quick",
     overrides: _Overrides = None,
-    jobs: Annotated[
-        int | None, typer.Option("-j", "--jobs", help="Processes.", show_default="of the profile")
-    ] = None,
+    jobs: _Jobs = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler, tcp://host:port.")
     ] = None,
@@ -186,11 +192,9 @@ def compare(
     truth: _Truth = None,
     variable: _Variable = None,
     axes: _Axes = None,
-    profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    profile: _Profile = "quick",
     overrides: _Overrides = None,
-    jobs: Annotated[
-        int | None, typer.Option("-j", "--jobs", help="Processes.", show_default="of the profile")
-    ] = None,
+    jobs: _Jobs = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another comparison in OUT.")
     ] = False,
@@ -235,7 +239,7 @@ def simulate(
     data_dir: Annotated[
         Path | None, typer.Option(help="Where invivo looks for a real map.", show_default="data")
     ] = None,
-    profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    profile: _Profile = "quick",
     overrides: _Overrides = None,
     jobs: Annotated[
         int | None,
@@ -280,7 +284,7 @@ def train(
             show_default="random ones",
         ),
     ] = None,
-    profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    profile: _Profile = "quick",
     overrides: _Overrides = None,
 ) -> None:
     """Train a network, or go on with the run in OUT.
@@ -327,7 +331,11 @@ def store(
 @app.command()
 def info(
     file: Annotated[
-        Path, typer.Argument(help="Frames: .mat, .h5, .hdf5 or .npy.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Frames: .mat, .h5, .npy, TIFF, DICOM and others, see the book.",
+            show_default=False,
+        ),
     ],
     variable: _Variable = None,
     axes: _Axes = None,
@@ -419,7 +427,7 @@ def fetch(
 
 @app.command()
 def config(
-    profile: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    profile: _Profile = "quick",
     overrides: _Overrides = None,
 ) -> None:
     """List all settings with unit, source and meaning."""

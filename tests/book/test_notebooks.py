@@ -21,7 +21,7 @@ from ulmpaper.config import PROFILES, load_config
 
 __all__ = ["project"]
 NAMES = list(runner.read_profiles(ROOT)["notebooks"])
-# A kernel that is told to stop may flush its streams after it closed them: ipykernel logs that
+# A kernel that stops may flush its streams after it closed them: ipykernel logs that
 # now and then, after all cells have run.
 SHUTDOWN_RACE = (
     r"ERROR:tornado\.general:Uncaught exception in ZMQStream callback\n"

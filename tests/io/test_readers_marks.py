@@ -1,4 +1,4 @@
-"""Files by the marks of whoever wrote them: trees of MAT files, cells, structs, links, damage."""
+"""Files by the marks of their writers: trees of MAT files, cells, structs, links, damage."""
 
 from __future__ import annotations
 

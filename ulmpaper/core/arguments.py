@@ -188,5 +188,5 @@ def _holds_numbers(value: Any) -> bool:
 
     try:
         return np.asarray(value).dtype.kind in "biufc"
-    except Exception:
+    except (TypeError, ValueError):  # text, or rows of different lengths
         return False

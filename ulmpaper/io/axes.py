@@ -28,7 +28,7 @@ class ArrayInfo(NamedTuple):
     Parameters
     ----------
     shape : tuple of int
-        In the order of whoever wrote it, so (z, x, t) for MATLAB's v7.3 too.
+        In the order of its writer, so (z, x, t) for MATLAB's v7.3 too.
     axes : str
         A letter for each axis: t, z, x; ``c`` holds real and imaginary part; ``1`` has one entry.
         Empty where the file does not say.

@@ -1,4 +1,4 @@
-"""HDF5 files: what they hold, by the marks of whoever wrote them.
+"""HDF5 files: what they hold, by the marks of their writers.
 
 MATLAB (v7.3), Octave (``save -hdf5``) and Julia store their axes in reverse; their arrays are named
 and shaped here as they see them. Links are followed; what an array needs from elsewhere must be

@@ -33,7 +33,7 @@ from ulmpaper.pipeline.detect import Method, locate, network_digests
 from ulmpaper.pipeline.parallel import ordered_map
 from ulmpaper.pipeline.scale import SettledBlocks, settle_block
 
-_SHOWN = 5  # blocks whose ill health is told one by one
+_SHOWN = 5  # blocks whose faults are named one by one
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def ordered_map(
                 for result in results:  # noqa: UP028, since `yield from` would close it itself
                     yield result
             finally:
-                # Whoever stops early means it: joblib's warning of unused results is no news.
+                # A caller that stops early knows it: joblib need not warn of unused results.
                 with warnings.catch_warnings(action="ignore"):
                     results.close()
 
