@@ -121,4 +121,4 @@ def test_missing_data_are_named_with_the_command_that_fetches_them(
     tmp_path: Path, name: str, command: str
 ) -> None:
     with pytest.raises(PapermillExecutionError, match=f"run `ulmpaper fetch {command} --data-dir "):
-        run(name, tmp_path / "data", tmp_path)
+        run(name, tmp_path / "sets", tmp_path)
