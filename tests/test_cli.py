@@ -30,6 +30,22 @@ def npy(flow: Block, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [("--px-mm", "acquisition.px_mm"), ("--n-bubbles", "locate.n_bubbles")],
+)
+def test_a_setting_taken_for_an_option_is_named(
+    run: Run, npy: Path, option: str, meant: str
+) -> None:
+    code, _, err = run("ulm", npy, "-o", "out", option, "1")
+    assert code == 2
+    assert f"settings are given by --set: --set {meant}=VALUE" in err
+    code, _, err = run("info", npy, option, "1")  # takes no settings
+    assert (code, "--set" in err) == (2, False)
+    code, _, err = run("ulm", npy, "-o", "out", "--nosuch", "1")
+    assert (code, "--set" in err) == (2, False)
+
+
 def test_from_frames_to_maps(run: Run, npy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, _, err = run(

@@ -440,6 +440,7 @@ def config(
     )
 
 
+_UsageError: Any = typer.BadParameter.__bases__[0]  # click's, or that of typer's copy of it
 _FORESEEN = (ValueError, TypeError, OSError, ImportError, MemoryError, FloatingPointError)
 
 
@@ -460,7 +461,12 @@ def main() -> None:
         with warnings.catch_warnings(), handle_stops(raise_stop):
             warnings.simplefilter("always", UlmWarning)
             warnings.showwarning = show  # type: ignore[assignment]
-            app()
+            code = app(standalone_mode=False)
+    except _UsageError as error:
+        error.show()
+        if error.ctx and any("--set" in option.opts for option in error.ctx.command.params):
+            _say_setting(getattr(error, "option_name", ""))
+        sys.exit(2)
     except Stopped as stop:
         _say_error(stop)
         sys.exit(128 + stop.number)
@@ -472,6 +478,16 @@ def main() -> None:
             raise
         _say_error(error)
         sys.exit(2)
+    sys.exit(code or 0)
+
+
+def _say_setting(option: str) -> None:
+    """Name the settings that somebody may mean who took them for options, such as --px-mm."""
+    from ulmpaper.config import near_settings
+
+    meant = near_settings(option.strip("-").replace("-", "_")) if option else []
+    if meant:
+        _say(f"settings are given by --set: --set {meant[0]}=VALUE")
 
 
 def _say_error(error: BaseException) -> None:

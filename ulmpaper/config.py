@@ -462,8 +462,12 @@ class Ml3d(Fitted):
         source="paper §II-E",
         ge=1,
     )
-    stride: int = _setting(
-        1, "frames from one window to the next", unit="frames", source="paper §II-A", ge=1
+    stride: int | None = _setting(
+        1,
+        "frames from one window to the next; None: one pass over time, each frame once",
+        unit="frames",
+        source="paper §II-A",
+        ge=1,
     )
     mirrored: bool = _setting(
         False,
@@ -688,7 +692,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "ml3d.batch": 2,
         "ml3d.crop_px": 32,
         "ml3d.window": 5,
-        "ml3d.stride": 5,
+        "ml3d.stride": None,
         "count.features": 4,
         "count.epochs": 2,
         "count.steps": 3,
@@ -724,7 +728,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "ml3d.learning_rate": 2e-3,
         "ml3d.warmup": 0.03,
         "ml3d.decay": "cosine",
-        "ml3d.stride": 5,
+        "ml3d.stride": None,
         "ml3d.threshold": None,
         "count.features": 24,
         "count.n_max": None,
@@ -786,7 +790,7 @@ def load_config(
     keys = [key for key, *_ in _flatten(cfg)]
     if guessed:
         name, value = next(iter(guessed.items()))
-        near = next(iter(_near_keys(name, keys)), keys[0])
+        near = next(iter(near_settings(name)), keys[0])
         raise TypeError(
             f"settings are given as a mapping: load_config({profile!r}, {{{near!r}: {value!r}}})"
         )
@@ -795,7 +799,7 @@ def load_config(
             flat = {f"{key}.{name}": inner for name, inner in value.items()}
             raise ValueError(f"settings have dotted names, not nested ones: write {flat}")
         if key not in keys:
-            near = " or ".join(map(repr, _near_keys(key, keys)))
+            near = " or ".join(map(repr, near_settings(key)))
             hint = f"did you mean {near}? " if near else ""
             raise ValueError(
                 f"unknown setting {key!r}: {hint}"
@@ -902,7 +906,7 @@ def setting_called(name: str) -> str:
     'acquisition.px_mm'
     """
     keys = [key for key, *_ in _flatten(Config())]
-    return next(iter(_near_keys(name, keys)), name)
+    return next(iter(near_settings(name)), name)
 
 
 def trained_speed_px(settings: Mapping[str, Any]) -> float:
@@ -928,9 +932,9 @@ def config_table(cfg: Config) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", "value", "unit", "source", "meaning"])
 
 
-def _near_keys(key: str, keys: list[str]) -> list[str]:
+def near_settings(key: str) -> list[str]:
     """The settings most like `key`; ``px_mm`` alone is ``acquisition.px_mm``."""
-    key = key.lower()
+    key, keys = key.lower(), [known for known, *_ in _flatten(Config())]
     last = key.rpartition(".")[2]
     same = [k for k in keys if k.rpartition(".")[2] == last]
     close = difflib.get_close_matches(key, keys, n=1)

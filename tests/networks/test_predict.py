@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ulmpaper.networks.model import MSPCN, CountNet, ML3DResNet
-from ulmpaper.networks.predict import count_tiles, predict_counts, predict_heatmaps, predict_maps
+from ulmpaper.networks.predict import (
+    Mirrored,
+    count_tiles,
+    predict_counts,
+    predict_heatmaps,
+    predict_maps,
+    with_quicker_convolutions,
+)
+from ulmpaper.networks.stream import Stream
 
 N_FRAMES, SHAPE = 13, (34, 29)
 
@@ -115,6 +123,47 @@ def test_batch_and_tile_change_nothing(
 ) -> None:
     ours = maps_of(net, frames, stride=stride, batch=batch, tile_px=tile_px)
     np.testing.assert_allclose(ours, maps_of(net, frames, stride=stride), atol=1e-5)
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    window=st.integers(1, 14),
+    batch=st.integers(1, 3),
+    tile_px=st.none() | st.integers(8, 40),
+    is_mirrored=st.booleans(),
+)
+def test_one_pass_is_the_whole_sequence_at_once(
+    net: nn.Module,
+    frames: np.ndarray,
+    window: int,
+    batch: int,
+    tile_px: int | None,
+    is_mirrored: bool,
+) -> None:
+    net = Mirrored(net) if is_mirrored else net
+    with torch.no_grad():
+        expected = net(torch.from_numpy(frames / frames.max())[None, None])[0]
+    ours = maps_of(net, frames, stride=None, window=window, batch=batch, tile_px=tile_px)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 3])
+def test_one_pass_takes_any_number_of_frames(
+    net: nn.Module, frames: np.ndarray, n_frames: int
+) -> None:
+    ours = maps_of(net, frames[:n_frames], stride=None, window=1, batch=1)
+    whole = maps_of(net, frames[:n_frames], stride=1, window=n_frames)
+    np.testing.assert_allclose(ours, whole, atol=1e-5)
+
+
+def test_one_pass_by_the_quicker_convolutions_is_the_same(
+    net: nn.Module, frames: np.ndarray
+) -> None:
+    sequence = torch.from_numpy(frames)[None, None]
+    stream = Stream(with_quicker_convolutions(net))
+    with torch.no_grad():
+        parts = [stream(sequence[:, :, k : k + 4], is_last=k == 12) for k in (0, 4, 8, 12)]
+        np.testing.assert_allclose(torch.cat(parts, dim=2), net(sequence), atol=1e-4)
 
 
 def test_windows_that_see_the_bubble_say_where_it_is(frames: np.ndarray) -> None:

@@ -96,7 +96,7 @@ def check_networks(cfg: Config) -> tuple[dict[str, str], int]:
     digests : dict
         Networks in use, with the digests of their training's settings.
     window : int
-        Frames that go through them together, so the fewest that a block may have.
+        Fewest frames that a block may have: those of a window; 1 in one pass over time.
 
     Raises
     ------
@@ -107,7 +107,8 @@ def check_networks(cfg: Config) -> tuple[dict[str, str], int]:
     names = {"ml3d": ("ml3d", "count"), "mspcn": ("mspcn",)}[cfg.locate.method]
     about = {name: load_network(name, getattr(cfg, name).weights).about for name in names}
     digests = {name: about[name].get("digest", "unknown") for name in names}
-    window = about["ml3d"].get("window", _WINDOW) if "ml3d" in about else 1
+    by_window = "ml3d" in about and cfg.ml3d.stride is not None
+    window = about["ml3d"].get("window", _WINDOW) if by_window else 1
     return digests, window
 
 
@@ -121,7 +122,7 @@ def locate_ml3d(
     count_net: Weights = None,
     n_bubbles: ArrayLike | None = None,
     window: int | None = None,
-    stride: int = 1,
+    stride: int | None = 1,
     mirrored: bool = False,
     threshold: float | None = None,
     min_distance_px: float = MIN_DISTANCE_PX,
@@ -145,8 +146,8 @@ def locate_ml3d(
         Bubbles in each frame, instead of the predicted counts. Fewer where fewer are probable
         enough.
     window : int, optional
-        Frames that go through the network together, at most T; by default as in the training, or
-        10.
+        Frames that go through the network together, at most T but in one pass; by default as in the
+        training, or 10.
     stride, batch, tile_px, device, precision, compiled
         See `ulmpaper.networks.predict_maps`.
     mirrored : bool

@@ -37,6 +37,7 @@ from ulmpaper.core.records import (
     warn_user,
 )
 from ulmpaper.networks.model import CountNet, ResidualBlock
+from ulmpaper.networks.stream import Stream
 from ulmpaper.networks.weights import resolve_device, resolve_precision
 
 _LEAST_WEIGHT = 1e-6  # of a prediction in the mean of the offsets: never a division by 0
@@ -49,7 +50,7 @@ def predict_maps(
     frames: Any,
     *,
     window: int = 10,
-    stride: int = 1,
+    stride: int | None = 1,
     batch: int = 4,
     tile_px: int | None = None,
     device: str = "auto",
@@ -57,7 +58,7 @@ def predict_maps(
     compiled: bool = False,
     scale: float | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Predict the offset maps of every frame, averaged over the windows that see it.
+    """Predict the offset maps of every frame, averaged over windows or in one pass over time.
 
     Parameters
     ----------
@@ -67,11 +68,12 @@ def predict_maps(
         B-mode amplitude, 0 or more.
     window : int
         Frames N that go through the network together.
-    stride : int
+    stride : int, optional
         Frames from the start of one window to the next, at most `window`. The last window ends with
-        the last frame.
+        the last frame. None: one pass over all frames, however many they are; see
+        `ulmpaper.networks.stream.Stream`.
     batch : int
-        Windows that go through the network together.
+        Windows that go through the network together; in one pass, as many frames.
     tile_px : int, optional
         Side of the tiles in which frames are processed, to save memory. A tile comes with the
         surroundings that the network sees, so the result is the same. By default frames are
@@ -79,7 +81,7 @@ def predict_maps(
     device, precision : str
         See `ulmpaper.networks.resolve_device` and `ulmpaper.networks.resolve_precision`.
     compiled : bool
-        See `compile_parts`.
+        See `compile_parts`; one pass is not compiled.
     scale : float, optional
         Value that becomes 1, instead of the highest of all frames.
 
@@ -94,6 +96,7 @@ def predict_maps(
     ------
     TypeError, ValueError
         See `ulmpaper.core.check_amplitude`; fewer frames than `window`, `stride` above `window`.
+        One pass takes any number of frames.
     MemoryError
         Out of memory; says which setting to lower.
 
@@ -101,7 +104,7 @@ def predict_maps(
     -----
     Paper, section II-A: the window is shifted by a frame at a time; the average is ours. p is
     averaged as it is, oz and ox weighted by p, because windows that see the bubble know where it
-    is.
+    is. One pass is ours as well: each frame is computed once, with all neighbours in time.
 
     Examples
     --------
@@ -111,7 +114,12 @@ def predict_maps(
     >>> [(first, tuple(part.shape)) for first, part in maps]
     [(0, (3, 4, 16, 12)), (4, (3, 5, 16, 12))]
     """
-    check_positive(window=window, stride=stride)
+    check_positive(window=window)
+    if stride is None:
+        check_positive(batch=batch)
+        run = _runner(net, tile_px, device, precision, one_pass=True)
+        return _one_pass(run, _Scaled(frames, scale), window * batch)
+    check_positive(stride=stride)
     frames = _Scaled(frames, scale)
     n_frames = frames.shape[0]
     if n_frames < window:
@@ -124,7 +132,8 @@ def predict_maps(
             f"a stride of {stride} leaves frames out between windows of {window}: take {window} "
             "or less"
         )
-    run = _runner(net, batch, tile_px, device, precision, compiled)
+    check_positive(batch=batch)
+    run = _runner(net, tile_px, device, precision, compiled=compiled)
     starts = [*range(0, n_frames - window, stride), n_frames - window]
     return _average_windows(run, frames, starts, window, batch)
 
@@ -167,8 +176,9 @@ def predict_heatmaps(
     >>> [(first, tuple(part.shape)) for first, part in maps]
     [(0, (2, 1, 18, 16)), (2, (1, 1, 18, 16))]
     """
+    check_positive(batch=batch)
     scaled = _Scaled(frames, scale)
-    run = _runner(net, batch, tile_px, device, precision)
+    run = _runner(net, tile_px, device, precision)
     return ((first, run(part[:, None]).cpu()) for first, part in scaled.read_all(batch))
 
 
@@ -212,9 +222,9 @@ def predict_counts(
     >>> predict_counts(CountNet(9, features=4), np.zeros((2, 70, 40)))
     array([0., 0.])
     """
+    check_positive(batch=batch, tile_px=tile_px)
     scaled = _Scaled(frames, scale)
-    check_positive(tile_px=tile_px)
-    run = _runner(net, batch, None, device, "float32")
+    run = _runner(net, None, device, "float32")
     counts = np.zeros(scaled.shape[0])
     for first, part in scaled.read_all(batch):
         for tile in count_tiles(part, tile_px):
@@ -277,8 +287,8 @@ class Mirrored(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Maps (B, 3, N, Z, X) float32 of `frames` (B, 1, N, Z, X)."""
-        maps = self.net(frames).float()
-        other = self.net(frames.flip(-1)).flip(-1).float()
+        maps, other = self.net(torch.cat([frames, frames.flip(-1)])).float().chunk(2)
+        other = other.flip(-1)
         # Mirrored, an offset from the left edge counts from the right one.
         other = torch.cat([other[:, :2], 1 - other[:, 2:]], dim=1)
         weight = maps[:, :1].clamp(min=_LEAST_WEIGHT)
@@ -334,19 +344,35 @@ def _windows_per_frame(starts: list[int], window: int, n_frames: int) -> Tensor:
     return torch.from_numpy(np.cumsum(begun - ended))[:, None, None]
 
 
+def _one_pass(
+    run: Callable[[Tensor, bool], Tensor], frames: _Scaled, chunk: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Run all frames, `chunk` at a time; yield maps as they become complete."""
+    first = 0
+    for start, part in frames.read_all(chunk):
+        is_last = start + len(part) == frames.shape[0]
+        maps = run(part[None, None], is_last)[0].cpu()
+        if maps.shape[1]:
+            yield first, maps
+        first += maps.shape[1]
+
+
 # --- a network, ready to run -------------------------------------------------------------------
 
 
 def _runner(
     net: nn.Module,
-    batch: int,
     tile_px: int | None,
     device: str,
     precision: str,
+    *,
     compiled: bool = False,
-) -> Callable[[Tensor], Tensor]:
-    """Function that puts frames (B, 1, ..., Z, X) through `net` on the device."""
-    check_positive(batch=batch)
+    one_pass: bool = False,
+) -> Callable[..., Tensor]:
+    """Function that puts frames (B, 1, ..., Z, X) through `net` on the device.
+
+    In one pass it is called with one chunk after another, and is told which is the last.
+    """
     if tile_px is not None:
         check_positive(tile_px=tile_px)
     place = resolve_device(device)
@@ -362,23 +388,29 @@ def _runner(
     if compiled:
         net = compile_parts(copy.deepcopy(net))
     net.to(memory_format=layout)  # type: ignore[call-overload]
+    stream = Stream(net) if one_pass else None
 
-    def run(frames: Tensor) -> Tensor:
+    def run(frames: Tensor, is_last: bool = True) -> Tensor:
+        def maps_of(frames: Tensor, tile: tuple[int, int] = (0, 0)) -> Tensor:
+            return net(frames) if stream is None else stream(frames, is_last=is_last, tile=tile)
+
         with _inference_mode(place, dtype):
             frames = frames.to(place)
-            maps = net(frames) if tile_px is None else _tiled(net, frames, tile_px, margin)
+            maps = maps_of(frames) if tile_px is None else _tiled(maps_of, frames, tile_px, margin)
             return maps.float()
 
     return run
 
 
-def _tiled(net: nn.Module, frames: Tensor, tile_px: int, margin: int) -> Tensor:
-    """Output of `net` for `frames`, put together from tiles that overlap by its field of view."""
+def _tiled(
+    maps_of: Callable[[Tensor, tuple[int, int]], Tensor], frames: Tensor, tile_px: int, margin: int
+) -> Tensor:
+    """Maps of `frames`, put together from tiles that overlap by the network's field of view."""
     rows = []
     for top, z, z_end, bottom in _spans(frames.shape[-2], tile_px, margin):
         row = []
         for left, x, x_end, right in _spans(frames.shape[-1], tile_px, margin):
-            maps = net(frames[..., top:bottom, left:right])
+            maps = maps_of(frames[..., top:bottom, left:right], (z, x))
             u = maps.shape[-1] // (right - left)  # fine pixels per pixel
             inner_z = slice(u * (z - top), u * (z_end - top))
             inner_x = slice(u * (x - left), u * (x_end - left))
