@@ -72,10 +72,14 @@ def flow() -> Block:
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Call the command line in this process: exit code, standard output, standard error."""
+    """Call the command line in this process: exit code, standard output, standard error.
+
+    Pictures are small: they would take most of the time of a short run.
+    """
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ulmpaper", *map(str, arguments)])
+        small = ["--dpi", "30"] if arguments[0] == "ulm" and "--dpi" not in arguments else []
+        monkeypatch.setattr(sys, "argv", ["ulmpaper", *map(str, arguments), *small])
         with pytest.raises(SystemExit) as stop:
             main()
         out, err = capsys.readouterr()

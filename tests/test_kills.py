@@ -654,6 +654,7 @@ def ends(process: subprocess.Popen, number: int) -> tuple[int, str]:
     return process.returncode, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_workers_and_the_same_command_goes_on(
     run: Run, number: int, code: int

@@ -55,6 +55,13 @@ def _required() -> set[str]:
     return {re.split(r"[^\w.-]", line)[0] for line in used} - {"ulmpaper"}
 
 
+def cores() -> int:
+    """Cores of the CPU that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @functools.cache
 def device() -> str:
     """What the notebooks run on, in words."""
@@ -62,12 +69,11 @@ def device() -> str:
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     cpu = next(named, platform.processor() or platform.machine())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = ""
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         gpus = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-    return ", ".join([*gpus.splitlines(), f"{cpu} ({cores} cores)"])
+    return ", ".join([*gpus.splitlines(), f"{cpu} ({cores()} cores)"])
 
 
 def commit(root: Path) -> str:

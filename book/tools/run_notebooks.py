@@ -11,6 +11,9 @@ key: staging takes them from the sources, so a corrected sentence costs no execu
 With another source or other settings the folder is `build/nb/PROFILE-SOURCE-DIGEST`, so that what
 was executed as written stays.
 
+Notebooks that do not need each other run side by side, one for each core and four at most; in the
+profile paper, which fills a GPU, one after another. Those that measure times run alone.
+
 Notebooks run in the root of the repository, so `data` and `outputs` mean the same folders here as
 in `papermill notebooks/NAME.ipynb out.ipynb -p profile smoke` called from there.
 """
@@ -19,20 +22,23 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import datetime as dt
 import importlib
 import logging
+import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import yaml
-from provenance import commit, device, file_hash, list_hash, versions
+from provenance import commit, cores, device, file_hash, list_hash, versions
 from reach import Package
 
 from ulmpaper.config import PROFILES, load_config, read_overrides
@@ -41,6 +47,7 @@ from ulmpaper.paper import NotebookRun, start_run
 from ulmpaper.paper.palafiles import SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
+_MOST_JOBS = 4  # notebooks at a time: each takes up to 3 GB
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class Notebook:
     inputs: tuple[str, ...]
     defaults: dict[str, Any]
     parameters: dict[str, Any]
+    is_alone: bool = False  # it measures times, which others beside it would falsify
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -142,7 +150,7 @@ def read_plan(
     plan: list[Notebook] = []
     for name, entry in read_profiles(root)["notebooks"].items():
         for key in entry:
-            check_choice(key, ("needs", "inputs", "parameters"), f"key of notebook {name}")
+            check_choice(key, ("needs", "inputs", "parameters", "alone"), f"key of notebook {name}")
         for key in entry.get("parameters", {}):
             check_choice(key, PROFILES, f"profile of notebook {name}")
         source = root / "notebooks" / f"{name}.ipynb"
@@ -163,7 +171,8 @@ def read_plan(
             check_choice(parameter, defaults, f"parameter of notebook {name}")
         needs = tuple(entry.get("needs", []))
         inputs = tuple(entry.get("inputs", []))
-        plan.append(Notebook(name, source, needs, inputs, defaults, defaults | wanted))
+        is_alone = bool(entry.get("alone", False))
+        plan.append(Notebook(name, source, needs, inputs, defaults, defaults | wanted, is_alone))
     return plan
 
 
@@ -258,31 +267,88 @@ def run_notebooks(
     folder = root / build / "nb" / label(profile, change)
     folder.mkdir(parents=True, exist_ok=True)
     package = Package(root / "ulmpaper")
-    timeout_s = read_profiles(root).get("cell_timeout_s", {}).get(profile)
     width = max(len(notebook.name) for notebook in plan)
+    jobs: list[_Job] = []
+    runs = {}
     keys: dict[str, str] = {}
-    runs = []
+    lasted = {}
     for notebook in plan:
+        keys[notebook.name] = content_key(notebook, root, package, keys)
         target = folder / f"{notebook.name}.ipynb"
-        if missing := [name for name in notebook.needs if name not in keys]:
-            run = Run(notebook.name, "waits", detail=f"for {', '.join(missing)}")
+        made = read_record(target)
+        if made and is_current(made, keys[notebook.name], root):
+            when = f"ran on {made['finished'][:10]} in {made['seconds']} s"
+            runs[notebook.name] = Run(notebook.name, "unchanged", detail=when)
+            _say(runs[notebook.name], width)
         else:
-            key = content_key(notebook, root, package, keys)
-            made = read_record(target)
-            if made and is_current(made, key, root):
-                run = Run(
-                    notebook.name,
-                    "unchanged",
-                    detail=f"ran on {made['finished'][:10]} in {made['seconds']} s",
-                )
-            else:
-                run = _execute(notebook, root, target, key, timeout_s)
-            if run.status != "failed":
-                keys[notebook.name] = key
-        line = f"{notebook.name:<{width}}  {run.status:<9}  {run.seconds:6.1f} s  {run.detail}"
-        print(line.rstrip(), flush=True)
-        runs.append(run)
-    return runs
+            timeout_s = read_profiles(root).get("cell_timeout_s", {}).get(profile)
+            jobs.append(_Job(notebook, root, target, keys[notebook.name], timeout_s))
+            lasted[notebook.name] = made["seconds"] if made else None
+    n_jobs = 1 if profile == "paper" else min(_MOST_JOBS, cores(), len(jobs))
+    _forecast(lasted, n_jobs)
+    for run in _run_all(jobs, n_jobs):
+        runs[run.name] = run
+        _say(run, width)
+    return [runs[notebook.name] for notebook in plan]
+
+
+def _say(run: Run, width: int) -> None:
+    line = f"{run.name:<{width}}  {run.status:<9}  {run.seconds:6.1f} s  {run.detail}"
+    print(line.rstrip(), flush=True)
+
+
+def _forecast(lasted: Mapping[str, float | None], n_jobs: int) -> None:
+    """Say what is going to run, and how long it took the last time."""
+    if not lasted:
+        return
+    parts = [
+        name.partition("_")[0] + ("" if seconds is None else f" ({seconds:.0f} s)")
+        for name, seconds in lasted.items()
+    ]
+    known = [seconds for seconds in lasted.values() if seconds is not None]
+    total = ""
+    if len(known) == len(lasted):
+        total = f": about {max(max(known), sum(known) / n_jobs) / 60:.1f} min, by the last run"
+    print(f"to run, {n_jobs} at a time: {', '.join(parts)}{total}", flush=True)
+
+
+def _run_all(jobs: Sequence[_Job], n_jobs: int) -> Iterator[Run]:
+    """Execute notebooks side by side, each after those that it needs."""
+    if n_jobs <= 1:
+        pool: Any = None
+    else:
+        pool = ProcessPoolExecutor(n_jobs, mp_context=multiprocessing.get_context("spawn"))
+    left = list(jobs)
+    running: dict[Future[Run], _Job] = {}
+    failed: set[str] = set()
+    with pool or contextlib.nullcontext():
+        while left or running:
+            for job in _ready(left, list(running.values())):
+                left.remove(job)
+                if lacking := sorted(failed & set(job.notebook.needs)):
+                    failed.add(job.notebook.name)
+                    yield Run(job.notebook.name, "waits", detail=f"for {', '.join(lacking)}")
+                elif pool:
+                    running[pool.submit(_execute, job)] = job
+                else:
+                    run = _execute(job)
+                    failed |= {run.name} if run.status == "failed" else set()
+                    yield run
+            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                del running[future]
+                run = future.result()
+                failed |= {run.name} if run.status == "failed" else set()
+                yield run
+
+
+def _ready(left: Sequence[_Job], running: Sequence[_Job]) -> list[_Job]:
+    """Those that may begin now: what they need is done, and nobody runs who must be alone."""
+    unfinished = {job.notebook.name for job in (*left, *running)}
+    free = [job for job in left if not unfinished & set(job.notebook.needs)]
+    together = [job for job in free if not job.notebook.is_alone]
+    if together:
+        return together
+    return [] if running else free[:1]
 
 
 def _check_real_data(plan: Sequence[Notebook]) -> None:
@@ -298,14 +364,24 @@ def _check_real_data(plan: Sequence[Notebook]) -> None:
         raise FileNotFoundError(f"{said}. Or name only notebooks whose data are there")
 
 
-def _execute(
-    notebook: Notebook, root: Path, target: Path, key: str, timeout_s: float | None
-) -> Run:
+@dataclass(frozen=True)
+class _Job:
+    """A notebook to execute, and where it goes."""
+
+    notebook: Notebook
+    root: Path
+    target: Path
+    key: str
+    timeout_s: float | None
+
+
+def _execute(job: _Job) -> Run:
+    notebook, root, target = job.notebook, job.root, job.target
     # papermill saves after every cell and when one fails: under a name that nothing reads.
     attempt = target.with_suffix(".unfinished.ipynb")
     started = time.time()
     try:
-        executed = _papermill(notebook, root, attempt, timeout_s)
+        executed = _papermill(notebook, root, attempt, job.timeout_s)
         results = root / notebook.results / "results.json"
         if not results.is_file() or results.stat().st_mtime < started:
             raise NotebookError(
@@ -320,7 +396,7 @@ def _execute(
         )
     seconds = time.time() - started
     executed.metadata["ulmpaper"] = {
-        "key": key,
+        "key": job.key,
         "parameters": notebook.changed,
         "profile": notebook.parameters["profile"],
         "source": notebook.parameters["source"],

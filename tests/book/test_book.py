@@ -322,6 +322,7 @@ def test_names_in_the_text_are_names_in_the_code(page: str) -> None:
     assert [name for name in names if not known(name)] == []
 
 
+@pytest.mark.slow
 def test_code_of_the_reference_page_runs(tmp_path: Path) -> None:
     text = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)

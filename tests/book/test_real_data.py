@@ -88,6 +88,7 @@ def test_every_notebook_runs_on_palas_files(name: str, data_dir: Path, tmp_path:
         assert results["bubbles"]["classical"]["recall_far"][0] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["mat", "archive"])
 def test_blocks_of_the_rat_brain_go_through(tmp_path: Path, layout: str) -> None:
     folder = tmp_path / "data" / "pala-ratbrain"

@@ -10,6 +10,7 @@ of the simulators, of the classical chain or of the scores, and belongs in the c
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ NAMES = ("02_psf_and_bmode", "03_data", "04_classical_ulm", *RESULTS, "11_pala_d
 _LEFT_OUT = ("mspcn", "ml3d", "paper_sized", "ranks", "length_by_width", "real", "brain")
 
 
+@functools.cache
 def smoke_results(name: str) -> dict[str, Any]:
     """Results of a notebook in the profile smoke; it runs only where something has changed."""
     (run,) = run_notebooks.run_notebooks(ROOT, "smoke", [name], build=BUILD)

@@ -62,6 +62,7 @@ def near(found: Sequence[pd.DataFrame], sequences: Sequence[Block]) -> float:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the frames are unlike")
 def test_networks_beat_what_needs_no_training() -> None:
     sequences = blocks(25, (128, 128), n_sequences=3, n_frames=10)
@@ -72,6 +73,7 @@ def test_networks_beat_what_needs_no_training() -> None:
     assert jaccard["mspcn"] > jaccard["radial"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the frames are unlike")
 def test_the_network_of_the_papers_size_works_without_a_gpu() -> None:
     sequences = blocks(6, (64, 64), n_sequences=2, n_frames=10)

@@ -59,6 +59,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
 
 
+@pytest.mark.slow
 def test_thirty_windows_are_learnt_by_heart() -> None:
     size = {"ml3d__features": 16, "ml3d__blocks": 2, "ml3d__crop_px": 16, "ml3d__window": 3}
     cfg = config(**size, ml3d__batch=30, train__crops=3, cam__n_bubbles=(5, 5))
@@ -104,6 +105,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(name: str, tmp_path: Path) 
     assert (again.step, again.scores) == (6, whole.scores)
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_outcome(tmp_path: Path) -> None:
     alone = train.train("count", tmp_path / "alone", config())
     helped = train.train("count", tmp_path / "helped", config(compute__workers=1))
@@ -151,6 +153,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_job_spares_the_workers(tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(GROUP, encoding="utf-8")
     (tmp_path / "run").mkdir()
@@ -215,6 +218,7 @@ def test_kill_at_random_moments(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(SCRIPT, encoding="utf-8")
     with socket.socket() as probe:

@@ -69,6 +69,7 @@ class TestMeasure:
         got = measure_costs("radial", shape_px=(24, 30), n_frames=3, n_bubbles=4, repeats=1)
         assert got["readout_s"] > got["network_s"] >= 0
 
+    @pytest.mark.slow
     def test_memory_grows_with_the_frames(self) -> None:
         if not _RESET.exists():
             pytest.skip("this system does not tell the peak of memory of a part of a run")

@@ -141,6 +141,7 @@ def test_equals_the_chain_of_pymust() -> None:
     np.testing.assert_allclose(ours, scale * image, atol=1e-3 * np.abs(ours).max())
 
 
+@pytest.mark.slow
 def test_frames_do_not_depend_on_processes_or_stretches(rng: np.random.Generator) -> None:
     n = 20
     table = bubble_table(
