@@ -905,7 +905,6 @@ def setting_called(name: str) -> str:
     >>> setting_called("px_mm")
     'acquisition.px_mm'
     """
-    keys = [key for key, *_ in _flatten(Config())]
     return next(iter(near_settings(name)), name)
 
 

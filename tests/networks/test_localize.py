@@ -315,8 +315,11 @@ def test_min_score_holds_for_networks(
 
 
 def test_a_run_is_checked_before_it_starts(shipped: Path) -> None:
-    cfg = load_config("smoke", {"locate.method": "ml3d", "blocks.n_frames": 20})
+    settings = {"locate.method": "ml3d", "blocks.n_frames": 20, "ml3d.stride": 1}
+    cfg = load_config("smoke", settings)
     assert check_networks(cfg) == ({"ml3d": "a" * 10, "count": "b" * 10}, 4)
+    in_one_pass = load_config("smoke", settings | {"ml3d.stride": None})
+    assert check_networks(in_one_pass)[1] == 1
     frame_by_frame = dataclasses.replace(
         cfg, locate=dataclasses.replace(cfg.locate, method="mspcn")
     )
