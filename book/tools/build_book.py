@@ -3,13 +3,15 @@
     python book/tools/build_book.py PROFILE [--source pala] [--set 'seed=7'] [--check-links | --pdf]
 
 The book is written to build/out/_build/html and can be read there, without a server or a network;
-as PDF to build/ulmpaper-book.pdf.
+as PDF to build/ulmpaper-book.pdf. Where nothing at all has changed since the same call, it takes a
+second.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import os
 import shutil
@@ -17,14 +19,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
-from provenance import list_hash, tree_hash
-from run_notebooks import ROOT, Change, add_options, read_change, run_notebooks
-from stage_book import stage
+from provenance import file_hash, file_list, list_hash, revision, tree_hash
 
-from ulmpaper.config import PROFILES
+if TYPE_CHECKING:
+    from run_notebooks import Change
 
+ROOT = Path(__file__).resolve().parents[2]
+PAGE, STAMP, CALL = Path("_build", "html", "index.html"), "made_from", "made_by"
 TEX = {  # program: Debian packages that bring it, with what the pages need
     "xelatex": "texlive-xetex texlive-latex-extra texlive-fonts-recommended lmodern"
     " fonts-freefont-otf",
@@ -46,6 +50,10 @@ def build_book(
     `want` may be "pdf" instead; or "links": check every link to other sites, and return the list of
     the broken ones.
     """
+    # Here, since they take seconds to load.
+    from run_notebooks import run_notebooks
+    from stage_book import stage
+
     if want == "pdf" and (
         lacking := [package for program, package in TEX.items() if not shutil.which(program)]
     ):
@@ -69,7 +77,6 @@ def run_sphinx(root: Path, staged: Path, out: Path) -> Path | None:
 
     The old book stays until the new one is complete; the new one keeps nothing of the old one.
     """
-    page, stamp = Path("_build", "html", "index.html"), "made_from"
     key = list_hash(
         [
             tree_hash(staged),
@@ -78,8 +85,8 @@ def run_sphinx(root: Path, staged: Path, out: Path) -> Path | None:
             installed(),
         ]
     )
-    if (out / page).is_file() and (out / stamp).is_file() and (out / stamp).read_text() == key:
-        return out / page
+    if (out / PAGE).is_file() and (out / STAMP).is_file() and (out / STAMP).read_text() == key:
+        return out / PAGE
     new = out.with_name("out.new")
     shutil.rmtree(new, ignore_errors=True)
     made = subprocess.run(
@@ -88,10 +95,21 @@ def run_sphinx(root: Path, staged: Path, out: Path) -> Path | None:
     if made.returncode:
         print(made.stdout)
         return None
-    (new / stamp).write_text(key)
+    (new / STAMP).write_text(key)
     shutil.rmtree(out, ignore_errors=True)
     new.rename(out)
-    return out / page
+    return out / PAGE
+
+
+def call_key(root: Path, build: str, call: Sequence[str]) -> str:
+    """Hash of a call and of everything that it may read; data and results by size and time."""
+    made_of = [tree_hash(root / name) for name in ("ulmpaper", "notebooks", "book")]
+    made_of.append(file_hash(root / "CHANGELOG.md"))
+    folders = [root / name for name in ("data", "outputs", f"{build}/nb", f"{build}/outputs")]
+    places = [os.environ.get(f"ULMPAPER_DATA_{name}") for name in ("DIR", "MIRROR")]
+    folders += [Path(place) for place in places if place]
+    seen = [file_list(folder) for folder in folders]
+    return list_hash([*call, *made_of, *places, *seen, installed(), revision(root)])
 
 
 def check_links(root: Path, staged: Path, folder: Path) -> Path:
@@ -148,6 +166,10 @@ def installed() -> list[tuple[str, str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    from run_notebooks import add_options, read_change
+
+    from ulmpaper.config import PROFILES
+
     parser = argparse.ArgumentParser(description="Execute the notebooks and build the book.")
     parser.add_argument("profile", choices=list(PROFILES))
     add_options(parser)
@@ -176,9 +198,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.want == "links" and (broken := page.read_text(encoding="utf-8")):
         print(broken)
         return 1
+    if args.want == "html":
+        made_by = ROOT / args.build / "out" / CALL
+        made_by.write_text(call_key(ROOT, args.build, sys.argv[1:] if argv is None else argv))
     print(os.path.relpath(page))
     return 0
 
 
+def is_made(call: Sequence[str]) -> bool:
+    """Whether the last book was made by this call, and nothing has changed since."""
+    build = dict(itertools.pairwise(call)).get("--build", "build")
+    out = ROOT / build / "out"
+    if not ((out / PAGE).is_file() and (out / CALL).is_file()):
+        return False
+    return (out / CALL).read_text() == call_key(ROOT, build, call)
+
+
 if __name__ == "__main__":
+    if is_made(sys.argv[1:]):
+        print("nothing has changed")
+        sys.exit(0)
     sys.exit(main())

@@ -28,6 +28,14 @@ def tree_hash(folder: Path) -> str:
     return list_hash((p.relative_to(folder).as_posix(), file_hash(p)) for p in files)
 
 
+def file_list(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of all files in `folder`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    stats = [path.stat() for path in files]
+    names = [path.relative_to(folder).as_posix() for path in files]
+    return [(n, s.st_size, s.st_mtime_ns) for n, s in zip(names, stats, strict=True)]
+
+
 def list_hash(parts: Iterable[object]) -> str:
     """SHA-256 of the printed form of `parts`."""
     return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()

@@ -361,6 +361,30 @@ def test_sphinx_is_that_of_this_interpreter() -> None:
     assert build_book.sphinx_command(Path("a"), Path("b"))[0] == sys.executable
 
 
+def test_the_same_call_again_does_nothing_until_something_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ulmpaper/a.py", "notebooks/n.md", "book/page.md", "CHANGELOG.md", "data/d.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    page = tmp_path / "b" / "out" / build_book.PAGE
+    page.parent.mkdir(parents=True)
+    page.write_text("book")
+    monkeypatch.setattr(build_book, "ROOT", tmp_path)
+    call = ["smoke", "--build", "b"]
+    assert not build_book.is_made(call)
+    made_by = tmp_path / "b" / "out" / build_book.CALL
+    for name in ("ulmpaper/a.py", "notebooks/n.md", "book/page.md", "CHANGELOG.md", "data/d.tif"):
+        made_by.write_text(build_book.call_key(tmp_path, "b", call))
+        assert build_book.is_made(call)
+        (tmp_path / name).write_text("22")
+        assert not build_book.is_made(call), name
+    made_by.write_text(build_book.call_key(tmp_path, "b", call))
+    assert not build_book.is_made([*call, "--set", "seed=7"])
+    page.unlink()
+    assert not build_book.is_made(call)
+
+
 # --- the book in smoke ----------------------------------------------------------------------------
 
 
