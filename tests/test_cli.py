@@ -137,7 +137,7 @@ def test_networks_from_frames_to_maps(
     ("arguments", "message"),
     [
         (
-            ["--set", "blocks.n_frames=4"],
+            ["--set", "blocks.n_frames=4", "--set", "ml3d.stride=1"],
             "comes in blocks of 4 frames, filters or network need 5: give more frames",
         ),
         (["--set", "ml3d.weights=nothing.safetensors"], "no weights at nothing.safetensors"),

@@ -161,6 +161,12 @@ def ulm(
         speed, length = (done.tracks[name]["median"] for name in ("speed_mm_s", "n_points"))
         middle = f" (medians: {speed:.3g} mm/s, {length:g} frames long)"
     _say(f"{done.n_frames} frames, {done.n_bubbles} bubbles, {n_tracks} tracks{middle} -> {out}")
+    along_z, along_x = done.scale.get("network_scale", (1, 1))
+    if (along_z, along_x) != (1, 1):
+        _say(
+            f"the network looked at {along_z:.2g} x {along_x:.2g} times as many pixels (z, x), "
+            f"so that spots are as wide as in its training ({cfg.locate.method}.scale)"
+        )
     for note in sources[0].notes:
         if note.startswith("there are fewer frames"):  # so the axes may be other ones
             _say(f"note: {note}")

@@ -204,6 +204,19 @@ def _one_of(*allowed: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_own_scale(value: Any) -> str | tuple[float, float]:
+    """The word auto, or factors along z and x; one number stands for both."""
+    pair = value if isinstance(value, tuple) else (value, value)
+    is_factor = [
+        isinstance(f, int | float) and not isinstance(f, bool) and 0.1 <= f <= 10 for f in pair
+    ]
+    if len(pair) == 2 and all(is_factor):
+        return float(pair[0]), float(pair[1])
+    if value != "auto":
+        raise ValueError("takes auto, a factor, or two for z and x, each from 0.1 to 10")
+    return "auto"
+
+
 _PAIR = BeforeValidator(_check_pair)
 _ASCENDING = AfterValidator(_check_ascending)
 _Positive = Annotated[float, Field(gt=0)]
@@ -215,6 +228,7 @@ _Counts = Annotated[
 _Size = Annotated[tuple[Annotated[int, Field(ge=8)], Annotated[int, Field(ge=8)]], _PAIR]
 _LargeSize = Annotated[tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]], _PAIR]
 _Odd = Annotated[int, AfterValidator(_check_odd)]
+_OwnScale = Annotated[Any, BeforeValidator(_check_own_scale)]
 _Method = Annotated[str, AfterValidator(method_name)]
 _Decay = Annotated[str, _one_of("none", "cosine", "halfway")]
 _Precision = Annotated[str, _one_of("auto", "float32", "bfloat16")]
@@ -469,6 +483,12 @@ class Ml3d(Fitted):
         source="paper §II-A",
         ge=1,
     )
+    scale: _OwnScale = _setting(
+        (1.0, 1.0),
+        "factor on the number of pixels along z and x before the network looks; auto: so that "
+        "spots are as wide as in its training",
+        source="ours",
+    )
     mirrored: bool = _setting(
         False,
         "average the predictions of a frame and of its left-right mirror image",
@@ -531,6 +551,12 @@ class Mspcn(Fitted):
         "halfway",
         "decay of the learning rate: none, cosine to 0, or times 0.1 halfway",
         source="mSPCN",
+    )
+    scale: _OwnScale = _setting(
+        (1.0, 1.0),
+        "factor on the number of pixels along z and x before the network looks; auto: so that "
+        "spots are as wide as in its training",
+        source="ours",
     )
     upsample: int = _setting(4, "fine pixels per frame pixel along each axis", source="mSPCN", ge=1)
     sparsity: float = _setting(1.0, "weight of the sparsity loss", source="mSPCN", ge=0)
@@ -729,6 +755,8 @@ PROFILES: dict[str, dict[str, Any]] = {
         "ml3d.warmup": 0.03,
         "ml3d.decay": "cosine",
         "ml3d.stride": None,
+        "ml3d.scale": "auto",
+        "mspcn.scale": "auto",
         "ml3d.threshold": None,
         "count.features": 24,
         "count.n_max": None,

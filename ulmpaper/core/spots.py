@@ -187,7 +187,12 @@ def bubble_width(frames: ArrayLike) -> tuple[float, float] | None:
 
 def some_frames(frames: NDArray) -> NDArray:
     """A dozen frames, evenly spaced."""
-    return frames[np.unique(np.linspace(0, len(frames) - 1, _N_MEASURED).round().astype(int))]
+    return frames[evenly(len(frames))]
+
+
+def evenly(n_frames: int) -> NDArray[np.int_]:
+    """Numbers of a dozen frames, evenly spaced."""
+    return np.unique(np.linspace(0, n_frames - 1, _N_MEASURED).round().astype(int))
 
 
 def _half_width(line: NDArray, at: NDArray) -> NDArray:

@@ -33,6 +33,7 @@ __all__, __getattr__, __dir__ = offer(
         ),
         "predict": "predict_maps predict_heatmaps predict_counts count_tiles Mirrored",
         "localize": "load_network locate_ml3d locate_mspcn domain_gap",
+        "sampling": "own_scale",
         "recipes": "RECIPES Recipe",
         "windows": "SimulatedSource StoredSource Batches seeded_sequence cut",
         "train": "training_windows validation_blocks RunSummary",

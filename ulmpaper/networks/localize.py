@@ -30,6 +30,7 @@ from ulmpaper.networks.predict import (
     predict_maps,
     without_hot_pixels,
 )
+from ulmpaper.networks.sampling import AS_IT_IS, Factors, at_own_scale
 from ulmpaper.networks.targets import MIN_DISTANCE_PX, decode_heatmap, decode_offsets
 from ulmpaper.networks.weights import find_weights, read_network, resolve_device
 
@@ -123,6 +124,7 @@ def locate_ml3d(
     n_bubbles: ArrayLike | None = None,
     window: int | None = None,
     stride: int | None = 1,
+    scale: str | Factors = AS_IT_IS,
     mirrored: bool = False,
     threshold: float | None = None,
     min_distance_px: float = MIN_DISTANCE_PX,
@@ -150,6 +152,9 @@ def locate_ml3d(
         training, or 10.
     stride, batch, tile_px, device, precision, compiled
         See `ulmpaper.networks.predict_maps`.
+    scale : {"auto"} or (float, float)
+        Factors on the number of pixels along z and x before the network looks, see
+        `ulmpaper.networks.own_scale`; ``auto`` measures them in these frames.
     mirrored : bool
         Average the predictions for frames and their mirror images, see
         `ulmpaper.networks.Mirrored`: somewhat better, at twice the work.
@@ -199,13 +204,14 @@ def locate_ml3d(
         return bubble_table([], [], [], [])
     network = load_network("ml3d", net)
     about = _about(network)
+    sampled = at_own_scale(frames, scale, about)
     if window is None:
         window = about.get("window", _WINDOW)
     if threshold is None:
         threshold = about.get("threshold", 0.0)
     chunks = predict_maps(
         Mirrored(network) if mirrored else network,
-        frames,
+        sampled,
         window=window,
         stride=stride,
         batch=batch,
@@ -219,14 +225,14 @@ def locate_ml3d(
         if count_tile_px is None:
             count_tile_px = _about(counter).get("tile_px", _TILE_PX)
         predicted = predict_counts(
-            counter, frames, tile_px=count_tile_px, batch=batch, device=device
+            counter, sampled, tile_px=count_tile_px, batch=batch, device=device
         )
         counts = np.where(is_lit, np.rint(predicted), 0)
         most = np.rint(count_margin * counts)
     else:
         counts = np.where(is_lit, _per_frame(n_bubbles, len(frames)), 0)
         most = counts  # a given number needs no margin
-    _warn_of_gap(frames, counts, about)
+    _warn_of_gap(sampled.some(), counts, about)
     tables = []
     for first, maps in count_frames(chunks, len(frames)):
         table = decode_offsets(
@@ -236,7 +242,7 @@ def locate_ml3d(
             min_distance_px=min_distance_px,
         )
         tables.append((first, table))
-    return _numbered(tables)
+    return sampled.restore(_numbered(tables))
 
 
 def locate_mspcn(
@@ -245,6 +251,7 @@ def locate_mspcn(
     net: Weights = None,
     threshold: float | None = None,
     n_bubbles: ArrayLike | None = None,
+    scale: str | Factors = AS_IT_IS,
     centre_side: int = 1,
     batch: int = 4,
     tile_px: int | None = None,
@@ -264,6 +271,8 @@ def locate_mspcn(
         best on the validation data of the training.
     n_bubbles : int or array_like (T,) of int, optional
         Most bubbles in each frame.
+    scale
+        As in `locate_ml3d`.
     centre_side : int
         See `ulmpaper.networks.decode_heatmap`.
 
@@ -306,14 +315,15 @@ def locate_mspcn(
     if threshold is None and n_bubbles is None:
         threshold = about.get("threshold")
     most = None if n_bubbles is None else _per_frame(n_bubbles, len(frames))
+    sampled = at_own_scale(frames, scale, about)
     chunks = predict_heatmaps(
-        network, frames, batch=batch, tile_px=tile_px, device=device, precision=precision
+        network, sampled, batch=batch, tile_px=tile_px, device=device, precision=precision
     )
     tables = []
     for first, heatmap in count_frames(chunks, len(frames)):
         table = decode_heatmap(
             heatmap,
-            heatmap.shape[-1] // frames.shape[2],
+            heatmap.shape[-1] // sampled.shape[2],
             threshold=threshold,
             counts=None if most is None else most[first : first + len(heatmap)],
             centre_side=centre_side,
@@ -321,8 +331,8 @@ def locate_mspcn(
         tables.append((first, table))
     bubbles = _numbered(tables)
     bubbles = bubbles[is_lit[bubbles["frame"]]].reset_index(drop=True)
-    _warn_of_gap(frames, np.bincount(bubbles["frame"], minlength=len(frames)), about)
-    return bubbles
+    _warn_of_gap(sampled.some(), np.bincount(bubbles["frame"], minlength=len(frames)), about)
+    return sampled.restore(bubbles)
 
 
 def _about(network: nn.Module) -> Mapping[str, Any]:

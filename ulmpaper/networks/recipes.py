@@ -33,6 +33,7 @@ _MANY = 3  # multiple of the true count that is decoded to choose a threshold
 # Settings of the use of a network: they change nothing in its training.
 _OF_USE = (
     "stride",
+    "scale",
     "mirrored",
     "min_distance_px",
     "centre_side",

@@ -7,6 +7,7 @@ Filter, detect and localize, link, drop short tracks, interpolate, render: by th
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -192,8 +193,46 @@ def run_blocks(
 ) -> Generator[BlockResult]:
     """Results of blocks, each with its own count of frames and tracks."""
     n_jobs = cfg.blocks.n_jobs if n_jobs is None else n_jobs
+    blocks = iter(blocks)
+    if _is_to_measure(cfg, method):
+        first = next(blocks, None)
+        if first is None:
+            return
+        cfg = settle_network_scale(cfg, first, method)
+        blocks = itertools.chain([first], blocks)
     tasks = (joblib.delayed(_run_block)(block, cfg, method) for block in _same_shape(blocks))
     yield from ordered_map(tasks, n_jobs=n_jobs, scheduler=scheduler)
+
+
+def _is_to_measure(cfg: Config, method: Method | None) -> bool:
+    name = method or cfg.locate.method
+    return name in NETWORKS and getattr(cfg, str(name)).scale == "auto"
+
+
+def settle_network_scale(
+    cfg: Config, frames: ArrayLike | Block, method: Method | None = None
+) -> Config:
+    """Settings with the scale at which a network looks, measured in a block where it is ``auto``.
+
+    So all blocks of a recording are looked at alike. Other settings come back as they are.
+    """
+    if not _is_to_measure(cfg, method):
+        return cfg
+    from ulmpaper.networks.localize import load_network  # here, since torch takes seconds to load
+    from ulmpaper.networks.sampling import own_scale
+
+    name = str(method or cfg.locate.method)
+    section = getattr(cfg, name)
+    block = frames if isinstance(frames, Block) else Block(np.asarray(frames), source="array")
+    iq = check_block(block)
+    missing = check_health(iq).missing
+    seen = np.delete(iq, missing, axis=0)
+    scale = (1.0, 1.0)
+    if len(seen) >= _min_frames_of_filter(cfg):
+        rate_hz = pitch_and_rate(block, cfg)[1]
+        amplitude = np.abs(_filter(seen, np.ones(len(seen), dtype=bool), cfg, rate_hz))
+        scale = own_scale(amplitude, load_network(name, section.weights).about)
+    return dataclasses.replace(cfg, **{name: dataclasses.replace(section, scale=scale)})
 
 
 def number_on(results: Iterable[BlockResult]) -> Generator[BlockResult]:

@@ -111,6 +111,7 @@ def _network_options(cfg: Config, method: str) -> dict[str, Any]:
         return {
             **options,
             "net": own.weights,
+            "scale": own.scale,
             "threshold": own.threshold,
             "centre_side": own.centre_side,
         }
@@ -120,6 +121,7 @@ def _network_options(cfg: Config, method: str) -> dict[str, Any]:
         "count_net": cfg.count.weights,
         "threshold": cfg.ml3d.threshold,
         "stride": cfg.ml3d.stride,
+        "scale": cfg.ml3d.scale,
         "mirrored": cfg.ml3d.mirrored,
         "min_distance_px": cfg.ml3d.min_distance_px,
         "count_margin": cfg.count.margin,

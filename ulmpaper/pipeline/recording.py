@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,13 @@ from ulmpaper.core.track import track_summary
 from ulmpaper.io.files import fingerprint
 from ulmpaper.io.readers import FrameFile, open_frames
 from ulmpaper.io.results import ResultWriter
-from ulmpaper.pipeline.blocks import MapTotals, min_frames_per_block, ulm_blocks
+from ulmpaper.pipeline.blocks import (
+    MapTotals,
+    min_frames_per_block,
+    number_on,
+    run_blocks,
+    settle_network_scale,
+)
 from ulmpaper.pipeline.detect import Method, network_digests
 from ulmpaper.pipeline.pictures import Pictures, write_pictures
 from ulmpaper.pipeline.scale import SettledBlocks, settle_files
@@ -50,7 +57,8 @@ class UlmResult:
         What the frames are, for ``run.json``.
     scale : dict
         ``px_mm``, ``frame_rate_hz``, who stated each (``px_mm_from``, ``frame_rate_from``),
-        ``upsample``, ``map_px_mm`` and ``units``.
+        ``upsample``, ``map_px_mm`` and ``units``; of a network ``network_scale``, the factors on
+        the number of pixels along z and x at which it looked.
     """
 
     bubbles: pd.DataFrame
@@ -158,7 +166,12 @@ def ulm(
     bubbles = []
     tracks = []
     n_frames = 0
-    for result in ulm_blocks(blocks, cfg, method=method, n_jobs=n_jobs, scheduler=scheduler):
+    passing = iter(blocks)
+    first = next(passing, None)
+    settled = cfg if first is None else settle_network_scale(cfg, first, method)
+    rest = itertools.chain([] if first is None else [first], passing)
+    results = run_blocks(rest, settled, method, n_jobs, scheduler)
+    for result in number_on(results):
         totals.add(result)
         bubbles.append(result.bubbles)
         tracks.append(result.tracks)
@@ -172,8 +185,14 @@ def ulm(
         config=used.put_into(cfg),
         n_frames=n_frames,
         about=about,
-        scale=used.describe(cfg.render.upsample),
+        scale=used.describe(cfg.render.upsample) | network_scale(settled),
     )
+
+
+def network_scale(cfg: Config) -> dict[str, Any]:
+    """What ``run.json`` says of the scale at which the network of the settings looked."""
+    name = cfg.locate.method
+    return {"network_scale": list(getattr(cfg, name).scale)} if name in NETWORKS else {}
 
 
 def open_recording(

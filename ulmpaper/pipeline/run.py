@@ -25,10 +25,16 @@ from ulmpaper.pipeline.blocks import (
     number_on,
     pack_result,
     run_blocks,
+    settle_network_scale,
     unpack_result,
 )
 from ulmpaper.pipeline.pictures import Pictures
-from ulmpaper.pipeline.recording import describe_input, describe_run, finish_results
+from ulmpaper.pipeline.recording import (
+    describe_input,
+    describe_run,
+    finish_results,
+    network_scale,
+)
 from ulmpaper.pipeline.scale import settle_files
 
 
@@ -39,6 +45,7 @@ class _FolderSummary:
     n_frames: int
     n_bubbles: int
     tracks: dict[str, Any]  # see `track_summary`
+    scale: dict[str, Any]  # see `UlmResult`
 
 
 def run_to_folder(
@@ -97,10 +104,11 @@ def run_to_folder(
     n_bubbles = 0
     tracks = []
     with ResultWriter(out, run, overwrite=overwrite, inputs=inputs) as writer:
+        settled = settle_network_scale(cfg, next(_blocks(sources, counts, 0, cfg, least)))
 
         def find(first: int) -> Generator[BlockResult]:
             blocks = _blocks(sources, counts, first, cfg, least)
-            return run_blocks(blocks, cfg, None, n_jobs, scheduler)
+            return run_blocks(blocks, settled, None, n_jobs, scheduler)
 
         results = number_on(_keeping(writer, find, n_blocks))
         with (
@@ -117,12 +125,12 @@ def run_to_folder(
                 n_bubbles += len(result.bubbles)
                 tracks.append(per_track(result.tracks, frame_rate_hz=used.frame_rate_hz))
         summary = track_summary(pd.concat(tracks, ignore_index=True))
-        scale = used.describe(cfg.render.upsample)
+        scale = used.describe(cfg.render.upsample) | network_scale(settled)
         maps = totals.as_dict()
         finish_results(
             writer, maps, cfg, about, n_frames, pictures=pictures, scale=scale, tracks=summary
         )
-    return _FolderSummary(n_frames, n_bubbles, summary)
+    return _FolderSummary(n_frames, n_bubbles, summary, scale)
 
 
 def _keeping(
