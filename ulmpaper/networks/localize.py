@@ -439,7 +439,7 @@ def domain_gap(frames: ArrayLike, counts: ArrayLike, about: Mapping[str, Any]) -
     pitch = domain.get("px_wavelengths")
     advice = ""
     if too_wide and pitch:  # another pixel pitch changes widths in pixels
-        advice = f"resample them to {pitch:g} wavelengths per pixel, "
+        advice = f"resample them to {pitch:g} wavelengths per pixel (ml3d.scale or mspcn.scale), "
     return (
         f"the frames are unlike those of the training: {', '.join(too_wide + too_many)}; "
         f"expect missed and false bubbles, {advice}or train weights for such frames "
