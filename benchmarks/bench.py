@@ -29,6 +29,7 @@ import joblib
 import numpy as np
 import torch
 from bench_gpu import bench_gpu, keep
+from bench_peers import bench_growth, bench_peers
 from scipy import io
 from torch import nn
 
@@ -168,12 +169,40 @@ def bench_process() -> list[Row]:
         rows.append(
             ("memory, 20,000 over 2,000 frames", f"{peaks[1] / peaks[0]:.2f}", "<= 1.3", "")
         )
+        rows += bench_stream(folder)
     wall, _, peak = whole_process([sys.executable, "-c", "import ulmpaper"], repeats=5)
     bare, _, _ = whole_process([sys.executable, "-c", ""], repeats=5)
     rows.append(
         ("import ulmpaper", f"{wall - bare:.3f} s", "< 0.3 s", "beyond the interpreter's own start")
     )
     return rows
+
+
+def bench_stream(folder: str) -> list[Row]:
+    """In vivo blocks of 800 frames, from a file of IQ to maps, in two processes."""
+    cfg = load_config("quick", {"invivo.n_frames": 800})
+    iq = invivo_block(cfg, 0, invivo_scene(cfg)).frames
+    walls = []
+    for n_blocks in (1, 11):
+        path = Path(folder) / f"{n_blocks}.npy"
+        stored = np.lib.format.open_memmap(path, "w+", iq.dtype, (n_blocks * 800, *iq.shape[1:]))
+        for first in range(0, len(stored), 800):
+            stored[first : first + 800] = iq
+        stored.flush()
+        command = [sys.executable, "-m", "ulmpaper", "ulm", str(path), "-o", f"{path}-out"]
+        command += ["-j", "2", "--set", "filter.svd_low=10", "--set", "blocks.n_frames=800"]
+        walls.append(whole_process(command, repeats=1)[0])
+        path.unlink()
+    size = f"{iq.shape[1]} x {iq.shape[2]} px, IQ, 9 components removed"
+    return [
+        (
+            "in vivo block of 800 frames, alone",
+            f"{walls[0]:.1f} s",
+            "",
+            f"start-up included; {size}",
+        ),
+        ("the same, each of ten more", f"{(walls[1] - walls[0]) / 10:.2f} s", "<= 0.8 s", "-j 2"),
+    ]
 
 
 def bench_simulate() -> list[Row]:
@@ -348,7 +377,7 @@ SECTIONS = {
     "simulate": bench_simulate,
     "networks": bench_networks,
 }
-SECTIONS |= {"gpu": bench_gpu}
+SECTIONS |= {"peers": bench_peers, "growth": bench_growth, "gpu": bench_gpu}
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -111,9 +112,13 @@ def test_steps_of_the_card_are_allowed() -> None:
 
 
 def test_widths_and_steps_are_held_against_the_training() -> None:
-    said = " ".join(ulmpaper.look(card(120, 10)).sentences())
-    assert "The shipped networks were trained on other frames" in said
-    assert "width in depth [px] 2." in said
+    block = card(120, 10)
+    said = " ".join(ulmpaper.look(block).sentences())
+    assert re.search(r"which therefore look at 0\.\d+ x ", said)
+    assert "width in depth" not in said, "at its own scale a network knows such spots"
+    fast = ulmpaper.look(dataclasses.replace(block, frames=block.frames[::4]))
+    said = " ".join(fast.sentences())
+    assert "The shipped networks were trained on other frames: fastest flow" in said
 
 
 # --- tissue ------------------------------------------------------------------------------------

@@ -125,6 +125,7 @@ def plot_map(
     """
     check_choice(kind, _MAP_KINDS, "map")
     check_style(thicken_px, red)
+    check_whole(upsample=upsample)
     values = _check_map(values)
     heading, label = _MAP_KINDS[kind]
     if kind != "power_doppler":
@@ -471,6 +472,7 @@ def scale_bar(ax: Axes, width_px: float, px_mm: float | None) -> None:
     """Draw a white bar of a round length, about a sixth of the picture, at its lower right."""
     if px_mm is not None:
         check_positive(px_mm=px_mm)
+    check_positive(width_px=width_px)
     unit, size = ("px", 1.0) if px_mm is None else ("mm", px_mm)
     target = width_px * size / 6
     step = 10.0 ** np.floor(np.log10(target))

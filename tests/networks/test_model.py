@@ -147,7 +147,7 @@ class TestML3DResNet:
             assert ML3DResNet(4, 1)(torch.rand(1, 1, 3, 8, 8)).dtype == torch.bfloat16
 
     def test_refuses(self) -> None:
-        with pytest.raises(ValueError, match="temporal_kernel must be odd, not 2"):
+        with pytest.raises(ValueError, match="temporal_kernel must be odd and 99 or less, not 2"):
             ML3DResNet(temporal_kernel=2)
         with pytest.raises(ValueError, match="features must be a whole number, 1 or more"):
             ML3DResNet(features=0)

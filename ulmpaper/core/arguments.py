@@ -105,8 +105,8 @@ def _misfit(function: Callable, args: tuple, kwargs: dict[str, Any]) -> str | No
     signature = inspect.signature(function)
     try:
         given = signature.bind(*args, **kwargs).arguments
-    except TypeError:
-        return None
+    except TypeError as error:  # an unknown name, or too many values
+        return f"{function.__qualname__}() {error}"
     names = getattr(inspect.unwrap(function), "__globals__", {})
     for name, value in given.items():
         kinds = _parts(str(signature.parameters[name].annotation))
@@ -173,7 +173,8 @@ def _is_of(value: Any, kind: Any) -> bool:
     if origin is tuple and parts and Ellipsis not in parts:
         is_pair = isinstance(value, tuple | list) and len(value) == len(parts)
         return is_pair and all(map(_is_of, value, parts))
-    if not isinstance(value, origin):
+    # An array without axes has the method that makes a value iterable, but cannot be iterated.
+    if not isinstance(value, origin) or getattr(value, "shape", None) == ():
         return False
     if isinstance(value, Mapping) and len(parts) == 2:
         return all(_is_of(key, parts[0]) and _is_of(value[key], parts[1]) for key in value)

@@ -50,9 +50,11 @@ def map_index(
     >>> map_index([-0.5, 0.0, 0.04, 0.1], pala=True).tolist()
     [4, 9, 9, 10]
     """
-    if (
-        pala
-    ):  # 1-based pixels, rounded half up; PALA's positions are single precision from the start
+    check_whole(upsample=upsample)
+    if not np.isfinite(np.asarray(position_px, dtype=float)).all():
+        raise ValueError("positions must be finite numbers of pixels: drop NaN and infinite ones")
+    # PALA: pixels from 1, rounded half up; its positions are single precision from the start.
+    if pala:
         position = np.asarray(position_px, dtype=np.float32)
         return np.floor((position + 1) * np.float32(upsample) + np.float32(0.5)).astype(np.intp) - 1
     return np.floor((np.asarray(position_px, dtype=float) + 0.5) * upsample).astype(np.intp)
@@ -80,6 +82,7 @@ def frame_position(
     [4, 9, 10]
     """
     index = np.asarray(index, dtype=float)
+    check_whole(upsample=upsample)
     if pala:  # both grids count from 1, and map pixel n lies at n / upsample frame pixels
         return (index + 1) / upsample - 1
     return (index + 0.5) / upsample - 0.5

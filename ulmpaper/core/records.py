@@ -86,10 +86,11 @@ class Block:
                 check_positive(**{f"{name} of a block (None where it is not known)": value})
 
     def __repr__(self) -> str:
-        size = " x ".join(map(str, np.shape(self.frames)[1:]))
+        shape = getattr(self.frames, "shape", None) or ("?", "?", "?")  # a list is no frames yet
+        size = " x ".join(map(str, shape[1:]))
         truth = "no truth" if self.bubbles is None else f"{len(self.bubbles)} true bubbles"
         return (
-            f"Block: {len(self.frames)} frames of {size} px, px_mm {self.px_mm}, "
+            f"Block: {shape[0]} frames of {size} px, px_mm {self.px_mm}, "
             f"frame_rate_hz {self.frame_rate_hz}, {truth}, {self.source!r}"
         )
 

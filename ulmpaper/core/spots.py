@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +18,8 @@ _FADE_FROM = 0.75  # share of the reach of a patch from which it fades out
 _N_MEASURED = 12  # frames
 _FEW = 5  # bubbles whose median is not to be trusted
 _HALF_PX = 5  # reach of a patch whose width is measured
+_DEAD_BAND = 1.35  # factor on a width that a network bears
+_MOST_SCALED = 4.0  # times finer or coarser: beyond, what was measured is no spot
 _OVERSAMPLE = 8  # samples per pixel of such a patch
 
 
@@ -133,6 +137,7 @@ def psf_width(table: ArrayLike, oversample: float) -> NDArray[np.float64]:
     >>> psf_width([np.exp(-4 * np.log(2) * (z**2 + (x / 2) ** 2))], 4).round(2).tolist()
     [[1.0, 2.0]]
     """
+    check_positive(oversample=oversample)
     amplitude = np.abs(np.asarray(table))
     if amplitude.ndim != 3 or 0 in amplitude.shape:
         raise ValueError(f"PSFs have three axes (n, z, x), not shape {amplitude.shape}")
@@ -183,6 +188,33 @@ def bubble_width(frames: ArrayLike) -> tuple[float, float] | None:
     shaped = shape_patches(np.concatenate(patches), grid)
     width_z, width_x = np.median(psf_width(shaped, _OVERSAMPLE), axis=0).tolist()
     return width_z, width_x
+
+
+def width_factor(width_px: float, trained_px: Sequence[float]) -> float:
+    """Factor on the number of pixels that makes spots as wide as a network knows them best.
+
+    Parameters
+    ----------
+    width_px : float
+        Width of lone spots along an axis [px].
+    trained_px : (float, float)
+        Least and largest width of the training [px]; the factor aims at their geometric mean.
+
+    Returns
+    -------
+    float
+        From 1/4 to 4. 1 where spots are nearer than a factor of 1.35 to the width aimed at: there,
+        sampling anew costs more than it brings.
+
+    Examples
+    --------
+    >>> width_factor(4.0, (1.0, 4.0)), width_factor(2.2, (1.0, 4.0))
+    (0.5, 1.0)
+    """
+    factor = float(np.sqrt(trained_px[0] * trained_px[1])) / width_px
+    if 1 / _DEAD_BAND <= factor <= _DEAD_BAND:
+        return 1.0
+    return float(np.clip(factor, 1 / _MOST_SCALED, _MOST_SCALED))
 
 
 def some_frames(frames: NDArray) -> NDArray:

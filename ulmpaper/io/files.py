@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import math
 import os
 import shutil
 import struct
@@ -127,6 +128,8 @@ def only_writer(path: Path, *, wait_s: float = 0) -> Iterator[None]:
     ...
     OSError: another run is writing ...a.h5: wait until it has ended, or choose another name
     """
+    if not 0 <= wait_s < math.inf:
+        raise ValueError(f"wait_s must be a number of seconds, 0 or more, not {wait_s!r}")
     lock_path = _lock_of(path)
     lock = FileLock(lock_path, timeout=wait_s)
     try:

@@ -118,7 +118,13 @@ def is_shown(
     """
     place = ["z", "x"]
     points = check_bubbles(centreline, columns=[*place, "reach"])[place].to_numpy(dtype=float)
-    drawn = frame_position(np.argwhere(np.asarray(density) > 0), upsample=upsample, pala=pala)
+    density = np.asarray(density)
+    if density.ndim != 2 or density.dtype.kind not in "biuf":
+        raise ValueError(
+            f"a density map is an image (z, x) of real numbers, not {density.dtype} of shape "
+            f"{density.shape}"
+        )
+    drawn = frame_position(np.argwhere(density > 0), upsample=upsample, pala=pala)
     if not len(drawn) or not len(points):
         return np.zeros(len(points), dtype=bool)
     return cKDTree(drawn).query(points)[0] <= centreline["reach"].to_numpy(dtype=float)

@@ -51,6 +51,7 @@ def blur(maps: Tensor, *, sigma_px: float = 1.0) -> Tensor:
     """
     if not 0 <= sigma_px <= _WIDEST_PX:
         raise ValueError(f"sigma_px must be a number from 0 to {_WIDEST_PX}, not {sigma_px}")
+    _check_real(maps=maps)
     if sigma_px == 0:
         return maps
     half = math.ceil(3 * sigma_px)
@@ -208,6 +209,8 @@ def count_loss(outputs: Tensor, counts: Tensor) -> Tensor:
             f"outputs (B, classes) and counts (B,) do not fit: {tuple(outputs.shape)} and "
             f"{tuple(counts.shape)}"
         )
+    if outputs.shape[1] == 0 or outputs.is_complex():
+        raise ValueError(f"outputs are real numbers of one or more classes, not {outputs.dtype}")
     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     n_max = outputs.shape[1] - 1
     if n_max == 0:
@@ -263,11 +266,22 @@ def mspcn_loss(
             "maps and truth must both be (B, 1, uZ, uX), 7 or more each way, not "
             f"{tuple(maps.shape)} and {tuple(truth.shape)}"
         )
+    _check_real(maps=maps, truth=truth)
     maps = maps.to(truth.dtype)
     difference = _convolve(maps - HEATMAP_SCALE * truth, HEATMAP_GAIN * _gaussian(3, 1.0))
     heatmap = difference.square().mean()
     size = maps.abs().mean()
     return heatmap + sparsity * size, {"heatmap": heatmap.detach(), "sparsity": size.detach()}
+
+
+def _check_real(**tensors: Tensor) -> None:
+    """Refuse tensors that do not hold real numbers with a point."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or 0 in tensor.shape[-2:]:
+            raise ValueError(
+                f"{name} must be frames (..., Z, X) of real numbers, such as float32, not "
+                f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+            )
 
 
 def _gaussian(half: int, sigma_px: float) -> Tensor:

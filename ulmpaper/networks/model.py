@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ulmpaper.core.arguments import explained
 from ulmpaper.core.records import check_choice, check_whole
 
+_LONGEST = 99  # frames that a convolution may span
 _P_BIAS = -4.0  # so p starts at 2 %: bubbles are rare
 _BLOCK_WEIGHT = 0.3  # of the layers of a residual block, at the start
 # Cells of 4 x 4 px that the sum over a frame is divided by: with fewer, it is too large for the
@@ -142,11 +143,6 @@ class ML3DResNet(nn.Module):
         features = check_whole(features=features)
         blocks = check_whole(blocks=blocks)
         temporal_kernel = check_whole(temporal_kernel=temporal_kernel)
-        if temporal_kernel % 2 == 0:
-            raise ValueError(
-                f"temporal_kernel must be odd, not {temporal_kernel}: a frame and as many on both "
-                "sides"
-            )
         check_choice(output, _OUTPUTS, "output")
         self.extract = _conv3d(1, features, temporal_kernel)
         self.blocks = nn.Sequential(
@@ -337,6 +333,11 @@ def layer_table(net: nn.Module, input_shape: tuple[int, ...]) -> pd.DataFrame:
 
 def _conv3d(n_in: int, n_out: int, temporal_kernel: int) -> nn.Conv3d:
     """Convolution that keeps the size of the window."""
+    if temporal_kernel % 2 == 0 or temporal_kernel > _LONGEST:
+        raise ValueError(
+            f"temporal_kernel must be odd and {_LONGEST} or less, not {temporal_kernel}: a frame "
+            "and as many on both sides"
+        )
     return nn.Conv3d(n_in, n_out, (temporal_kernel, 3, 3), padding=(temporal_kernel // 2, 1, 1))
 
 

@@ -248,8 +248,10 @@ def count_tiles(frames: Tensor, tile_px: int) -> list[Tensor]:
     [(1, 42, 60), (1, 42, 60)]
     """
     tile_px = check_whole(tile_px=tile_px)
-    if frames.ndim != 3:
-        raise ValueError(f"frames have three axes (t, z, x), not shape {tuple(frames.shape)}")
+    if frames.ndim != 3 or 0 in frames.shape[1:]:
+        raise ValueError(
+            f"frames have three axes (t, z, x), z and x not empty, not shape {tuple(frames.shape)}"
+        )
     rows, columns = (math.ceil(size / tile_px) for size in frames.shape[1:])
     return [
         tile

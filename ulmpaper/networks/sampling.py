@@ -7,7 +7,7 @@ back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.nn import functional
 
-from ulmpaper.core.spots import bubble_width, evenly
+from ulmpaper.core.spots import bubble_width, evenly, width_factor
 
 Factors = tuple[float, float]
 AS_IT_IS: Factors = (1.0, 1.0)
-
-# Spots nearer than this factor to the width that suits a network are left as they are: there,
-# sampling anew costs more than it brings.
-_DEAD_BAND = 1.35
-_MOST = 4.0  # times finer or coarser: beyond, what was measured is no spot
 
 
 def own_scale(frames: ArrayLike, about: Mapping[str, Any]) -> Factors:
@@ -46,7 +41,7 @@ def own_scale(frames: ArrayLike, about: Mapping[str, Any]) -> Factors:
 
     Notes
     -----
-    Ours. The width aimed at is the geometric mean of the trained ones.
+    Ours; see `ulmpaper.core.spots.width_factor`.
 
     Examples
     --------
@@ -61,15 +56,8 @@ def own_scale(frames: ArrayLike, about: Mapping[str, Any]) -> Factors:
     widths = bubble_width(frames)
     if widths is None or None in trained:
         return AS_IT_IS
-    along_z, along_x = map(_factor, widths, trained)
+    along_z, along_x = map(width_factor, widths, trained)
     return along_z, along_x
-
-
-def _factor(width: float, trained: Sequence[float]) -> float:
-    factor = float(np.sqrt(trained[0] * trained[1])) / width
-    if 1 / _DEAD_BAND <= factor <= _DEAD_BAND:
-        return 1.0
-    return float(np.clip(factor, 1 / _MOST, _MOST))
 
 
 def at_own_scale(frames: NDArray, scale: str | Factors, about: Mapping[str, Any]) -> _Resampled:

@@ -392,8 +392,11 @@ def _check_counts(counts: Tensor | ArrayLike, n_frames: int) -> Tensor:
             f"counts must be one number, or one for each of {n_frames} frames, not "
             f"{tuple(values.shape)}"
         )
-    if (values < 0).any() or (values != values.round()).any():
+    is_number = values.dtype != torch.bool and not values.is_complex()
+    if not is_number or (values < 0).any() or (values != values.round()).any():
         raise ValueError(
             f"counts must be whole numbers of 0 or more, not {values.min()} to {values.max()}"
+            if is_number
+            else f"counts must be whole numbers of 0 or more, not {values.dtype}"
         )
     return values.expand(n_frames)

@@ -332,4 +332,7 @@ def table_slugs(classical: str) -> dict[str, str]:
 
 def _other_classical(best: Mapping[str, str]) -> str:
     """The first of the best methods that is neither radial, weighted nor a network."""
-    return next(m for m in best if m in METHODS and m not in ("radial", "weighted"))
+    others = [m for m in best if m in METHODS and m not in ("radial", "weighted")]
+    if not others:
+        raise ValueError(f"no classical method but radial and weighted is among {list(best)}")
+    return others[0]

@@ -64,6 +64,8 @@ def export_table(
     list of Path
         The two files.
     """
+    if not 0 <= digits <= 16:
+        raise ValueError(f"digits must be a whole number from 0 to 16, not {digits}")
     folder = _export_folder(out)
     paths = [folder / f"{name}.{suffix}" for suffix in ("csv", "tex")]
     write_atomic(paths[0], table.to_csv().encode())

@@ -204,6 +204,12 @@ def run_blocks(
     yield from ordered_map(tasks, n_jobs=n_jobs, scheduler=scheduler)
 
 
+def _factors(cfg: Config) -> tuple[float, float]:
+    """The settled scale of 3DML-ResNet; ``auto`` where a block was run by itself."""
+    scale = cfg.ml3d.scale
+    return (1.0, 1.0) if scale == "auto" else scale
+
+
 def _is_to_measure(cfg: Config, method: Method | None) -> bool:
     name = method or cfg.locate.method
     return name in NETWORKS and getattr(cfg, str(name)).scale == "auto"
@@ -306,7 +312,9 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) ->
 
         speeds = per_track(tracks, frame_rate_hz=frame_rate_hz)["speed_mm_s"]
         about = load_network("ml3d", cfg.ml3d.weights).about
-        gap = speed_gap(speeds / (px_mm * frame_rate_hz), about)
+        # In the pixels that the network saw.
+        steps_px = speeds / (px_mm * frame_rate_hz) * np.sqrt(np.prod(_factors(cfg)))
+        gap = speed_gap(steps_px, about)
         notes += () if gap is None else (gap,)
     paths = draw_lines(kept, cfg, px_mm=px_mm, frame_rate_hz=frame_rate_hz)
     shape_px = (amplitude.shape[1], amplitude.shape[2])

@@ -23,7 +23,7 @@ from ulmpaper.core.health import FrameHealth, check_health, without_outliers
 from ulmpaper.core.localize import locate_peaks
 from ulmpaper.core.records import Block, warn_user
 from ulmpaper.core.render import power_doppler
-from ulmpaper.core.spots import bubble_width
+from ulmpaper.core.spots import bubble_width, width_factor
 from ulmpaper.core.suggest import (
     Scores,
     Tissue,
@@ -668,6 +668,12 @@ def _findings(seen: Look) -> list[str]:
             "No track is clear, so the largest step was not measured: track.max_distance_px stays "
             "as it is; raise it if bubbles move farther from frame to frame."
         )
+    along_z, along_x = _network_scale(seen)
+    if (along_z, along_x) != (1, 1):
+        said.append(
+            "Spots are not as wide as in the training of the networks, which therefore look at "
+            f"{along_z:.2g} x {along_x:.2g} times as many pixels (z, x; ml3d.scale, mspcn.scale)."
+        )
     outside = [row for row in _trained_rows(seen) if not row[3]]
     if outside:
         what = ", ".join(
@@ -681,14 +687,25 @@ def _findings(seen: Look) -> list[str]:
     return said
 
 
+def _network_scale(seen: Look) -> tuple[float, float]:
+    """Factors on the number of pixels at which the networks look, as ``ml3d.scale=auto`` does."""
+    trained = [seen.trained.get(name) for name in ("fwhm_z_px", "fwhm_x_px")]
+    if seen.width_px is None or trained[0] is None or trained[1] is None:
+        return 1.0, 1.0
+    return width_factor(seen.width_px[0], trained[0]), width_factor(seen.width_px[1], trained[1])
+
+
 def _trained_rows(seen: Look) -> list[tuple[str, float, tuple[float, float], bool]]:
-    """Figures of a recording beside the range of the networks' training: is it inside?"""
+    """Figures of a recording at the networks' own scale beside the range of their training."""
     width_z, width_x = seen.width_px or (None, None)
+    along_z, along_x = _network_scale(seen)
+    density = seen.scores.mean / (along_z * along_x * np.prod(seen.shape_px))
+    flow = None if seen.fastest_px is None else seen.fastest_px * np.sqrt(along_z * along_x)
     measured = {
-        "fwhm_z_px": ("width in depth [px]", width_z),
-        "fwhm_x_px": ("width across [px]", width_x),
-        "bubbles_per_px": ("bubbles per pixel", seen.scores.mean / np.prod(seen.shape_px)),
-        "step_px": ("fastest flow [px/frame]", seen.fastest_px),
+        "fwhm_z_px": ("width in depth [px]", width_z and width_z * along_z),
+        "fwhm_x_px": ("width across [px]", width_x and width_x * along_x),
+        "bubbles_per_px": ("bubbles per pixel", density),
+        "step_px": ("fastest flow [px/frame]", flow),
     }
     return [
         (name, float(value), limits, limits[0] * (1 - _TOLERANCE) <= value <= limits[1])

@@ -313,8 +313,8 @@ def drop_small(mask: NDArray[np.bool_], min_area_px: int) -> NDArray[np.bool_]:
     >>> drop_small(mask, 2).astype(int).tolist()
     [[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]]
     """
-    if np.ndim(mask) != 2:
-        raise ValueError(f"a mask has two axes (z, x), not shape {np.shape(mask)}")
+    if np.ndim(mask) != 2 or 0 in np.shape(mask):
+        raise ValueError(f"a mask has two axes (z, x), none empty, not shape {np.shape(mask)}")
     labels, _ = ndi.label(mask, _EIGHT)
     area = np.bincount(labels.ravel())
     area[0] = 0

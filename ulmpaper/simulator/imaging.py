@@ -42,6 +42,7 @@ with optional("simulate"):
 _COLUMNS = ("frame", "z", "x", "score", "psf", "phase")
 _CHUNK_BUBBLES = 1024  # drawn at a time, so that memory does not grow with their number
 _TISSUE_SPREAD = (0.5, 0.95)  # of a linear array's PSF along z and x [wavelengths]
+_MOST_MOTION_PX = 1000  # tissue is made for the frame and all that moves into it
 _TISSUE_SAMPLES = 2  # per wavelength, which carry the tissue's speckle
 
 
@@ -386,6 +387,8 @@ def tissue_clutter(
     """
     check_positive(z=shape_px[0], x=shape_px[1], n_frames=n_frames, frame_rate_hz=frame_rate_hz)
     check_positive(motion_px=motion_px, breathing_hz=breathing_hz, px_wavelengths=px_wavelengths)
+    if motion_px > _MOST_MOTION_PX:
+        raise ValueError(f"motion_px must be {_MOST_MOTION_PX} or less, not {motion_px:g}")
     fine = max(1, int(np.ceil(_TISSUE_SAMPLES * px_wavelengths)))
     # Room for the motion, so that no edge comes into the picture.
     room = int(np.ceil(2 * motion_px)) + 2

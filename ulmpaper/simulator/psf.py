@@ -69,7 +69,8 @@ class PsfBank:
             )
         # A copy that cannot change, so that tables prepared from it and cached stay valid.
         dtype = np.complex64 if np.iscomplexobj(self.table) else np.float32
-        table = np.array(self.table, dtype=dtype)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            table = np.array(self.table, dtype=dtype)
         if not np.isfinite(table).all():
             raise ValueError("the bank's table holds NaN or infinite values: drop those PSFs")
         table.setflags(write=False)
