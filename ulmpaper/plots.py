@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from ulmpaper.core.arguments import explained
 from ulmpaper.core.doors import optional
 from ulmpaper.core.filters import to_db
 from ulmpaper.core.grid import map_shape
@@ -499,6 +500,7 @@ def scale_bar(ax: Axes, width_px: float, px_mm: float | None) -> None:
         drawn.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
 
 
+@explained
 def save_figure(figure: Figure, path: str | os.PathLike, **how: Any) -> Path:
     """Write a figure; the file appears under its name when it is complete.
 

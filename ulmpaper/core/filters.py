@@ -13,6 +13,7 @@ from ulmpaper.core.records import check_frames, check_positive
 
 # Numbers worked on at a time: the double-precision copies stay in the processor's cache.
 _CHUNK_ELEMENTS = 200_000
+_DEEPEST_DB = 4000  # below it, an amplitude is none in double precision
 _LEAST = 1e-100  # amplitude whose squares double precision holds well
 
 
@@ -255,11 +256,17 @@ def butter_bandpass(
     filtered = np.empty_like(series)
     for pixels in _chunks(series.shape[1], len(series)):
         part = series[:, pixels]
-        filtered[:, pixels] = (
-            signal.sosfiltfilt(sos, part, axis=0, padlen=pad)
-            if zero_phase
-            else signal.sosfilt(sos, part, axis=0)
-        )
+        try:
+            filtered[:, pixels] = (
+                signal.sosfiltfilt(sos, part, axis=0, padlen=pad)
+                if zero_phase
+                else signal.sosfilt(sos, part, axis=0)
+            )
+        except np.linalg.LinAlgError as error:
+            raise ValueError(
+                f"a band of {band_hz} Hz at {frame_rate_hz:g} Hz leaves no stable filter: keep "
+                "away from 0 and from half the frame rate"
+            ) from error
     if unit != 1:
         filtered *= unit
     return filtered.reshape(frames.shape)
@@ -313,9 +320,9 @@ def to_db(amplitude: ArrayLike, *, floor_db: float = -60.0) -> NDArray[np.floati
     >>> to_db([1.0, 0.1, 0.0]).tolist()
     [0.0, -20.0, -60.0]
     """
-    values = np.abs(np.asarray(amplitude, dtype=float))
-    if not floor_db < 0:
-        raise ValueError(f"floor_db must be below 0, not {floor_db!r}")
+    values = np.abs(np.asarray(amplitude)).astype(float)
+    if not -_DEEPEST_DB <= floor_db < 0:
+        raise ValueError(f"floor_db must be below 0, down to {-_DEEPEST_DB}, not {floor_db!r}")
     if not np.isfinite(values).all():
         raise ValueError("amplitude holds NaN or infinite values: replace or drop them")
     peak = values.max(initial=0.0)

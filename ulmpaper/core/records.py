@@ -125,13 +125,13 @@ class Block:
         Raises
         ------
         ValueError
-            They are not known.
+            They are not known, or no bubble table.
         """
         if self.bubbles is None:
             raise ValueError(
                 f"{self.source} comes without true bubbles: train and score on data that have them"
             )
-        return self.bubbles
+        return check_bubbles(self.bubbles)
 
 
 # Without this, help would show the parameters of `__new__`, which only answers a guess.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ulmpaper.core.records import Block, bubble_table, check_rng, check_whole
 
 _N_VESSELS = 14
+_MOST_BUBBLES = 100_000  # in a frame
 _SPEED_PX = (0.05, 0.9)  # centre-line speeds of the vessels [px/frame]
 _RADIUS_PX = (0.2, 0.9)
 _SIGMA_PX = (1.06, 1.27)  # along z and x: full widths of 2.5 and 3 px
@@ -57,6 +58,8 @@ def simulate_testcard(
     """
     n_frames = check_whole(n_frames=n_frames)
     n_bubbles = check_whole(low=0, n_bubbles=n_bubbles)
+    if n_bubbles > _MOST_BUBBLES:
+        raise ValueError(f"n_bubbles must be {_MOST_BUBBLES} or less, not {n_bubbles}")
     if np.shape(shape_px) != (2,):
         raise ValueError(f"shape_px is the size of a frame, (z, x) [px], not {shape_px!r}")
     shape_px = (check_whole(z=shape_px[0]), check_whole(x=shape_px[1]))

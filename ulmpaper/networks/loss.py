@@ -209,8 +209,8 @@ def count_loss(outputs: Tensor, counts: Tensor) -> Tensor:
             f"outputs (B, classes) and counts (B,) do not fit: {tuple(outputs.shape)} and "
             f"{tuple(counts.shape)}"
         )
-    if outputs.shape[1] == 0 or outputs.is_complex():
-        raise ValueError(f"outputs are real numbers of one or more classes, not {outputs.dtype}")
+    if outputs.shape[1] == 0 or outputs.is_complex() or counts.is_complex():
+        raise ValueError("outputs of one or more classes, and counts, must be real numbers")
     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     n_max = outputs.shape[1] - 1
     if n_max == 0:

@@ -17,6 +17,7 @@ from ulmpaper.core.arguments import explained
 from ulmpaper.core.records import check_choice, check_whole
 
 _LONGEST = 99  # frames that a convolution may span
+_MOST_FEATURES, _MOST_BLOCKS, _MOST_UPSAMPLE = 4096, 1000, 100
 _P_BIAS = -4.0  # so p starts at 2 %: bubbles are rare
 _BLOCK_WEIGHT = 0.3  # of the layers of a residual block, at the start
 # Cells of 4 x 4 px that the sum over a frame is divided by: with fewer, it is too large for the
@@ -142,6 +143,8 @@ class ML3DResNet(nn.Module):
         self.about: dict[str, Any] = {}  # record of its training, from its file
         features = check_whole(features=features)
         blocks = check_whole(blocks=blocks)
+        if blocks > _MOST_BLOCKS:
+            raise ValueError(f"blocks must be {_MOST_BLOCKS} or less, not {blocks}")
         temporal_kernel = check_whole(temporal_kernel=temporal_kernel)
         check_choice(output, _OUTPUTS, "output")
         self.extract = _conv3d(1, features, temporal_kernel)
@@ -200,6 +203,8 @@ class CountNet(nn.Module):
         self.about: dict[str, Any] = {}  # record of its training, from its file
         features = check_whole(features=features)
         n_max = None if n_max is None else check_whole(n_max=n_max)
+        if max(features, n_max or 0) > _MOST_FEATURES:
+            raise ValueError(f"features and n_max must be {_MOST_FEATURES} or less")
         self.conv = nn.Sequential(
             nn.Conv2d(1, features, 3, padding=1),
             nn.ReLU(),
@@ -267,6 +272,8 @@ class MSPCN(nn.Module):
         super().__init__()
         self.about: dict[str, Any] = {}  # record of its training, from its file
         upsample = check_whole(upsample=upsample)
+        if upsample > _MOST_UPSAMPLE:
+            raise ValueError(f"upsample must be {_MOST_UPSAMPLE} or less, not {upsample}")
         self.conv1 = nn.Conv2d(1, 64, 9, padding=4)
         for k in range(2, 13):
             self.add_module(f"conv{k}", nn.Conv2d(64, 64, 3, padding=1))
@@ -333,6 +340,8 @@ def layer_table(net: nn.Module, input_shape: tuple[int, ...]) -> pd.DataFrame:
 
 def _conv3d(n_in: int, n_out: int, temporal_kernel: int) -> nn.Conv3d:
     """Convolution that keeps the size of the window."""
+    if max(n_in, n_out) > _MOST_FEATURES:
+        raise ValueError(f"features must be {_MOST_FEATURES} or less, not {max(n_in, n_out)}")
     if temporal_kernel % 2 == 0 or temporal_kernel > _LONGEST:
         raise ValueError(
             f"temporal_kernel must be odd and {_LONGEST} or less, not {temporal_kernel}: a frame "

@@ -274,7 +274,7 @@ def decode_heatmap(
         )
     _check_finite(maps)
     maps = maps.float()
-    candidate = maps > (threshold or 0.0)
+    candidate = maps > float(threshold or 0.0)
     if side > 1:
         candidate &= _is_peak(maps, side // 2)
     frame, row, column, score = _highest(maps, candidate, counts)

@@ -221,6 +221,9 @@ def plot_centrelines(
     check_positive(width=size_in[0], height=size_in[1], marker=marker)
     if not lines:
         raise ValueError("lines hold no panel: at least one table of points is needed")
+    for title, points in lines.items():
+        if missing := {"z", "x", "state"} - set(points):
+            raise ValueError(f"the table {title!r} lacks {', '.join(sorted(missing))}")
     figure = Figure(figsize=size_in, layout="constrained")
     axes = figure.subplots(1, len(lines), squeeze=False)[0]
     for ax, (title, points) in zip(axes, lines.items(), strict=True):

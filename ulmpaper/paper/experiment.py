@@ -95,6 +95,21 @@ class Method:
             raise ValueError(f"threshold must be 0 or more, not {self.threshold}")
 
 
+_MOST = 1e6  # bubbles in a frame
+
+
+def _whole_numbers(n_true: ArrayLike) -> NDArray[np.int_]:
+    numbers = np.asarray(n_true)
+    if (
+        numbers.dtype.kind not in "iuf"
+        or (numbers < 0).any()
+        or (numbers % 1 != 0).any()
+        or (numbers > _MOST).any()
+    ):
+        raise ValueError(f"n_true must be whole numbers, 0 or more, not {n_true!r}")
+    return numbers.astype(int)
+
+
 def locate_all(
     frames: ArrayLike,
     methods: Mapping[str, Method],
@@ -144,7 +159,7 @@ def locate_all(
     amplitude = np.abs(frames) if frames.dtype.kind == "c" else frames
     if n_true is None and any(m.n_bubbles == "true" for m in methods.values()):
         raise ValueError("a method needs the true number of bubbles: give n_true")
-    true = np.zeros(len(frames), int) if n_true is None else np.asarray(n_true, dtype=int)
+    true = np.zeros(len(frames), int) if n_true is None else _whole_numbers(n_true)
     found: dict[str, pd.DataFrame] = {}
     notes: list[str] = []
     looks: dict[tuple[str, str | None, int | None], dict[str, Method]] = {}

@@ -43,6 +43,7 @@ _PROBE_WL = N_ELEMENTS * PITCH_M / _WL_M
 _PULSE_WL = 4
 _SAMPLES_PER_CYCLE = 4
 _LEAST_DB = -40.0  # weaker frequencies of the probe are left out: 4e-5 of the echoes
+_MOST_FRAMES = 100_000  # all lie in memory in the end
 _CHUNK_FRAMES = 10
 
 
@@ -180,6 +181,8 @@ def acquire(
     [7, 8]
     """
     n_frames = check_whole(n_frames=n_frames)
+    if n_frames > _MOST_FRAMES:
+        raise ValueError(f"n_frames must be {_MOST_FRAMES} or less, not {n_frames}: make parts")
     bubbles = check_bubbles(bubbles)
     if len(bubbles) and bubbles["frame"].max() >= n_frames:
         raise ValueError(

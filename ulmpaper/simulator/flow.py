@@ -34,6 +34,7 @@ _STILL_PX = 1e-4  # slower pixels have no flow [px/frame]
 _EIGHT = np.ones((3, 3), dtype=int)  # pixels that touch at a corner are neighbours
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to half of the neighbours: each pair comes once
 _LEAK = 1e-9  # fixes the mean pressure of each piece
+_MOST_SLICES = 1000  # a frame; a bubble that fast is never seen twice
 _VOTE_PX = 2  # reach of the vote on a measured direction
 _INLET_AT_BORDER = 3.0  # how much an end at the border of the picture is preferred as inlet
 
@@ -294,6 +295,8 @@ def cross_plane(bubbles: pd.DataFrame, *, speed: float, rng: np.random.Generator
     """
     bubbles = check_bubbles(bubbles, columns=("frame", "score", "bubble"))
     check_positive(speed=speed)
+    if speed > _MOST_SLICES:
+        raise ValueError(f"speed must be {_MOST_SLICES} slices a frame or less, not {speed:g}")
     check_rng(rng)
     _, who = np.unique(bubbles["bubble"], return_inverse=True)
     n = who.max(initial=-1) + 1

@@ -210,8 +210,8 @@ def add_oscillation(bank: PsfBank, *, phase_rad: ArrayLike = 0.0) -> NDArray[np.
         )
     turn = 4 * np.pi * bank.px_wavelengths * fine_grid(bank.half_px, bank.oversample)[:, None]
     phase = np.asarray(phase_rad, dtype=float).reshape(-1, 1, 1)
-    if len(phase) not in (1, len(bank)):
-        raise ValueError(f"phase_rad is one phase, or one for each of {len(bank)} PSFs")
+    if len(phase) not in (1, len(bank)) or not np.isfinite(phase).all():
+        raise ValueError(f"phase_rad is one finite phase, or one for each of {len(bank)} PSFs")
     return np.real(bank.table * np.exp(1j * (turn + phase))).astype(np.float32)
 
 
@@ -551,7 +551,10 @@ def _check_device(device: str) -> torch.device:
         raise ValueError(
             f"there is no device {device!r}, torch sees no CUDA device: use device='cpu'"
         )
-    return torch.device(device)
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"there is no device {device!r}: take cpu or cuda") from error
 
 
 def _check_drawing(
