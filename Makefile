@@ -60,8 +60,8 @@ sync: setup ## after editing notebooks/*.md: update and format the paired .ipynb
 test: setup ## the default test suite, in two processes
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: setup ## the tests that take minutes
-	@$(BIN)/python -m pytest -m slow
+test-slow: setup ## the tests that take minutes, in two processes
+	@$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup types ## format, lint, types
 	@$(BIN)/ruff format --check .
