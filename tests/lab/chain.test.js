@@ -152,7 +152,7 @@ test("the log-parabola is exact for a lone Gaussian, the centre of mass too smal
   const at = (method) => locatePeaks(frame, shape, { method, nBubbles: 1 });
   assert.ok(Math.abs(at("parabola").z[0] - 10.3) < 1e-5);
   assert.ok(Math.abs(at("parabola").x[0] - 9.8) < 1e-5);
-  assert.ok(Math.abs(at("radial").z[0] - 10.3) < 0.1);
+  assert.ok(Math.abs(at("radial").z[0] - 10.3) < 0.15);
   assert.ok(at("weighted").z[0] > 10 && at("weighted").z[0] < 10.3);
 });
 

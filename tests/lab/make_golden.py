@@ -91,7 +91,8 @@ def tracked(rng: np.random.Generator, step_px: float) -> dict[str, Any]:
     frame = np.repeat(np.arange(n_frames), n_moving)
     is_seen = rng.uniform(size=len(frame)) < 0.94
     false = rng.uniform(0, 1, (2 * n_frames, 2)) * SHAPE
-    z, x = np.concatenate([at.reshape(-1, 2)[is_seen], false]).round(3).T
+    # Not on the edge of a map pixel, where rounding decides.
+    z, x = np.concatenate([at.reshape(-1, 2)[is_seen], false]).round(3).T + 0.00037
     frame = np.concatenate([frame[is_seen], np.repeat(np.arange(n_frames), 2)])
     table = bubble_table(frame, z, x, np.ones(len(z))).sort_values("frame", kind="stable")
     tracks = link(table, max_distance_px=max_distance_px)
@@ -135,7 +136,7 @@ def files() -> list[dict[str, Any]]:
     """Small recordings as files in base64, with their values in double precision."""
     import tifffile
 
-    values = (np.arange(2 * 4 * 6).reshape(2, 4, 6) * 37 % 251).astype(float)
+    values = (np.arange(2 * 5 * 6).reshape(2, 5, 6) * 37 % 251).astype(float)
     made = []
     for dtype in ("<f4", "<f8", "|u1", "<u2", "<i2", "<i4", "<u4", "<i8"):
         with io.BytesIO() as file:
