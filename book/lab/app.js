@@ -4,7 +4,7 @@ import { addToChain, createChain, spotOf } from "./chain.js";
 import { createFilm, makeRandom, vesselMask } from "./flow.js";
 import { addNoise, drawSpots } from "./image.js";
 import { readRecording } from "./read.js";
-import { countColour } from "./render.js";
+import { countColour, hotColour } from "./render.js";
 import { detectionScores, rmsError } from "./score.js";
 
 /** @typedef {import("./chain.js").Chain} Chain */
@@ -53,24 +53,24 @@ const USUAL = {
 
 /** @type {Slider[]} */
 const SLIDERS = [
-  { name: "nBubbles", group: "film", label: "Bubbles a frame", min: 1, max: 200, step: 1, unit: "", help: "More bubbles fill the map sooner, until their spots merge." },
-  { name: "noise", group: "film", label: "Noise", min: 0, max: 0.3, step: 0.01, unit: "", help: "Its standard deviation; bubbles have peaks of 0.6 to 1." },
+  { name: "nBubbles", group: "film", label: "Bubbles a frame", min: 1, max: 200, step: 1, unit: "", help: "More fill the map sooner, until spots merge." },
+  { name: "noise", group: "film", label: "Noise", min: 0, max: 0.3, step: 0.01, unit: "", help: "Standard deviation; bubbles reach 0.6 to 1." },
   { name: "spotPx", group: "film", label: "Spot width", min: 0.6, max: 3, step: 0.1, unit: "px", help: "Standard deviation across; 15 % less in depth." },
-  { name: "speed", group: "film", label: "Speed", min: 0.1, max: 6, step: 0.1, unit: "×", help: "At 1, bubbles move 0.1 to 1 px a frame." },
-  { name: "nPeaks", group: "locate", label: "Peaks a frame", min: 1, max: 250, step: 1, unit: "", help: "At most this many, the highest. Too many bring in peaks of noise." },
-  { name: "threshold", group: "locate", label: "Threshold", min: 0, max: 1, step: 0.01, unit: "", help: "Lower peaks are not bubbles. Too high a threshold loses dim ones." },
-  { name: "maxDistancePx", group: "link", label: "Linking distance", min: 0.2, max: 8, step: 0.1, unit: "px", help: "Longest step from frame to frame. A longer one links strangers." },
-  { name: "minLength", group: "link", label: "Least track length", min: 0, max: 60, step: 1, unit: "frames", help: "Only longer tracks are drawn: chance seldom makes them." },
+  { name: "speed", group: "film", label: "Speed", min: 0.1, max: 6, step: 0.1, unit: "×", help: "At 1, bubbles move 0.05 to 1 px a frame." },
+  { name: "nPeaks", group: "locate", label: "Peaks a frame", min: 1, max: 250, step: 1, unit: "", help: "At most so many; more bring in noise." },
+  { name: "threshold", group: "locate", label: "Threshold", min: 0, max: 1, step: 0.01, unit: "", help: "Peaks must be higher than this." },
+  { name: "maxDistancePx", group: "link", label: "Linking distance", min: 0.2, max: 8, step: 0.1, unit: "px", help: "Longest step; a longer one links strangers." },
+  { name: "minLength", group: "link", label: "Drop tracks up to", min: 0, max: 60, step: 1, unit: "frames", help: "Longer ones are drawn; chance makes few of them." },
 ];
 
 /** @type {{name: string, says: string, settings: Partial<Settings>}[]} */
 const PRESETS = [
   { name: "usual", says: "The usual settings: most bubbles are found, and the map stays clean.", settings: {} },
   { name: "false tracks", says: "Too many peaks, linked too far: noise becomes tracks, and the map shows vessels that are none.", settings: { nPeaks: 150, threshold: 0.05, maxDistancePx: 5, minLength: 3 } },
-  { name: "noise", says: "Three times the noise: the error rises, and the bound with it.", settings: { noise: 0.12, threshold: 0.35 } },
+  { name: "more noise", says: "Three times the noise: the error rises, and the bound with it.", settings: { noise: 0.12, threshold: 0.35 } },
   { name: "crowd", says: "Too many bubbles: spots merge, and most bubbles are lost.", settings: { nBubbles: 120, nPeaks: 200 } },
   { name: "fast flow", says: "Bubbles move further than the linking distance: the fast vessels are lost first.", settings: { speed: 5 } },
-  { name: "pixels", says: "Without sub-pixel places the map shows the grid of the frame.", settings: { method: "none" } },
+  { name: "no sub-pixel places", says: "Without sub-pixel places the map shows the grid of the frame.", settings: { method: "none" } },
 ];
 
 const settings = { ...USUAL };
@@ -229,10 +229,20 @@ function setPlaying(value) {
  */
 function pictureOf(id, { map }) {
   const canvas = byId(id, HTMLCanvasElement);
-  if (canvas.width !== map.nX || canvas.height !== map.nZ) [canvas.width, canvas.height] = [map.nX, map.nZ];
-  canvas.style.aspectRatio = `${map.nX} / ${map.nZ}`;
+  setSize(canvas, map.nX, map.nZ);
   const image = new ImageData(map.nX, map.nZ);
   return { canvas, image, words: new Uint32Array(image.data.buffer) };
+}
+
+/**
+ * @param {HTMLCanvasElement} canvas
+ * @param {number} width
+ * @param {number} height
+ */
+function setSize(canvas, width, height) {
+  if (canvas.width === width && canvas.height === height) return; // setting it, even to the same, wipes the canvas
+  [canvas.width, canvas.height] = [width, height];
+  canvas.style.aspectRatio = `${width} / ${height}`;
 }
 
 /** Rows of the map whose colours have changed since they were shown. */
@@ -291,19 +301,16 @@ const small = document.createElement("canvas");
 /** Show the frame, and marks on it. */
 function showFrame() {
   const { nZ, nX } = source.shape;
-  if (small.width !== nX || small.height !== nZ) [small.width, small.height] = [nX, nZ];
+  setSize(small, nX, nZ);
   const zoom = Math.max(1, Math.min(ZOOM, Math.floor(1800 / nX)));
   const canvas = page.frame;
-  if (canvas.width !== nX * zoom || canvas.height !== nZ * zoom) {
-    [canvas.width, canvas.height] = [nX * zoom, nZ * zoom];
-    canvas.style.aspectRatio = `${nX} / ${nZ}`;
-  }
+  setSize(canvas, nX * zoom, nZ * zoom);
   const [smallContext, context] = [small.getContext("2d"), canvas.getContext("2d")];
   if (!smallContext || !context) return;
   const image = smallContext.createImageData(nX, nZ);
   const words = new Uint32Array(image.data.buffer);
   for (let k = 0; k < words.length; k++) {
-    const grey = Math.min(255, Math.round(255 * Math.sqrt(source.frame[k]) ** 1.5));
+    const grey = Math.min(255, Math.round(255 * source.frame[k]));
     words[k] = 0xff000000 | (grey << 16) | (grey << 8) | grey;
   }
   smallContext.putImageData(image, 0, 0);
@@ -325,12 +332,12 @@ function markFound(context) {
   const { n, z, x } = chain.found;
   context.beginPath();
   for (let k = 0; k < n; k++) {
-    context.moveTo(x[k] - 1.1, z[k]);
-    context.lineTo(x[k] + 1.1, z[k]);
-    context.moveTo(x[k], z[k] - 1.1);
-    context.lineTo(x[k], z[k] + 1.1);
+    context.moveTo(x[k] - 0.9, z[k]);
+    context.lineTo(x[k] + 0.9, z[k]);
+    context.moveTo(x[k], z[k] - 0.9);
+    context.lineTo(x[k], z[k] + 0.9);
   }
-  stroke(context, "--found", 0.4);
+  stroke(context, "--found", 0.33);
 }
 
 /**
@@ -341,10 +348,10 @@ function markFound(context) {
 function markTrue(context, { n, z, x }) {
   context.beginPath();
   for (let k = 0; k < n; k++) {
-    context.moveTo(x[k] + 1.7, z[k]);
-    context.arc(x[k], z[k], 1.7, 0, 2 * Math.PI);
+    context.moveTo(x[k] + 2.4, z[k]);
+    context.arc(x[k], z[k], 2.4, 0, 2 * Math.PI);
   }
-  stroke(context, "--true", 0.35);
+  stroke(context, "--true", 0.3);
 }
 
 /**
@@ -359,7 +366,7 @@ function markTracks(context) {
     context.moveTo(x[from], z[from]);
     for (let k = from + 1; k < z.length; k++) context.lineTo(x[k], z[k]);
   }
-  stroke(context, "--track", 0.4);
+  stroke(context, "--track", 0.3);
 }
 
 /**
@@ -457,6 +464,12 @@ function addSlider({ name, group, label, help, min, max, step, unit }) {
   });
 }
 
+/** Colour the scale below the map, whose colours follow the square root of the count. */
+function colourScale() {
+  const colours = Array.from({ length: 17 }, (_, k) => `rgb(${hotColour(Math.sqrt(k / 16)).join(" ")})`);
+  byId("scale", HTMLElement).style.background = `linear-gradient(90deg, ${colours.join(", ")})`;
+}
+
 /** Bring the sliders to the settings. */
 function showSettings() {
   for (const { name, unit } of SLIDERS) {
@@ -475,13 +488,21 @@ function showSettings() {
   }
 }
 
+let isChangePending = false;
+
 /** A setting has changed: begin a new map, and show what the next frame makes of it. */
 function changed() {
   say("");
   showSettings();
-  beginMap();
-  if (!isPlaying) goOn();
-  showAll();
+  // A moving slider changes more often than the screen is refreshed.
+  if (isChangePending) return;
+  isChangePending = true;
+  requestAnimationFrame(() => {
+    isChangePending = false;
+    beginMap();
+    if (!isPlaying) goOn();
+    showAll();
+  });
 }
 
 /** Make the buttons of all presets. */
@@ -599,17 +620,19 @@ function connect() {
 function followBook() {
   if (window.parent === window) return;
   document.documentElement.classList.add("embedded");
-  window.addEventListener("message", ({ data }) => {
+  const tellHeight = () => window.parent.postMessage({ ulmLabHeight: document.documentElement.offsetHeight }, "*");
+  new ResizeObserver(tellHeight).observe(document.body);
+  window.addEventListener("message", ({ source: from, data }) => {
     const theme = data?.ulmTheme;
-    if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
+    if (from !== window.parent || (theme !== "light" && theme !== "dark")) return;
+    document.documentElement.dataset.theme = theme;
+    tellHeight(); // the book may not have listened before
   });
-  new ResizeObserver(() => {
-    window.parent.postMessage({ ulmLabHeight: document.documentElement.offsetHeight }, "*");
-  }).observe(document.body);
 }
 
 SLIDERS.forEach(addSlider);
 addPresets();
+colourScale();
 showSettings();
 connect();
 followBook();
