@@ -48,17 +48,13 @@ def golden() -> dict[str, Any]:
 
 def noisy_frames(rng: np.random.Generator) -> NDArray:
     """Three frames of a flow, some of its spots on top of each other."""
-    block = simulate_testcard(
-        n_frames=3, n_bubbles=14, shape_px=SHAPE, noise=0.04, rng=rng
-    )
+    block = simulate_testcard(n_frames=3, n_bubbles=14, shape_px=SHAPE, noise=0.04, rng=rng)
     return np.rint(block.frames * 30000).astype(np.uint16)
 
 
 def saturated_frames(rng: np.random.Generator) -> NDArray:
     """Two frames of 8 bits, coarse and too bright: many plateaus, large and small."""
-    block = simulate_testcard(
-        n_frames=2, n_bubbles=10, shape_px=SHAPE, noise=0.03, rng=rng
-    )
+    block = simulate_testcard(n_frames=2, n_bubbles=10, shape_px=SHAPE, noise=0.03, rng=rng)
     return np.minimum(np.rint(block.frames * 45) * 6, 255).astype(np.uint16)
 
 
@@ -71,9 +67,7 @@ def located(frames: NDArray, *, n_bubbles: int, min_score: float) -> dict[str, A
         "min_score": min_score,
         "found": {
             method: rows(
-                locate_peaks(
-                    frames.astype(np.float32), method, n_bubbles, min_score=min_score
-                )
+                locate_peaks(frames.astype(np.float32), method, n_bubbles, min_score=min_score)
             )
             for method in METHODS
         },
