@@ -34,7 +34,10 @@ import { detectionScores, rmsError } from "./score.js";
  * @property {Float32Array} frame
  * @property {Truth | null} truth
  */
-/** @typedef {{canvas: HTMLCanvasElement, image: ImageData, words: Uint32Array}} Picture Words are pixels of four bytes. */
+/**
+ * @typedef {{canvas: HTMLCanvasElement, image: ImageData, words: Uint32Array}} Picture Words are
+ *   pixels of four bytes.
+ */
 
 /** @type {Shape} */
 const FILM_SHAPE = { nZ: 84, nX: 143 };
@@ -47,30 +50,133 @@ const TAIL_FRAMES = 25;
 
 /** @type {Settings} */
 const USUAL = {
-  nBubbles: 20, noise: 0.04, spotPx: 1.2, speed: 1, method: "radial", nPeaks: 25, threshold: 0.2, maxDistancePx: 2,
+  nBubbles: 20,
+  noise: 0.04,
+  spotPx: 1.2,
+  speed: 1,
+  method: "radial",
+  nPeaks: 25,
+  threshold: 0.2,
+  maxDistancePx: 2,
   minLength: 8,
 };
 
 /** @type {Slider[]} */
 const SLIDERS = [
-  { name: "nBubbles", group: "film", label: "Bubbles a frame", min: 1, max: 200, step: 1, unit: "", help: "More fill the map sooner, until spots merge." },
-  { name: "noise", group: "film", label: "Noise", min: 0, max: 0.3, step: 0.01, unit: "", help: "Standard deviation; bubbles reach 0.6 to 1." },
-  { name: "spotPx", group: "film", label: "Spot width", min: 0.6, max: 3, step: 0.1, unit: "px", help: "Standard deviation across; 15 % less in depth." },
-  { name: "speed", group: "film", label: "Speed", min: 0.1, max: 6, step: 0.1, unit: "×", help: "At 1, bubbles move 0.05 to 1 px a frame." },
-  { name: "nPeaks", group: "locate", label: "Peaks a frame", min: 1, max: 250, step: 1, unit: "", help: "At most so many; more bring in noise." },
-  { name: "threshold", group: "locate", label: "Threshold", min: 0, max: 1, step: 0.01, unit: "", help: "Peaks must be higher than this." },
-  { name: "maxDistancePx", group: "link", label: "Linking distance", min: 0.2, max: 8, step: 0.1, unit: "px", help: "Longest step; a longer one links strangers." },
-  { name: "minLength", group: "link", label: "Drop tracks up to", min: 0, max: 60, step: 1, unit: "frames", help: "Longer ones are drawn; chance makes few of them." },
+  {
+    name: "nBubbles",
+    group: "film",
+    label: "Bubbles a frame",
+    min: 1,
+    max: 200,
+    step: 1,
+    unit: "",
+    help: "More fill the map sooner, until spots merge.",
+  },
+  {
+    name: "noise",
+    group: "film",
+    label: "Noise",
+    min: 0,
+    max: 0.3,
+    step: 0.01,
+    unit: "",
+    help: "Standard deviation; bubbles reach 0.6 to 1.",
+  },
+  {
+    name: "spotPx",
+    group: "film",
+    label: "Spot width",
+    min: 0.6,
+    max: 3,
+    step: 0.1,
+    unit: "px",
+    help: "Standard deviation across; 15 % less in depth.",
+  },
+  {
+    name: "speed",
+    group: "film",
+    label: "Speed",
+    min: 0.1,
+    max: 6,
+    step: 0.1,
+    unit: "×",
+    help: "At 1, bubbles move 0.05 to 1 px a frame.",
+  },
+  {
+    name: "nPeaks",
+    group: "locate",
+    label: "Peaks a frame",
+    min: 1,
+    max: 250,
+    step: 1,
+    unit: "",
+    help: "At most so many; more bring in noise.",
+  },
+  {
+    name: "threshold",
+    group: "locate",
+    label: "Threshold",
+    min: 0,
+    max: 1,
+    step: 0.01,
+    unit: "",
+    help: "Peaks must be higher than this.",
+  },
+  {
+    name: "maxDistancePx",
+    group: "link",
+    label: "Linking distance",
+    min: 0.2,
+    max: 8,
+    step: 0.1,
+    unit: "px",
+    help: "Longest step; a longer one links strangers.",
+  },
+  {
+    name: "minLength",
+    group: "link",
+    label: "Drop tracks up to",
+    min: 0,
+    max: 60,
+    step: 1,
+    unit: "frames",
+    help: "Longer ones are drawn; few are chance.",
+  },
 ];
 
 /** @type {{name: string, says: string, settings: Partial<Settings>}[]} */
 const PRESETS = [
-  { name: "usual", says: "The usual settings: most bubbles are found, and the map stays clean.", settings: {} },
-  { name: "false tracks", says: "Too many peaks, linked too far: noise becomes tracks, and the map shows vessels that are none.", settings: { nPeaks: 150, threshold: 0.05, maxDistancePx: 5, minLength: 3 } },
-  { name: "more noise", says: "Three times the noise: the error rises, and the bound with it.", settings: { noise: 0.12, threshold: 0.35 } },
-  { name: "crowd", says: "Too many bubbles: spots merge, and most bubbles are lost.", settings: { nBubbles: 120, nPeaks: 200 } },
-  { name: "fast flow", says: "Bubbles move further than the linking distance: the fast vessels are lost first.", settings: { speed: 5 } },
-  { name: "no sub-pixel places", says: "Without sub-pixel places the map shows the grid of the frame.", settings: { method: "none" } },
+  {
+    name: "usual",
+    says: "The usual settings: most bubbles are found, and the map stays clean.",
+    settings: {},
+  },
+  {
+    name: "false tracks",
+    says: "Too many peaks, linked too far: noise becomes tracks, and the map shows false vessels.",
+    settings: { nPeaks: 150, threshold: 0.05, maxDistancePx: 5, minLength: 3 },
+  },
+  {
+    name: "more noise",
+    says: "Three times the noise: the error rises, and the bound with it.",
+    settings: { noise: 0.12, threshold: 0.35 },
+  },
+  {
+    name: "crowd",
+    says: "Too many bubbles: spots merge, and most bubbles are lost.",
+    settings: { nBubbles: 120, nPeaks: 200 },
+  },
+  {
+    name: "fast flow",
+    says: "Bubbles move further than the linking distance: the fast vessels are lost first.",
+    settings: { speed: 5 },
+  },
+  {
+    name: "no sub-pixel places",
+    says: "Without sub-pixel places the map shows the grid of the frame.",
+    settings: { method: "none" },
+  },
 ];
 
 const settings = { ...USUAL };
@@ -110,7 +216,7 @@ function byId(id, kind) {
   return found;
 }
 
-// --- sources -----------------------------------------------------------------------------------------------------
+// --- sources -------------------------------------------------------------------------------------
 
 /** @returns {Source} The film of the seed that is set. */
 function filmSource() {
@@ -177,7 +283,7 @@ function beginMap() {
   recolour();
 }
 
-// --- one frame ---------------------------------------------------------------------------------------------------
+// --- one frame -----------------------------------------------------------------------------------
 
 /** Take the next frame through the chain. */
 function goOn() {
@@ -219,7 +325,7 @@ function setPlaying(value) {
   if (!value) showAll();
 }
 
-// --- pictures ----------------------------------------------------------------------------------------------------
+// --- pictures ------------------------------------------------------------------------------------
 
 /**
  * The picture of a canvas, black, in the size of the map.
@@ -240,7 +346,8 @@ function pictureOf(id, { map }) {
  * @param {number} height
  */
 function setSize(canvas, width, height) {
-  if (canvas.width === width && canvas.height === height) return; // setting it, even to the same, wipes the canvas
+  // Setting it wipes the canvas, even if nothing changes.
+  if (canvas.width === width && canvas.height === height) return;
   [canvas.width, canvas.height] = [width, height];
   canvas.style.aspectRatio = `${width} / ${height}`;
 }
@@ -269,7 +376,8 @@ function colourTouched() {
 function recolour() {
   const { count, nZ } = chain.map;
   page.ceiling.textContent = String(Math.max(4, ceiling));
-  for (let k = 0; k < count.length; k++) mapPicture.words[k] = countColour(count[k], Math.max(4, ceiling));
+  for (let k = 0; k < count.length; k++)
+    mapPicture.words[k] = countColour(count[k], Math.max(4, ceiling));
   if (chain.mask) for (let k = 0; k < count.length; k++) truthPicture.words[k] = truthColour(k);
   [changedRows.from, changedRows.to] = [0, nZ - 1];
 }
@@ -380,7 +488,7 @@ function stroke(context, colour, width) {
   context.stroke();
 }
 
-// --- numbers -----------------------------------------------------------------------------------------------------
+// --- numbers -------------------------------------------------------------------------------------
 
 /**
  * @param {string} id
@@ -406,18 +514,28 @@ function showNumbers() {
   const now = performance.now();
   frameTimes = frameTimes.filter((time) => now - time < 1000);
   const elapsed = now - (frameTimes[0] ?? now);
-  write("rate", isPlaying && elapsed > 300 ? inWords((1000 * (frameTimes.length - 1)) / elapsed, 0) : "-");
+  write(
+    "rate",
+    isPlaying && elapsed > 300 ? inWords((1000 * (frameTimes.length - 1)) / elapsed, 0) : "-",
+  );
   write("frame-count", String(nFrames));
   write("track-count", String(nTracks));
   write("found-count", source.truth ? inWords(tally.nFound / nFrames, 1) : String(chain.found.n));
   if (!source.truth) return;
-  const [far, near] = [tally.nFar, tally.nNear].map((n) => detectionScores(n, tally.nFound, tally.nTrue));
+  const [far, near] = [tally.nFar, tally.nNear].map((n) =>
+    detectionScores(n, tally.nFound, tally.nTrue),
+  );
   for (const name of /** @type {const} */ (["precision", "recall", "jaccard"])) {
     write(`${name}-far`, inWords(100 * far[name], 0, " %"));
     write(`${name}-near`, inWords(100 * near[name], 0, " %"));
   }
   const [error, bound] = [rmsError(tally), Math.sqrt(chain.boundSquares / tally.nFar)];
-  write("error", bound > 0 && error > 0 ? `${error.toFixed(3)} px, ${(error / bound).toFixed(1)} × bound` : inWords(error, 3, " px"));
+  write(
+    "error",
+    bound > 0 && error > 0
+      ? `${error.toFixed(3)} px, ${(error / bound).toFixed(1)} × bound`
+      : inWords(error, 3, " px"),
+  );
   write("bound", inWords(bound, 3, " px"));
   write("filled", inWords((100 * chain.nInside) / chain.nVessel, 1, " %"));
   write("outside", inWords((100 * chain.nOutside) / (chain.nInside + chain.nOutside), 1, " %"));
@@ -439,7 +557,7 @@ function say(text, isWrong = false) {
   page.status.classList.toggle("wrong", isWrong);
 }
 
-// --- controls ----------------------------------------------------------------------------------------------------
+// --- controls ------------------------------------------------------------------------------------
 
 /**
  * Make a slider with its label, value and help.
@@ -448,13 +566,19 @@ function say(text, isWrong = false) {
 function addSlider({ name, group, label, help, min, max, step, unit }) {
   const control = document.createElement("div");
   control.className = "control";
-  const title = Object.assign(document.createElement("label"), { htmlFor: name, textContent: label });
+  const title = Object.assign(document.createElement("label"), {
+    htmlFor: name,
+    textContent: label,
+  });
   const value = Object.assign(document.createElement("output"), { id: `${name}-value` });
   value.setAttribute("for", name);
   const input = Object.assign(document.createElement("input"), { type: "range", id: name });
   [input.min, input.max, input.step] = [min, max, step].map(String);
   input.setAttribute("aria-describedby", `${name}-help`);
-  const line = Object.assign(document.createElement("small"), { id: `${name}-help`, textContent: help });
+  const line = Object.assign(document.createElement("small"), {
+    id: `${name}-help`,
+    textContent: help,
+  });
   control.append(title, value, input, line);
   byId(`${group}-controls`, HTMLFieldSetElement).append(control);
   input.dataset.unit = unit;
@@ -466,7 +590,10 @@ function addSlider({ name, group, label, help, min, max, step, unit }) {
 
 /** Colour the scale below the map, whose colours follow the square root of the count. */
 function colourScale() {
-  const colours = Array.from({ length: 17 }, (_, k) => `rgb(${hotColour(Math.sqrt(k / 16)).join(" ")})`);
+  const colours = Array.from(
+    { length: 17 },
+    (_, k) => `rgb(${hotColour(Math.sqrt(k / 16)).join(" ")})`,
+  );
   byId("scale", HTMLElement).style.background = `linear-gradient(90deg, ${colours.join(", ")})`;
 }
 
@@ -492,7 +619,7 @@ let isChangePending = false;
 
 /** A setting has changed: begin a new map, and show what the next frame makes of it. */
 function changed() {
-  say("");
+  say("A setting has changed, so a new map begins.");
   showSettings();
   // A moving slider changes more often than the screen is refreshed.
   if (isChangePending) return;
@@ -509,7 +636,11 @@ function changed() {
 function addPresets() {
   const row = document.querySelector(".presets");
   PRESETS.forEach(({ name, says, settings: changes }, k) => {
-    const button = Object.assign(document.createElement("button"), { type: "button", id: `preset-${k}`, textContent: name });
+    const button = Object.assign(document.createElement("button"), {
+      type: "button",
+      id: `preset-${k}`,
+      textContent: name,
+    });
     button.addEventListener("click", () => {
       Object.assign(settings, USUAL, changes);
       changed();
@@ -534,7 +665,10 @@ async function openFile(file) {
   const { nT, nZ, nX } = recording;
   showSourceKind();
   restart();
-  const finer = source.upsample < UPSAMPLE ? ` Its map is only ${source.upsample} times finer, for it is large.` : "";
+  const finer =
+    source.upsample < UPSAMPLE
+      ? ` Its map is only ${source.upsample} times finer, for it is large.`
+      : "";
   say(
     `${file.name}: ${nT} frames of ${nZ} × ${nX} px, scaled to a highest amplitude of 1. ` +
       `Its truth is not known, so there are no scores. It stays on this machine.${finer}`,
@@ -543,7 +677,8 @@ async function openFile(file) {
 
 /** Show or hide what only a film has. */
 function showSourceKind() {
-  for (const part of document.querySelectorAll(".truth-only")) part.toggleAttribute("hidden", recording !== null);
+  for (const part of document.querySelectorAll(".truth-only"))
+    part.toggleAttribute("hidden", recording !== null);
   byId("film", HTMLButtonElement).hidden = recording === null;
   byId("seed-field", HTMLElement).hidden = recording !== null;
   byId("film-controls", HTMLFieldSetElement).hidden = recording !== null;
@@ -553,7 +688,10 @@ function showSourceKind() {
 function saveMap() {
   mapPicture.canvas.toBlob((blob) => {
     if (!blob) return;
-    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: "ulm-map.png" });
+    const link = Object.assign(document.createElement("a"), {
+      href: URL.createObjectURL(blob),
+      download: "ulm-map.png",
+    });
     link.click();
     URL.revokeObjectURL(link.href);
   });
@@ -568,7 +706,12 @@ function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || !(target instanceof HTMLElement)) return;
   const isSlider = target instanceof HTMLInputElement && target.type === "range";
   const wantsAll = target.matches("select, input") && !isSlider;
-  if (wantsAll || (event.key === " " && target.matches("button")) || (event.key !== " " && isSlider)) return;
+  if (
+    wantsAll ||
+    (event.key === " " && target.matches("button")) ||
+    (event.key !== " " && isSlider)
+  )
+    return;
   if (event.key === " ") setPlaying(!isPlaying);
   else if (event.key === "ArrowRight") oneFrame();
   else if (event.key === "ArrowLeft") restart();
@@ -600,7 +743,8 @@ function connect() {
     settings.method = /** @type {Method} */ (page.method.value);
     changed();
   });
-  for (const box of [page.showFound, page.showTrue, page.showTracks]) box.addEventListener("change", showFrame);
+  for (const box of [page.showFound, page.showTrue, page.showTracks])
+    box.addEventListener("change", showFrame);
   document.addEventListener("keydown", onKey);
   const file = byId("file", HTMLInputElement);
   file.addEventListener("change", () => {
@@ -620,7 +764,8 @@ function connect() {
 function followBook() {
   if (window.parent === window) return;
   document.documentElement.classList.add("embedded");
-  const tellHeight = () => window.parent.postMessage({ ulmLabHeight: document.documentElement.offsetHeight }, "*");
+  const tellHeight = () =>
+    window.parent.postMessage({ ulmLabHeight: document.documentElement.offsetHeight }, "*");
   new ResizeObserver(tellHeight).observe(document.body);
   window.addEventListener("message", ({ source: from, data }) => {
     const theme = data?.ulmTheme;
@@ -636,6 +781,7 @@ colourScale();
 showSettings();
 connect();
 followBook();
+say(PRESETS[0].says);
 restart();
 // Who asks for little motion begins with a still frame.
 if (!window.matchMedia("(prefers-reduced-motion: reduce)").matches) setPlaying(true);

@@ -1,4 +1,5 @@
-// One frame after the other through all steps: find, link, draw, score. It knows nothing of the page.
+// One frame after the other through all steps: find, link, draw, score. It knows nothing of the
+// page.
 
 import { addFrame, createTally, positionBound } from "./score.js";
 import { createMap, createPen, drawTrack } from "./render.js";
@@ -31,7 +32,8 @@ import { locatePeaks } from "./locate.js";
  * @typedef {object} Chain What has become of the frames so far.
  * @property {Shape} shape Size of a frame [px].
  * @property {DensityMap} map
- * @property {Uint8Array | null} mask 1 for map pixels inside vessels; null where they are not known.
+ * @property {Uint8Array | null} mask 1 for map pixels inside vessels; null where they are not
+ *   known.
  * @property {Tracker} tracker
  * @property {Map<number, Pen>} pens By number of the track.
  * @property {Bubbles} found Bubbles of the last frame.
@@ -96,7 +98,8 @@ export function addToChain(chain, frame, truth, settings) {
   const { method, nPeaks, threshold, maxDistancePx } = settings;
   chain.found = locatePeaks(frame, chain.shape, { method, nBubbles: nPeaks, minScore: threshold });
   chain.touched.length = 0;
-  for (const track of chain.tracker.add(chain.found, maxDistancePx)) draw(chain, track, true, settings);
+  for (const track of chain.tracker.add(chain.found, maxDistancePx))
+    draw(chain, track, true, settings);
   for (const track of chain.tracker.open) draw(chain, track, false, settings);
   for (const pixel of chain.touched) countPixel(chain, pixel);
   chain.nFrames++;

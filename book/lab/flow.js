@@ -1,11 +1,13 @@
-// Vessels and the bubbles that flow through them. Places are in pixels of the frame, z down and x to the right, with the
-// origin at the centre of the first pixel; times are in frames.
+// Vessels and the bubbles that flow through them. Places are in pixels of the frame, z down and x
+// to the right, with the origin at the centre of the first pixel; times are in frames.
 
 /** @typedef {{nZ: number, nX: number}} Shape Rows and columns of a frame [px]. */
 /** @typedef {() => number} Random Gives numbers evenly spread from 0 to below 1. */
 /**
- * @typedef {object} Route A way from the inlet of a vessel tree to one of its ends (or back, in a vein).
- * @property {Float64Array} z Centreline, sampled so that a bubble on the axis passes two samples a frame [px].
+ * @typedef {object} Route A way from the inlet of a vessel tree to one of its ends (or back, in a
+ *   vein).
+ * @property {Float64Array} z Centreline, sampled so that a bubble on the axis passes two samples a
+ *   frame [px].
  * @property {Float64Array} x The same along x [px].
  * @property {Float64Array} normalZ Unit vector across the vessel at each sample.
  * @property {Float64Array} normalX The same along x.
@@ -68,8 +70,8 @@ export function makeRandom(seed) {
 /**
  * Grow two trees of vessels that cross: an artery that divides, and a vein that gathers.
  *
- * Radii follow Murray's law: the cube of a vessel's radius is the sum of the cubes of its branches, and flow goes with the
- * cube of the radius.
+ * Radii follow Murray's law: the cube of a vessel's radius is the sum of the cubes of its branches,
+ * and flow goes with the cube of the radius.
  * @param {Shape} shape Size of a frame [px].
  * @param {Random} random
  * @returns {Route[]}
@@ -78,10 +80,16 @@ export function growVessels(shape, random) {
   const { nZ, nX } = shape;
   const low = MARGIN_PX;
   const artery = growTree(shape, random, {
-    z: low, x: nX * (0.2 + 0.15 * random()), heading: 0.5 + 0.5 * random(), radius: 2.1,
+    z: low,
+    x: nX * (0.2 + 0.15 * random()),
+    heading: 0.5 + 0.5 * random(),
+    radius: 2.1,
   });
   const vein = growTree(shape, random, {
-    z: nZ - 1 - low, x: nX * (0.65 + 0.15 * random()), heading: -2.1 - 0.5 * random(), radius: 2.3,
+    z: nZ - 1 - low,
+    x: nX * (0.65 + 0.15 * random()),
+    heading: -2.1 - 0.5 * random(),
+    radius: 2.3,
   });
   const lines = [...artery, ...vein.map((line) => line.slice().reverse())];
   const routes = lines.map(sampleInTime);
@@ -94,13 +102,17 @@ export function growVessels(shape, random) {
  * Lines from the root of a tree to each of its ends, in steps of LINE_STEP_PX.
  * @param {Shape} shape
  * @param {Random} random
- * @param {{z: number, x: number, heading: number, radius: number}} root Heading in radians from x towards z.
+ * @param {{z: number, x: number, heading: number, radius: number}} root Heading in radians from x
+ *   towards z.
  * @returns {LinePoint[][]}
  */
 function growTree(shape, random, root) {
   /** @type {LinePoint[][]} */
   const lines = [];
-  /** @type {(before: LinePoint[], z: number, x: number, heading: number, radius: number, depth: number) => void} */
+  /**
+   * @type {(before: LinePoint[], z: number, x: number, heading: number, radius: number, depth:
+   *   number) => void}
+   */
   const grow = (before, z, x, heading, radius, depth) => {
     const line = before.slice();
     const length = depth === 0 ? 16 + 10 * random() : 14 + 22 * random();
@@ -112,7 +124,10 @@ function growTree(shape, random, root) {
       z += Math.sin(heading) * LINE_STEP_PX;
       x += Math.cos(heading) * LINE_STEP_PX;
       isInside =
-        z >= MARGIN_PX && z <= shape.nZ - 1 - MARGIN_PX && x >= MARGIN_PX && x <= shape.nX - 1 - MARGIN_PX;
+        z >= MARGIN_PX &&
+        z <= shape.nZ - 1 - MARGIN_PX &&
+        x >= MARGIN_PX &&
+        x <= shape.nX - 1 - MARGIN_PX;
       if (!isInside) break;
       line.push({ z, x, radius });
     }
@@ -126,7 +141,14 @@ function growTree(shape, random, root) {
     grow(line, z, x, heading + fork * (1 - share), radius * Math.cbrt(share), depth + 1);
     grow(line, z, x, heading - fork * share, radius * Math.cbrt(1 - share), depth + 1);
   };
-  grow([{ z: root.z, x: root.x, radius: root.radius }], root.z, root.x, root.heading, root.radius, 0);
+  grow(
+    [{ z: root.z, x: root.x, radius: root.radius }],
+    root.z,
+    root.x,
+    root.heading,
+    root.radius,
+    0,
+  );
   return lines;
 }
 
@@ -258,10 +280,12 @@ export function createFilm(shape, seed) {
         const share = sample[k] - j;
         const across = offset[k] * (one.radius[j] + share * (one.radius[j + 1] - one.radius[j]));
         truth.z[k] =
-          one.z[j] + share * (one.z[j + 1] - one.z[j]) +
+          one.z[j] +
+          share * (one.z[j + 1] - one.z[j]) +
           across * (one.normalZ[j] + share * (one.normalZ[j + 1] - one.normalZ[j]));
         truth.x[k] =
-          one.x[j] + share * (one.x[j + 1] - one.x[j]) +
+          one.x[j] +
+          share * (one.x[j + 1] - one.x[j]) +
           across * (one.normalX[j] + share * (one.normalX[j + 1] - one.normalX[j]));
       }
     },
@@ -300,7 +324,11 @@ export function vesselMask(routes, shape, upsample) {
       const centreZ = (route.z[k] + 0.5) * upsample - 0.5;
       const centreX = (route.x[k] + 0.5) * upsample - 0.5;
       const reach = Math.max(FARTHEST_OFFSET * route.radius[k] * upsample, 0.5);
-      for (let z = Math.max(0, Math.ceil(centreZ - reach)); z <= Math.min(nZ - 1, centreZ + reach); z++) {
+      for (
+        let z = Math.max(0, Math.ceil(centreZ - reach));
+        z <= Math.min(nZ - 1, centreZ + reach);
+        z++
+      ) {
         const half = Math.sqrt(Math.max(0, reach ** 2 - (z - centreZ) ** 2));
         const from = Math.max(0, Math.ceil(centreX - half));
         const to = Math.min(nX - 1, Math.floor(centreX + half));

@@ -35,7 +35,8 @@ export function drawSpots(truth, shape, spot, frame) {
     const lastX = Math.min(nX - 1, middleX + reachX);
     for (let z = Math.max(0, middleZ - reachZ); z <= Math.min(nZ - 1, middleZ + reachZ); z++) {
       const height = truth.amplitude[k] * Math.exp(-0.5 * ((z - truth.z[k]) / spot.sigmaZ) ** 2);
-      for (let x = firstX; x <= lastX; x++) frame[z * nX + x] += height * profile[x - middleX + reachX];
+      for (let x = firstX; x <= lastX; x++)
+        frame[z * nX + x] += height * profile[x - middleX + reachX];
     }
   }
 }
@@ -43,7 +44,8 @@ export function drawSpots(truth, shape, spot, frame) {
 /**
  * Add complex Gaussian noise and take the modulus, as for the envelope of an echo.
  *
- * Where there is no bubble the result has a Rayleigh distribution; on a bright spot it is the spot plus Gaussian noise.
+ * Where there is no bubble the result has a Rayleigh distribution; on a bright spot it is the spot
+ * plus Gaussian noise.
  * @param {Float32Array} frame Amplitudes, changed in place.
  * @param {number} noise Standard deviation of the real and of the imaginary part.
  * @param {Random} random

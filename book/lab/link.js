@@ -1,4 +1,5 @@
-// Link bubbles from frame to frame into tracks. The rules are those of `ulmpaper.core.link` without gaps.
+// Link bubbles from frame to frame into tracks. The rules are those of `ulmpaper.core.link` without
+// gaps.
 
 import { bestPairs } from "./pairs.js";
 
@@ -13,14 +14,15 @@ import { bestPairs } from "./pairs.js";
 /**
  * @typedef {object} Tracker Links frame by frame.
  * @property {Track[]} open Tracks that reach to the present frame, in the order of its bubbles.
- * @property {(found: Points, maxDistancePx: number) => Track[]} add Take in the next frame; gives the tracks that ended.
+ * @property {(found: Points, maxDistancePx: number) => Track[]} add Take in the next frame; gives
+ *   the tracks that ended.
  */
 
 /**
  * Begin to link.
  *
- * From one frame to the next as many links as possible are made, and of all such sets the one with the least sum of squared
- * distances. A bubble without a partner begins a new track.
+ * From one frame to the next as many links as possible are made, and of all such sets the one with
+ * the least sum of squared distances. A bubble without a partner begins a new track.
  * @returns {Tracker}
  */
 export function createTracker() {

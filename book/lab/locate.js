@@ -1,4 +1,5 @@
-// Find bubbles as peaks of a frame, and place them below the pixel. The rules are those of `ulmpaper.locate`.
+// Find bubbles as peaks of a frame, and place them below the pixel. The rules are those of
+// `ulmpaper.locate`.
 
 /** @typedef {import("./flow.js").Shape} Shape */
 /** @typedef {"parabola" | "radial" | "weighted" | "none"} Method */
@@ -28,7 +29,8 @@
  */
 /** @typedef {{dz: number, dx: number}} Shift From the centre of a window to the bubble [px]. */
 
-// Smaller plateaus still show where the bubble lies; of larger ones, which are saturated, the centre is the best guess.
+// Smaller plateaus still show where the bubble lies; of larger ones, which are saturated, the
+// centre is the best guess.
 const SATURATED_PIXELS = 4;
 
 /**
@@ -91,7 +93,8 @@ export function highestPeaks(frame, shape, nBubbles, border, minScore) {
 }
 
 /**
- * All 8-connected regional maxima above an amplitude, each plateau once, in the order of their pixels.
+ * All 8-connected regional maxima above an amplitude, each plateau once, in the order of their
+ * pixels.
  * @param {Float32Array | Float64Array} image nZ rows of nX amplitudes.
  * @param {Shape} shape
  * @param {number} minScore Maxima must be above this and above 0.
@@ -145,7 +148,8 @@ function highestNeighbour(image, nZ, nX, z, x) {
 }
 
 /**
- * All pixels connected to one by equal pixels, in rising order; null where something higher touches them.
+ * All pixels connected to one by equal pixels, in rising order; null where something higher touches
+ * them.
  * @param {Float32Array | Float64Array} image
  * @param {number} nZ
  * @param {number} nX
@@ -175,7 +179,8 @@ function plateauFrom(image, nZ, nX, start, seen) {
 }
 
 /**
- * The peak that stands for a plateau: the pixel nearest to its centre of mass, of several the first.
+ * The peak that stands for a plateau: the pixel nearest to its centre of mass, of several the
+ * first.
  * @param {number[]} plateau
  * @param {number} nX
  * @param {number} score
@@ -225,7 +230,8 @@ export function weightedAverage(window, side) {
 }
 
 /**
- * Fit a parabola to the logarithm of the three pixels round the peak, along each axis. Exact for a Gaussian spot.
+ * Fit a parabola to the logarithm of the three pixels round the peak, along each axis. Exact for a
+ * Gaussian spot.
  * @param {Float64Array} window Rows of a square window.
  * @param {number} side Its side, odd [px].
  * @returns {Shift}
@@ -245,10 +251,12 @@ export function logParabola(window, side) {
 }
 
 /**
- * Find the point nearest to all lines along the gradient (Parthasarathy, Nat. Methods 9 (2012) 724).
+ * Find the point nearest to all lines along the gradient (Parthasarathy, Nat. Methods 9 (2012)
+ * 724).
  *
- * Gradients live between the pixels, are taken along both diagonals and smoothed by a 3 x 3 mean. Each line counts by its
- * squared gradient over its distance from the centroid of the squared gradients.
+ * Gradients live between the pixels, are taken along both diagonals and smoothed by a 3 x 3 mean.
+ * Each line counts by its squared gradient over its distance from the centroid of the squared
+ * gradients.
  * @param {Float64Array} window Rows of a square window.
  * @param {number} side Its side, odd, 5 or more [px].
  * @returns {Shift}

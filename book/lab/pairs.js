@@ -1,13 +1,21 @@
-// The best of all ways to pair two sets of points: most pairs first, then the least sum of squared distances.
+// The best of all ways to pair two sets of points: most pairs first, then the least sum of squared
+// distances.
 
-/** @typedef {{n: number, z: Float64Array, x: Float64Array}} Points Only the first n entries count [px]. */
-/** @typedef {{i: number, j: number, squared: number}} Pair Entries of the first and second set; squared distance [px^2]. */
+/**
+ * @typedef {{n: number, z: Float64Array, x: Float64Array}} Points Only the first n entries count
+ *   [px].
+ */
+/**
+ * @typedef {{i: number, j: number, squared: number}} Pair Entries of the first and second set;
+ *   squared distance [px^2].
+ */
 
 /**
  * Pair points that lie within reach of each other, each at most once.
  * @param {Points} first
  * @param {Points} second
- * @param {(squared: number) => boolean} isAllowed Whether a pair of this squared distance may be made [px^2].
+ * @param {(squared: number) => boolean} isAllowed Whether a pair of this squared distance may be
+ *   made [px^2].
  * @returns {Int32Array} For each first point its partner in the second set, or -1.
  */
 export function bestPairs(first, second, isAllowed) {
@@ -50,10 +58,12 @@ function assignContested(pairs, partner) {
   const columnOf = new Map(columns.map((j, column) => [j, column]));
   // A barred pair costs more than all allowed ones together: the number of pairs comes first.
   const barred = pairs.reduce((sum, { squared }) => sum + squared, 0) + 1;
-  // The search wants no more rows than columns; columns without a point of their own stand for "no partner".
+  // The search wants no more rows than columns; columns without a point of their own stand for "no
+  // partner".
   const nColumns = Math.max(rows.length, columns.length);
   const cost = rows.map(() => new Float64Array(nColumns).fill(barred));
-  for (const { i, j, squared } of pairs) cost[Number(rowOf.get(i))][Number(columnOf.get(j))] = squared;
+  for (const { i, j, squared } of pairs)
+    cost[Number(rowOf.get(i))][Number(columnOf.get(j))] = squared;
   const columnOfRow = leastAssignment(cost);
   rows.forEach((i, row) => {
     const column = columnOfRow[row];
@@ -64,8 +74,9 @@ function assignContested(pairs, partner) {
 /**
  * Give each row a column of its own so that the sum of the costs is least.
  *
- * Rows come in one by one. Each looks for the cheapest chain of exchanges that ends in a free column, by Dijkstra's search;
- * prices of rows and columns keep all reduced costs at 0 or above (Crouse, IEEE TAES 52 (2016) 1679).
+ * Rows come in one by one. Each looks for the cheapest chain of exchanges that ends in a free
+ * column, by Dijkstra's search; prices of rows and columns keep all reduced costs at 0 or above
+ * (Crouse, IEEE TAES 52 (2016) 1679).
  * @param {Float64Array[]} cost As many columns as rows, or more.
  * @returns {Int32Array} Column of each row.
  */
@@ -107,7 +118,7 @@ export function leastAssignment(cost) {
       columnPrice[column] -= way - reached[column];
     }
     // Exchange along the chain, from its free end back to the new row.
-    for (let column = nearest; column >= 0; ) {
+    for (let column = nearest; column >= 0;) {
       const giver = reachedFrom[column];
       const next = giver === newRow ? -1 : columnOfRow[giver];
       rowOfColumn[column] = giver;

@@ -20,7 +20,8 @@
  */
 /**
  * @typedef {object} PathOptions
- * @property {number} maxDistancePx Longest step of the linking, cut into pieces of 0.8 map pixels [px].
+ * @property {number} maxDistancePx Longest step of the linking, cut into pieces of 0.8 map pixels
+ *   [px].
  * @property {number} [smoothPoints] Longest span of the moving average [frames].
  */
 
@@ -43,9 +44,11 @@ export function createPen() {
 }
 
 /**
- * Average each value with its neighbours; the span shrinks towards the ends, which stay where they are.
+ * Average each value with its neighbours; the span shrinks towards the ends, which stay where they
+ * are.
  * @param {number[]} values
- * @param {number} points Longest span; the largest odd number not above it and the number of values is used.
+ * @param {number} points Longest span; the largest odd number not above it and the number of values
+ *   is used.
  * @returns {number[]}
  */
 export function shrinkingMean(values, points) {
@@ -67,10 +70,11 @@ function meanAround(values, k, reach) {
 }
 
 /**
- * Draw what is new of a track: smooth it, sample it densely, and count it once in each map pixel it meets.
+ * Draw what is new of a track: smooth it, sample it densely, and count it once in each map pixel it
+ * meets.
  *
- * While a track grows, the average may still move its last points. They are left out until they are final, so that the map of
- * a track drawn in many calls equals that of a track drawn in one.
+ * While a track grows, the average may still move its last points. They are left out until they are
+ * final, so that the map of a track drawn in many calls equals that of a track drawn in one.
  * @param {DensityMap} map Is changed in place.
  * @param {Track} track
  * @param {Pen} pen The track's own.
@@ -147,8 +151,8 @@ export function renderMap(tracks, shape, upsample, options) {
 }
 
 /**
- * The colours of the map, from black over red and yellow to white: lightness rises all the way, so that no one needs to tell
- * red from green.
+ * The colours of the map, from black over red and yellow to white: lightness rises all the way, so
+ * that no one needs to tell red from green.
  * @param {number} share From 0 to 1.
  * @returns {[number, number, number]} Red, green and blue, from 0 to 255.
  */

@@ -13,7 +13,10 @@ import { bestPairs } from "./pairs.js";
  * @property {number} nFar Pairs closer than 0.5 px.
  * @property {number} squares Sum of the squared distances of the pairs closer than 0.5 px [px^2].
  */
-/** @typedef {{precision: number, recall: number, jaccard: number}} Detection Each between 0 and 1, or NaN. */
+/**
+ * @typedef {{precision: number, recall: number, jaccard: number}} Detection Each between 0 and 1,
+ *   or NaN.
+ */
 
 export const NEAR_PX = 0.25;
 export const FAR_PX = 0.5;
@@ -24,7 +27,8 @@ export function createTally() {
 }
 
 /**
- * Pair found with true bubbles of one frame: as many pairs below 0.5 px as possible, then the least squared distance.
+ * Pair found with true bubbles of one frame: as many pairs below 0.5 px as possible, then the least
+ * squared distance.
  * @param {Points} found
  * @param {Points} truth
  * @returns {Int32Array} For each found bubble the true one, or -1.
@@ -82,10 +86,11 @@ export function rmsError(tally) {
 /**
  * The Cramer-Rao bound: no unbiased method places a spot with a smaller variance.
  *
- * For a lone Gaussian spot of known width in white noise the information on z is the sum over pixels of the squared
- * derivative of the spot, over the variance of the noise. On a bright spot the noise of the modulus is that of the real part.
- * For fine pixels the sum is an integral, and the variances are 2 noise^2 sigmaZ / (pi sigmaX amplitude^2) along z, and the
- * same with z and x exchanged along x. By symmetry an unknown amplitude changes nothing.
+ * For a lone Gaussian spot of known width in white noise the information on z is the sum over
+ * pixels of the squared derivative of the spot, over the variance of the noise. On a bright spot
+ * the noise of the modulus is that of the real part. For fine pixels the sum is an integral, and
+ * the variances are 2 noise^2 sigmaZ / (pi sigmaX amplitude^2) along z, and the same with z and x
+ * exchanged along x. By symmetry an unknown amplitude changes nothing.
  * @param {Spot} spot Widths of the spot [px].
  * @param {number} noise Standard deviation of the noise.
  * @param {number} amplitude Peak of the spot.

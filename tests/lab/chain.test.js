@@ -8,8 +8,20 @@ import { addNoise, drawSpots } from "../../book/lab/image.js";
 import { createTracker, dropShort, link } from "../../book/lab/link.js";
 import { locatePeaks } from "../../book/lab/locate.js";
 import { bestPairs, leastAssignment } from "../../book/lab/pairs.js";
-import { createMap, createPen, drawTrack, renderMap, shrinkingMean } from "../../book/lab/render.js";
-import { addFrame, createTally, detectionScores, positionBound, rmsError } from "../../book/lab/score.js";
+import {
+  createMap,
+  createPen,
+  drawTrack,
+  renderMap,
+  shrinkingMean,
+} from "../../book/lab/render.js";
+import {
+  addFrame,
+  createTally,
+  detectionScores,
+  positionBound,
+  rmsError,
+} from "../../book/lab/score.js";
 import { farthest, framesOf, golden, pointsByFrame, pointsOf } from "./golden.js";
 
 const METHODS = ["parabola", "radial", "weighted", "none"];
@@ -39,7 +51,9 @@ test("plateaus are bubbles too", () => {
 test("tracks are the package's", () => {
   for (const made of golden.tracked) {
     const tracks = link(pointsByFrame(made.bubbles, made.n_frames), made.max_distance_px);
-    const rows = tracks.map(({ firstFrame, z, x }) => z.map((value, k) => [firstFrame + k, value, x[k]]));
+    const rows = tracks.map(({ firstFrame, z, x }) =>
+      z.map((value, k) => [firstFrame + k, value, x[k]]),
+    );
     const expected = tracks.map(({ id }) => made.bubbles.filter((_, k) => made.track[k] === id));
     assert.equal(tracks.length, new Set(made.track).size);
     assert.deepEqual(rows, expected);
@@ -52,7 +66,9 @@ test("the map is the package's", () => {
     const shape = { nZ: made.shape[0], nX: made.shape[1] };
     const tracks = link(pointsByFrame(made.bubbles, made.n_frames), made.max_distance_px);
     const long = dropShort(tracks, made.min_length);
-    const { count } = renderMap(long, shape, made.upsample, { maxDistancePx: made.max_distance_px });
+    const { count } = renderMap(long, shape, made.upsample, {
+      maxDistancePx: made.max_distance_px,
+    });
     const expected = new Float32Array(count.length);
     made.map_pixel.forEach((pixel, k) => (expected[pixel] = made.map_count[k]));
     assert.deepEqual(count, expected);
@@ -139,8 +155,18 @@ test("a shifted frame has shifted bubbles", () => {
     const one = locatePeaks(frame, shape, options);
     const other = locatePeaks(shifted, wide, options);
     assert.ok(one.n > 5);
-    assert.ok(farthest(Array.from(one.z, (z) => z + 4), Array.from(other.z)) < 1e-9);
-    assert.ok(farthest(Array.from(one.x, (x) => x + 9), Array.from(other.x)) < 1e-9);
+    assert.ok(
+      farthest(
+        Array.from(one.z, (z) => z + 4),
+        Array.from(other.z),
+      ) < 1e-9,
+    );
+    assert.ok(
+      farthest(
+        Array.from(one.x, (x) => x + 9),
+        Array.from(other.x),
+      ) < 1e-9,
+    );
   }
 });
 
@@ -169,7 +195,9 @@ test("the assignment is the best of all", () => {
   for (let round = 0; round < 200; round++) {
     const nRows = 1 + Math.floor(4 * random());
     const nColumns = nRows + Math.floor(3 * random());
-    const cost = Array.from({ length: nRows }, () => Float64Array.from({ length: nColumns }, random));
+    const cost = Array.from({ length: nRows }, () =>
+      Float64Array.from({ length: nColumns }, random),
+    );
     const columns = leastAssignment(cost);
     assert.equal(new Set(columns).size, nRows);
     const sum = cost.reduce((total, row, k) => total + row[columns[k]], 0);
@@ -190,10 +218,19 @@ function leastSum(cost, row, taken) {
 }
 
 test("more pairs come before near pairs", () => {
-  const first = pointsOf([[0, 0], [0, 1]]);
-  const second = pointsOf([[0, 1.1], [0, 2.9]]);
+  const first = pointsOf([
+    [0, 0],
+    [0, 1],
+  ]);
+  const second = pointsOf([
+    [0, 1.1],
+    [0, 2.9],
+  ]);
   assert.deepEqual([...bestPairs(first, second, (squared) => squared <= 4)], [0, 1]);
-  const far = pointsOf([[0, 0.9], [0, -1.9]]);
+  const far = pointsOf([
+    [0, 0.9],
+    [0, -1.9],
+  ]);
   assert.deepEqual([...bestPairs(first, far, (squared) => squared <= 4)], [1, 0]);
 });
 
@@ -210,7 +247,10 @@ test("tracks run backwards as they run forwards", () => {
 test("smoothing keeps the ends and even motion", () => {
   const even = Array.from({ length: 30 }, (_, k) => 2 + 0.25 * k);
   assert.ok(farthest(shrinkingMean(even, 20), even) < 1e-12);
-  assert.deepEqual(shrinkingMean([0, 0.9, 0], 3).map((value) => Math.round(10 * value)), [0, 3, 0]);
+  assert.deepEqual(
+    shrinkingMean([0, 0.9, 0], 3).map((value) => Math.round(10 * value)),
+    [0, 3, 0],
+  );
 });
 
 test("a seed gives the same film, another seed another", () => {
@@ -238,7 +278,9 @@ test("bubbles stay in their vessels, whatever the seed", async () => {
         assert.ok(z > 2 && z < shape.nZ - 3 && x > 2 && x < shape.nX - 3);
         // A pixel further: the mask is made of discs at samples, bubbles lie between them.
         const [row, column] = [Math.floor((z + 0.5) * 10), Math.floor((x + 0.5) * 10)];
-        const near = [-1, 0, 1].flatMap((i) => [-1, 0, 1].map((j) => mask[(row + i) * 1430 + column + j]));
+        const near = [-1, 0, 1].flatMap((i) =>
+          [-1, 0, 1].map((j) => mask[(row + i) * 1430 + column + j]),
+        );
         assert.ok(near.some(Boolean), `seed ${seed}: a bubble at ${z}, ${x}`);
       }
     }

@@ -24,25 +24,33 @@ from ulmpaper.metrics import score_bubbles
 GOLDEN = Path(__file__).with_name("golden.json")
 METHODS = ("parabola", "radial", "weighted", "none")
 SHAPE = (40, 48)
-UPSAMPLE = 10
 
 
 def main() -> None:
     """Write the file anew."""
-    GOLDEN.write_text(json.dumps({**golden(), "files": files()}) + "\n", encoding="utf-8")
+    made = {**answered(cases(np.random.default_rng(20))), "files": files()}
+    GOLDEN.write_text(json.dumps(made) + "\n", encoding="utf-8")
 
 
-def golden() -> dict[str, Any]:
-    """Everything that the tests compare with."""
-    rng = np.random.default_rng(20)
+def cases(rng: np.random.Generator) -> dict[str, Any]:
+    """What is given to both sides."""
     return {
         "located": [
-            located(noisy_frames(rng), n_bubbles=12, min_score=9000.0),
-            located(noisy_frames(rng), n_bubbles=60, min_score=0.0),
-            located(saturated_frames(rng), n_bubbles=40, min_score=20.0),
+            recorded(noisy_frames(rng), n_bubbles=12, min_score=9000.0),
+            recorded(noisy_frames(rng), n_bubbles=60, min_score=0.0),
+            recorded(saturated_frames(rng), n_bubbles=40, min_score=20.0),
         ],
-        "tracked": [tracked(rng, step) for step in (0.6, 1.5)],
-        "scored": [scored(rng, spread) for spread in (0.15, 0.4)],
+        "tracked": [moving(rng, step) for step in (0.6, 1.5)],
+        "scored": [found_and_true(rng, spread) for spread in (0.15, 0.4)],
+    }
+
+
+def answered(given: dict[str, Any]) -> dict[str, Any]:
+    """The cases with what the package makes of them."""
+    return {
+        "located": [{**case, **located(case)} for case in given["located"]],
+        "tracked": [{**case, **tracked(case)} for case in given["tracked"]],
+        "scored": [{**case, **scored(case)} for case in given["scored"]],
     }
 
 
@@ -58,72 +66,92 @@ def saturated_frames(rng: np.random.Generator) -> NDArray:
     return np.minimum(np.rint(block.frames * 45) * 6, 255).astype(np.uint16)
 
 
-def located(frames: NDArray, *, n_bubbles: int, min_score: float) -> dict[str, Any]:
-    """Frames, and the bubbles that each method finds in them."""
+def recorded(frames: NDArray, *, n_bubbles: int, min_score: float) -> dict[str, Any]:
+    """Frames, and how to look for bubbles in them."""
     return {
         "shape": list(frames.shape),
         "frames": base64.b64encode(frames.astype("<u2").tobytes()).decode(),
         "n_bubbles": n_bubbles,
         "min_score": min_score,
-        "found": {
-            method: rows(
-                locate_peaks(frames.astype(np.float32), method, n_bubbles, min_score=min_score)
-            )
-            for method in METHODS
-        },
     }
 
 
-def tracked(rng: np.random.Generator, step_px: float) -> dict[str, Any]:
-    """Bubbles in motion, some missing and some false; their tracks and the map of the long ones."""
-    n_frames, n_moving, max_distance_px, min_length = 40, 11, 1.6, 5
+def located(case: dict[str, Any]) -> dict[str, Any]:
+    """Rows (frame, z, x, score) of the bubbles that each method finds."""
+    frames = np.frombuffer(base64.b64decode(case["frames"]), "<u2").reshape(case["shape"])
+    found = {}
+    for method in METHODS:
+        table = locate_peaks(
+            frames.astype(np.float32), method, case["n_bubbles"], min_score=case["min_score"]
+        )
+        rows = table[["frame", "z", "x", "score"]].to_numpy(dtype=float)
+        found[method] = rows.round(9).tolist()
+    return {"found": found}
+
+
+def moving(rng: np.random.Generator, step_px: float) -> dict[str, Any]:
+    """Bubbles in motion, some missing and some false, and how to link them."""
+    n_frames, n_moving = 30, 9
     start = rng.uniform(0, 1, (n_moving, 2)) * SHAPE
-    way = rng.normal(0, step_px / 2, (n_frames, n_moving, 2)) * 0.4 + rng.normal(
-        0, step_px / 2, (n_moving, 2)
-    )
+    drift = rng.normal(0, step_px / 2, (n_moving, 2))
+    way = rng.normal(0, 0.2 * step_px, (n_frames, n_moving, 2)) + drift
     at = start + np.cumsum(way, axis=0)
     frame = np.repeat(np.arange(n_frames), n_moving)
     is_seen = rng.uniform(size=len(frame)) < 0.94
     false = rng.uniform(0, 1, (2 * n_frames, 2)) * SHAPE
     # Not on the edge of a map pixel, where rounding decides.
-    z, x = np.concatenate([at.reshape(-1, 2)[is_seen], false]).round(3).T + 0.00037
+    places = np.concatenate([at.reshape(-1, 2)[is_seen], false]).round(3) + 0.00037
     frame = np.concatenate([frame[is_seen], np.repeat(np.arange(n_frames), 2)])
-    table = bubble_table(frame, z, x, np.ones(len(z))).sort_values("frame", kind="stable")
-    tracks = link(table, max_distance_px=max_distance_px)
-    long = drop_short(tracks, min_length)
-    paths = interpolate(
-        long, px_mm=0.1, frame_rate_hz=1000, max_distance_px=max_distance_px, upsample=UPSAMPLE
-    )
-    sums = map_sums(paths, SHAPE, upsample=UPSAMPLE)
+    order = np.argsort(frame, kind="stable")
     return {
         "shape": list(SHAPE),
         "n_frames": n_frames,
-        "bubbles": table[["frame", "z", "x"]].to_numpy().tolist(),
-        "max_distance_px": max_distance_px,
+        "bubbles": np.column_stack([frame, places.round(5)])[order].tolist(),
+        "max_distance_px": 1.6,
+        "min_length": 5,
+        "upsample": 10,
+    }
+
+
+def tracked(case: dict[str, Any]) -> dict[str, Any]:
+    """Track of each bubble, and the map of the long tracks."""
+    frame, z, x = np.array(case["bubbles"]).T
+    table = bubble_table(frame.astype(int), z, x, np.ones(len(z)))
+    tracks = link(table, max_distance_px=case["max_distance_px"])
+    long = drop_short(tracks, case["min_length"])
+    paths = interpolate(
+        long,
+        px_mm=0.1,
+        frame_rate_hz=1000,
+        max_distance_px=case["max_distance_px"],
+        upsample=case["upsample"],
+    )
+    sums = map_sums(paths, tuple(case["shape"]), upsample=case["upsample"])
+    return {
         "track": table.merge(tracks, on=["frame", "z", "x"])["track"].tolist(),
-        "min_length": min_length,
         "n_long": int(long["track"].nunique()),
-        "upsample": UPSAMPLE,
         "map_pixel": sums.pixel.tolist(),
         "map_count": sums.count.astype(int).tolist(),
     }
 
 
-def scored(rng: np.random.Generator, spread_px: float) -> dict[str, Any]:
-    """Found and true bubbles of some frames, and their scores."""
-    frame = np.repeat(np.arange(4), 12)
-    truth = pd.DataFrame({"frame": frame, "z": rng.uniform(0, 9, 48), "x": rng.uniform(0, 9, 48)})
-    off = rng.normal(0, spread_px, (48, 2))
-    found = truth.assign(z=truth["z"] + off[:, 0], x=truth["x"] + off[:, 1])
-    found = found[rng.uniform(size=48) < 0.85]
-    false = pd.DataFrame({"frame": [0, 2, 3], "z": rng.uniform(0, 9, 3), "x": rng.uniform(0, 9, 3)})
-    found = pd.concat([found, false]).sort_values("frame", kind="stable", ignore_index=True)
-    found, truth = found.round(3), truth.round(3)
-    return {
-        "found": found.to_numpy().tolist(),
-        "truth": truth.to_numpy().tolist(),
-        "scores": score_bubbles(found, truth),
-    }
+def found_and_true(rng: np.random.Generator, spread_px: float) -> dict[str, Any]:
+    """Rows (frame, z, x) of found and of true bubbles: some missed, some false."""
+    truth = np.column_stack([np.repeat(np.arange(4), 12), rng.uniform(0, 9, (48, 2))])
+    found = truth + np.column_stack([np.zeros(48), rng.normal(0, spread_px, (48, 2))])
+    false = np.column_stack([[0, 2, 3], rng.uniform(0, 9, (3, 2))])
+    found = np.concatenate([found[rng.uniform(size=48) < 0.85], false])
+    found = found[np.argsort(found[:, 0], kind="stable")]
+    return {"found": found.round(3).tolist(), "truth": truth.round(3).tolist()}
+
+
+def scored(case: dict[str, Any]) -> dict[str, Any]:
+    """Scores of the found bubbles."""
+    tables = [
+        pd.DataFrame(case[name], columns=["frame", "z", "x"]).astype({"frame": int})
+        for name in ("found", "truth")
+    ]
+    return {"scores": score_bubbles(*tables)}
 
 
 def files() -> list[dict[str, Any]]:
@@ -155,11 +183,6 @@ def files() -> list[dict[str, Any]]:
         }
         for name, content in made
     ]
-
-
-def rows(bubbles: pd.DataFrame) -> list[list[float]]:
-    """Rows (frame, z, x, score)."""
-    return bubbles[["frame", "z", "x", "score"]].to_numpy(dtype=float).round(9).tolist()
 
 
 if __name__ == "__main__":

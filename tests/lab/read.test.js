@@ -20,7 +20,13 @@ test("recordings are read as they were written", () => {
     const recording = readRecording(bufferOf(bytes));
     assert.deepEqual([recording.nT, recording.nZ, recording.nX], shape, name);
     const most = Math.max(...values);
-    assert.ok(farthest(Array.from(recording.values), values.map((value) => value / most)) < 1e-6, name);
+    assert.ok(
+      farthest(
+        Array.from(recording.values),
+        values.map((value) => value / most),
+      ) < 1e-6,
+      name,
+    );
   }
 });
 
@@ -29,13 +35,23 @@ test("files that are no recordings are refused in words", () => {
   const { bytes } = golden.files[0];
   const cut = bufferOf(bytes).slice(0, -8);
   assert.throws(() => readRecording(cut), /ends before its last frame/);
-  const complex = Buffer.from(Buffer.from(bytes, "base64").toString("latin1").replace("<f4", "<c8"), "latin1");
+  const complex = Buffer.from(
+    Buffer.from(bytes, "base64").toString("latin1").replace("<f4", "<c8"),
+    "latin1",
+  );
   assert.throws(() => readRecording(bufferOf(complex.toString("base64"))), /complex/);
 });
 
 const SETTINGS = {
-  nBubbles: 20, noise: 0.04, spotPx: 1.2, speed: 1, method: "radial", nPeaks: 25, threshold: 0.2,
-  maxDistancePx: 2, minLength: 10,
+  nBubbles: 20,
+  noise: 0.04,
+  spotPx: 1.2,
+  speed: 1,
+  method: "radial",
+  nPeaks: 25,
+  threshold: 0.2,
+  maxDistancePx: 2,
+  minLength: 10,
 };
 
 /** The chain after some frames of a film. */
@@ -74,7 +90,9 @@ test("each setting does what the page says", () => {
   assert.ok(rms(noisy) > 1.3 * rms(usual) && bound(noisy) > 2.5 * bound(usual));
   assert.ok(rms(usual) > bound(usual));
   const greedy = runChain({ threshold: 0, nPeaks: 150, maxDistancePx: 5, minLength: 3 });
-  assert.ok(greedy.tally.nFar / greedy.tally.nFound < 0.4 && shareInside(greedy) < 0.8 * shareInside(usual));
+  assert.ok(
+    greedy.tally.nFar / greedy.tally.nFound < 0.4 && shareInside(greedy) < 0.8 * shareInside(usual),
+  );
   const crowded = runChain({ nBubbles: 150, nPeaks: 150 });
   assert.ok(crowded.tally.nFar / crowded.tally.nTrue < usual.tally.nFar / usual.tally.nTrue - 0.15);
   const wide = runChain({ spotPx: 2.2 });
