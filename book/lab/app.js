@@ -1,6 +1,6 @@
 // The page: controls, pictures, numbers. All that is computed lies in the other files.
 
-import { addToChain, createChain, spotOf } from "./chain.js";
+import { addToChain, brightCount, createChain, spotOf } from "./chain.js";
 import { createFilm, makeRandom, vesselMask } from "./flow.js";
 import { addNoise, drawSpots } from "./image.js";
 import { readRecording } from "./read.js";
@@ -169,12 +169,12 @@ const PRESETS = [
   },
   {
     name: "fast flow",
-    says: "Bubbles move further than the linking distance: the fast vessels are lost first.",
+    says: "Bubbles move further than the linking distance: fast vessels are lost, strangers linked.",
     settings: { speed: 5 },
   },
   {
     name: "no sub-pixel places",
-    says: "Without sub-pixel places the map shows the grid of the frame.",
+    says: "Each bubble sits in the middle of a pixel: tracks climb in stairs, which the map's smoothing hides.",
     settings: { method: "none" },
   },
 ];
@@ -200,6 +200,8 @@ let truthPicture = pictureOf("truth", chain);
 let ceiling = 0;
 let lastTime = 0;
 let lastNumbers = 0;
+/** Frames of a map after which to stop; 0 for none. */
+let stopAt = 0;
 /** @type {number[]} Times of the frames of the last second [ms]. */
 let frameTimes = [];
 
@@ -295,6 +297,7 @@ function goOn() {
   addToChain(chain, source.frame, source.truth, settings);
   colourTouched();
   frameTimes.push(performance.now());
+  if (chain.nFrames === stopAt) setPlaying(false);
 }
 
 /**
@@ -304,11 +307,12 @@ function goOn() {
 function play(now) {
   if (!isPlaying) return;
   requestAnimationFrame(play);
-  if (page.pace.value === "slow" && now - lastTime < 195) return;
+  if (page.pace.value === "slow" && !stopAt && now - lastTime < 195) return;
   lastTime = now;
   const begun = performance.now();
+  const isFast = page.pace.value === "fast" || stopAt > 0;
   do goOn();
-  while (isPlaying && page.pace.value === "fast" && performance.now() - begun < 12);
+  while (isPlaying && isFast && performance.now() - begun < 12);
   showPictures();
   if (now - lastNumbers > 200) {
     lastNumbers = now;
@@ -320,6 +324,7 @@ function play(now) {
 function setPlaying(value) {
   if (value && !isPlaying) requestAnimationFrame(play);
   isPlaying = value;
+  stopAt = 0;
   page.play.textContent = value ? "Pause" : "Play";
   frameTimes = [];
   if (!value) showAll();
@@ -357,9 +362,10 @@ const changedRows = { from: Infinity, to: -1 };
 
 /** Colour the map pixels that the last frame has changed. */
 function colourTouched() {
-  if (chain.mostTracks > ceiling) {
+  const bright = brightCount(chain);
+  if (bright > ceiling) {
     // In leaps, for a new ceiling changes all colours.
-    ceiling = Math.max(4, Math.ceil(1.25 * chain.mostTracks));
+    ceiling = Math.max(4, Math.ceil(1.25 * bright));
     recolour();
     return;
   }
@@ -530,12 +536,8 @@ function showNumbers() {
     write(`${name}-near`, inWords(100 * near[name], 0, " %"));
   }
   const [error, bound] = [rmsError(tally), Math.sqrt(chain.boundSquares / tally.nFar)];
-  write(
-    "error",
-    bound > 0 && error > 0
-      ? `${error.toFixed(3)} px, ${(error / bound).toFixed(1)} × bound`
-      : inWords(error, 3, " px"),
-  );
+  write("error", inWords(error, 3, " px"));
+  write("excess", inWords(error / bound, 1, " ×"));
   write("bound", inWords(bound, 3, " px"));
   write("filled", inWords((100 * chain.nInside) / chain.nVessel, 1, " %"));
   write("outside", inWords((100 * chain.nOutside) / (chain.nInside + chain.nOutside), 1, " %"));
@@ -656,6 +658,7 @@ function addPresets() {
  */
 async function openFile(file) {
   if (!file) return;
+  say(`Reading ${file.name}.`);
   try {
     recording = readRecording(await file.arrayBuffer());
   } catch (error) {
@@ -719,6 +722,13 @@ function onKey(event) {
   event.preventDefault();
 }
 
+/** Begin a new map, as fast as it goes, and stop after 1000 frames. */
+function runThousand() {
+  beginMap();
+  setPlaying(true);
+  stopAt = 1000;
+}
+
 /** Stop, and go on by one frame. */
 function oneFrame() {
   if (isPlaying) setPlaying(false);
@@ -731,6 +741,7 @@ function connect() {
   page.play.addEventListener("click", () => setPlaying(!isPlaying));
   byId("step", HTMLButtonElement).addEventListener("click", oneFrame);
   byId("restart", HTMLButtonElement).addEventListener("click", restart);
+  byId("thousand", HTMLButtonElement).addEventListener("click", runThousand);
   byId("save", HTMLButtonElement).addEventListener("click", saveMap);
   byId("film", HTMLButtonElement).addEventListener("click", () => {
     recording = null;

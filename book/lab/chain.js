@@ -40,7 +40,7 @@ import { locatePeaks } from "./locate.js";
  * @property {number} nFrames
  * @property {number} nTracks Tracks that are drawn.
  * @property {number[]} touched Map pixels whose count the last frame changed.
- * @property {number} mostTracks The highest count of the map.
+ * @property {number[]} nPixels Number of map pixels with 0, 1, 2 ... tracks; that of 0 is not kept.
  * @property {number} nInside Map pixels drawn inside vessels.
  * @property {number} nOutside Map pixels drawn outside vessels.
  * @property {number} nVessel Map pixels inside vessels.
@@ -50,6 +50,8 @@ import { locatePeaks } from "./locate.js";
 
 // An axial resolution better than the lateral one, as in most images.
 const Z_TO_X = 0.85;
+// Share of the drawn map pixels that may be brighter than the colours reach.
+const FEW = 0.005;
 
 /**
  * How a bubble looks at a setting.
@@ -78,7 +80,7 @@ export function createChain(shape, upsample, mask) {
     nFrames: 0,
     nTracks: 0,
     touched: [],
-    mostTracks: 0,
+    nPixels: [0],
     nInside: 0,
     nOutside: 0,
     nVessel: mask ? mask.reduce((sum, isInside) => sum + isInside, 0) : 0,
@@ -132,10 +134,23 @@ function draw(chain, track, isOver, { maxDistancePx, minLength }) {
  */
 function countPixel(chain, pixel) {
   const count = chain.map.count[pixel];
-  chain.mostTracks = Math.max(chain.mostTracks, count);
+  chain.nPixels[count] = (chain.nPixels[count] ?? 0) + 1;
+  if (count > 1) chain.nPixels[count - 1]--;
   if (count > 1 || !chain.mask) return;
   if (chain.mask[pixel]) chain.nInside++;
   else chain.nOutside++;
+}
+
+/**
+ * The count that few drawn pixels of the map exceed: where its colours should end.
+ * @param {Chain} chain
+ * @returns {number} 0 for an empty map.
+ */
+export function brightCount({ nPixels }) {
+  const few = FEW * nPixels.reduce((sum, n) => sum + n, 0);
+  let [count, nAbove] = [nPixels.length - 1, 0];
+  while (count > 0 && nAbove + nPixels[count] <= few) nAbove += nPixels[count--];
+  return count;
 }
 
 /**

@@ -252,6 +252,15 @@ def test_lab_shows_thirty_frames_a_second(open_lab: Any) -> None:
 
 
 @in_browser
+def test_thousand_frames_and_no_more(open_lab: Any) -> None:
+    page = open_lab(reduced_motion="reduce")
+    move(page, "nBubbles", 5)
+    page.locator("#thousand").click()
+    page.get_by_role("button", name="Play", exact=True).wait_for(timeout=200_000)
+    assert n_frames(page) == 1000
+
+
+@in_browser
 def test_page_can_be_used_by_keyboard(open_lab: Any) -> None:
     page = open_lab(reduced_motion="reduce")
     page.wait_for_timeout(300)

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { addToChain, createChain, spotOf } from "../../book/lab/chain.js";
+import { addToChain, brightCount, createChain, spotOf } from "../../book/lab/chain.js";
 import { createFilm, makeRandom, vesselMask } from "../../book/lab/flow.js";
 import { addNoise, drawSpots } from "../../book/lab/image.js";
 import { readRecording } from "../../book/lab/read.js";
@@ -82,6 +82,11 @@ test("the chain finds most bubbles, and draws most of them inside the vessels", 
   assert.ok(chain.tally.nFar / chain.tally.nTrue > 0.7);
   assert.ok(shareInside(chain) > 0.7, `${shareInside(chain)}`);
   assert.ok(chain.nInside / chain.nVessel > 0.1);
+  const counts = Array.from(chain.map.count)
+    .filter(Boolean)
+    .sort((a, b) => a - b);
+  assert.equal(counts.length, chain.nInside + chain.nOutside);
+  assert.equal(brightCount(chain), counts[Math.ceil(0.995 * counts.length) - 1]);
 });
 
 test("each setting does what the page says", () => {
