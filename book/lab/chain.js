@@ -103,7 +103,6 @@ export function addToChain(chain, frame, truth, settings) {
   for (const track of chain.tracker.add(chain.found, maxDistancePx))
     draw(chain, track, true, settings);
   for (const track of chain.tracker.open) draw(chain, track, false, settings);
-  for (const pixel of chain.touched) countPixel(chain, pixel);
   chain.nFrames++;
   if (truth) scoreFrame(chain, truth, settings);
 }
@@ -123,7 +122,10 @@ function draw(chain, track, isOver, { maxDistancePx, minLength }) {
     chain.pens.set(track.id, pen);
     chain.nTracks++;
   }
+  const nBefore = chain.touched.length;
   drawTrack(chain.map, track, pen, isOver, { maxDistancePx }, chain.touched);
+  // Track by track, for the next one may enter the same pixels.
+  for (let k = nBefore; k < chain.touched.length; k++) countPixel(chain, chain.touched[k]);
   if (isOver) chain.pens.delete(track.id);
 }
 
