@@ -169,7 +169,7 @@ const PRESETS = [
   },
   {
     name: "fast flow",
-    says: "Bubbles move further than the linking distance: fast vessels are lost, strangers linked.",
+    says: "Bubbles outrun the linking distance: wide vessels are lost. Smoothing over 19 frames cuts the bends.",
     settings: { speed: 5 },
   },
   {
