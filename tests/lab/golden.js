@@ -1,4 +1,4 @@
-// The golden data, and small helpers of the tests.
+// The golden data, and small functions that the tests share.
 
 import { readFileSync } from "node:fs";
 
