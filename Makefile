@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab book notebooks figures pack unpack site pdf linkcheck sync test test-slow check types bench fetch weights \
+.PHONY: help setup lab lab-page book notebooks figures pack unpack site pdf linkcheck sync test test-slow check types bench fetch weights \
 	finetune lock clean
 
 help: ## show this list
@@ -26,6 +26,9 @@ setup: .venv/.ready ## make .venv and install the package with everything it nee
 
 lab: setup ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab notebooks
+
+lab-page: setup ## the lab, ULM live in a web page, in one file to hand out: build/lab.html
+	@$(BIN)/python book/tools/build_lab.py build/lab.html
 
 book: setup ## execute the notebooks (PROFILE=smoke|quick|paper SOURCE=pala SET='seed=7') and build the book: build/out/_build/html/index.html
 	@$(BIN)/python book/tools/build_book.py $(PROFILE) $(CHANGE)

@@ -2,6 +2,7 @@
 
 build/book/                 from
 *.md, static/, ...          book/, with the generated parts of api, cite, claims and data.md
+static/lab.html             the lab of book/lab, in one file
 _toc.yml                    book/_toc.yml, with a page for each room of the package under `api`
 _config.yml                 book/_config.yml, with the profile in the line at the foot of each page,
                             and the revision that Colab and Binder open
@@ -27,6 +28,7 @@ from typing import Any
 import nbformat
 import pandas as pd
 import yaml
+from build_lab import build_lab
 from claims import claims_text
 from provenance import revision
 from reach import offered
@@ -51,7 +53,9 @@ def stage(root: Path, profile: str, *, build: str = "build", change: Change | No
     records = {name: notebook.metadata["ulmpaper"] for name, notebook in executed.items()}
     staged = root / build / "book"
     shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(root / "book", staged, ignore=shutil.ignore_patterns("tools", "__pycache__"))
+    sources = shutil.ignore_patterns("tools", "lab", "__pycache__")
+    shutil.copytree(root / "book", staged, ignore=sources)
+    build_lab(staged / "static" / "lab.html", root / "book" / "lab")
     for folder in ("notebooks", "figures", "api"):
         (staged / folder).mkdir(exist_ok=True)
     for notebook in plan:
