@@ -319,6 +319,9 @@ _NETWORKS: dict[str, Maker] = {
     "decode_offsets": lambda w, r: call(w.offsets, 4, threshold=0.5, min_distance_px=0.5),
     "detection_loss": lambda w, r: call(w.offsets, w.offsets, sigma_px=0.5),
     "domain_gap": lambda w, r: call(w.frames, np.full(12, 4.0), {}),
+    "own_scale": lambda w, r: call(
+        w.frames, {"domain": {"fwhm_z_px": [1, 2], "fwhm_x_px": [1, 3]}}
+    ),
     "encode_heatmap": lambda w, r: call(w.bubbles, 12, SHAPE, upsample=2),
     "encode_offsets": lambda w, r: call(w.bubbles, 12, SHAPE),
     "find_weights": lambda w, r: call("ml3d", choose(r, None, w.folder / "ml3d.safetensors")),

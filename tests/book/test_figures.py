@@ -83,7 +83,7 @@ def test_book_names_each_figure_once() -> None:
         for cell in nbformat.read(notebook.source, 4).cells
         if "figure" in cell.metadata.get("mystnb", {})
     ]
-    assert len(names) == len(set(names)) == 72
+    assert len(names) == len(set(names)) == 73
     assert all(name.startswith("fig-") for name in names)
 
 

@@ -131,7 +131,7 @@ class Block:
             raise ValueError(
                 f"{self.source} comes without true bubbles: train and score on data that have them"
             )
-        return check_bubbles(self.bubbles)
+        return check_bubbles(self.bubbles, columns=("frame", "z", "x"))
 
 
 # Without this, help would show the parameters of `__new__`, which only answers a guess.
