@@ -26,7 +26,7 @@ from ulmpaper.core.records import Block, UlmWarning
 
 PACKAGE = Path(ulmpaper.__file__).parent
 ROOMS = ("core", "io", "metrics", "simulator", "networks", "pipeline", "paper")
-LONGEST_S = 5
+LONGEST_S = 30
 MOST_BYTES = 2 * 2**30
 BAD: tuple[Any, ...] = (
     None,
