@@ -160,7 +160,7 @@ def spoiled_array(value: np.ndarray, rng: np.random.Generator) -> Any:
     try:
         with np.errstate(all="ignore"):
             return pick(rng, *ways)()
-    except (TypeError, ValueError, IndexError):  # already spoiled to text, objects or nothing
+    except (AttributeError, TypeError, ValueError, IndexError):  # already spoiled: no array now
         return [value]
 
 

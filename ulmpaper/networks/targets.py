@@ -21,6 +21,7 @@ from torch.nn import functional
 from ulmpaper.core.records import bubble_table, check_bubbles, check_positive
 
 _FARTHEST_PX = 1e9
+_MOST_BUBBLES = 10**6  # in a frame: more are all that there are
 MIN_DISTANCE_PX = 0.7  # between the predictions of neighbouring pixels that are two bubbles
 
 # --- bubbles to maps ---------------------------------------------------------------------------
@@ -399,4 +400,4 @@ def _check_counts(counts: Tensor | ArrayLike, n_frames: int) -> Tensor:
             if is_number
             else f"counts must be whole numbers of 0 or more, not {values.dtype}"
         )
-    return values.expand(n_frames)
+    return values.clamp(max=_MOST_BUBBLES).expand(n_frames)
