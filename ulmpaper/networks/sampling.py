@@ -52,12 +52,13 @@ def own_scale(frames: ArrayLike, about: Mapping[str, Any]) -> Factors:
     [0.5, 1.0]
     """
     domain = about.get("domain", {})
-    trained = [domain.get("fwhm_z_px"), domain.get("fwhm_x_px")]
+    if not isinstance(domain, Mapping):
+        raise TypeError(f"the domain of a network is a mapping of ranges, not {domain!r}")
+    trained_z, trained_x = domain.get("fwhm_z_px"), domain.get("fwhm_x_px")
     widths = bubble_width(frames)
-    if widths is None or None in trained:
+    if widths is None or trained_z is None or trained_x is None:
         return AS_IT_IS
-    along_z, along_x = map(width_factor, widths, trained)
-    return along_z, along_x
+    return width_factor(widths[0], trained_z), width_factor(widths[1], trained_x)
 
 
 def at_own_scale(frames: NDArray, scale: str | Factors, about: Mapping[str, Any]) -> _Resampled:

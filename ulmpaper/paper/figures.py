@@ -98,6 +98,8 @@ def plot_figure2(
     a, b, c, d, *rest = figure.subplots(2, columns).ravel()
     plot_grey(picture, ax=a, px_mm=px_mm, title=f"(a) {what}")
     plot_grey(mask, ax=b, px_mm=px_mm, title="(b) Segmentation result")
+    if len(maps) != 2:
+        raise ValueError(f"maps are two, of the steps along z and x, not {len(maps)}")
     limit = step_limit(maps)
     for ax, steps, title in (
         (c, maps[0], "(c) Vertical displacement map"),

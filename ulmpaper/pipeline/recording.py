@@ -236,7 +236,7 @@ def _described(frames: Any, about: dict[str, Any]) -> Iterator[ArrayLike | Block
     for number, block in enumerate(frames if _are_blocks(frames) else [frames]):
         if number == 0:
             array = block.frames if isinstance(block, Block) else np.asarray(block)
-            first_frame = np.ascontiguousarray(array[:1]).tobytes()
+            first_frame = np.atleast_1d(array)[:1].tobytes()
             about.setdefault("source", block.source if isinstance(block, Block) else "array")
             about.setdefault("content", hashlib.sha256(first_frame).hexdigest()[:10])
         yield block
