@@ -229,6 +229,10 @@ _Size = Annotated[tuple[Annotated[int, Field(ge=8)], Annotated[int, Field(ge=8)]
 _LargeSize = Annotated[tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]], _PAIR]
 _Odd = Annotated[int, AfterValidator(_check_odd)]
 _OwnScale = Annotated[Any, BeforeValidator(_check_own_scale)]
+_OWN_SCALE_MEANS = (
+    "factor on the number of pixels along z and x before the network looks; auto: so that spots "
+    "are as wide as in its training"
+)
 _Method = Annotated[str, AfterValidator(method_name)]
 _Decay = Annotated[str, _one_of("none", "cosine", "halfway")]
 _Precision = Annotated[str, _one_of("auto", "float32", "bfloat16")]
@@ -485,8 +489,7 @@ class Ml3d(Fitted):
     )
     scale: _OwnScale = _setting(
         (1.0, 1.0),
-        "factor on the number of pixels along z and x before the network looks; auto: so that "
-        "spots are as wide as in its training",
+        _OWN_SCALE_MEANS,
         source="ours",
     )
     mirrored: bool = _setting(
@@ -554,8 +557,7 @@ class Mspcn(Fitted):
     )
     scale: _OwnScale = _setting(
         (1.0, 1.0),
-        "factor on the number of pixels along z and x before the network looks; auto: so that "
-        "spots are as wide as in its training",
+        _OWN_SCALE_MEANS,
         source="ours",
     )
     upsample: int = _setting(4, "fine pixels per frame pixel along each axis", source="mSPCN", ge=1)

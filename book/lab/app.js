@@ -79,7 +79,7 @@ function byId(id, kind) {
 
 // --- sources -------------------------------------------------------------------------------------
 
-/** @returns {Source} The film of the seed that is set. */
+/** @returns {Source} The simulation of the seed that is set. */
 function filmSource() {
   const seed = Math.max(1, Math.floor(Number(page.seed.value)) || 1);
   const film = createFilm(FILM_SHAPE, seed);
@@ -127,7 +127,7 @@ function recordingSource({ nT, nZ, nX, values }) {
 /** @type {Recording | null} */
 let recording = null;
 
-/** Begin the film or the recording anew. */
+/** Begin the simulation or the recording anew. */
 function restart() {
   source = recording ? recordingSource(recording) : filmSource();
   beginMap();
@@ -537,7 +537,7 @@ async function openFile(file) {
   );
 }
 
-/** Show or hide what only a film has. */
+/** Show or hide what only a simulation has. */
 function showSourceKind() {
   for (const part of document.querySelectorAll(".truth-only"))
     part.toggleAttribute("hidden", recording !== null);

@@ -7,6 +7,7 @@ import { addToChain, brightCount, createChain, spotOf } from "../../book/lab/cha
 import { createFilm, makeRandom, vesselMask } from "../../book/lab/flow.js";
 import { addNoise, drawSpots } from "../../book/lab/image.js";
 import { readRecording } from "../../book/lab/read.js";
+import { USUAL } from "../../book/lab/settings.js";
 import { farthest, golden } from "./golden.js";
 
 /** Bytes as the page gets them from a file. */
@@ -42,17 +43,7 @@ test("files that are no recordings are refused in words", () => {
   assert.throws(() => readRecording(bufferOf(complex.toString("base64"))), /complex/);
 });
 
-const SETTINGS = {
-  nBubbles: 20,
-  noise: 0.04,
-  spotPx: 1.2,
-  speed: 1,
-  method: "radial",
-  nPeaks: 25,
-  threshold: 0.2,
-  maxDistancePx: 2,
-  minLength: 10,
-};
+const SETTINGS = { ...USUAL, minLength: 10 };
 
 /** The chain after some frames of a film. */
 function runChain(changes = {}, nFrames = 200) {

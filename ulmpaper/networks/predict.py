@@ -373,7 +373,7 @@ def _runner(
 ) -> Callable[..., Tensor]:
     """Function that puts frames (B, 1, ..., Z, X) through `net` on the device.
 
-    In one pass it is called with one chunk after another, and is told which is the last.
+    In one pass, call it with one chunk after another, and say which is the last.
     """
     if tile_px is not None:
         check_positive(tile_px=tile_px)

@@ -1,8 +1,8 @@
 """A network's own scale: frames sampled anew so that spots are as wide as in its training.
 
 A network knows spots of a certain width, in pixels. Where those of a recording are wider or
-narrower, its frames are resampled before the network sees them, and the places it tells are scaled
-back.
+narrower, its frames are resampled before the network sees them, and the bubbles' positions are
+scaled back.
 """
 
 from __future__ import annotations

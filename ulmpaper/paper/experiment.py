@@ -36,6 +36,7 @@ from ulmpaper.paper.scores import FAR_PX, NEAR_PX, TRUTH, Scores, score_bubbles_
 from ulmpaper.pipeline.blocks import draw_lines, link_tracks
 from ulmpaper.pipeline.detect import locate
 
+_MOST_BUBBLES = 1e6  # in a frame
 _COUNTS = ("predicted", "true")
 
 
@@ -95,16 +96,13 @@ class Method:
             raise ValueError(f"threshold must be 0 or more, not {self.threshold}")
 
 
-_MOST = 1e6  # bubbles in a frame
-
-
 def _whole_numbers(n_true: ArrayLike) -> NDArray[np.int_]:
     numbers = np.asarray(n_true)
     if (
         numbers.dtype.kind not in "iuf"
         or (numbers < 0).any()
         or (numbers % 1 != 0).any()
-        or (numbers > _MOST).any()
+        or (numbers > _MOST_BUBBLES).any()
     ):
         raise ValueError(f"n_true must be whole numbers, 0 or more, not {n_true!r}")
     return numbers.astype(int)

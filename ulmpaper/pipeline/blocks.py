@@ -193,26 +193,20 @@ def run_blocks(
 ) -> Generator[BlockResult]:
     """Results of blocks, each with its own count of frames and tracks."""
     n_jobs = cfg.blocks.n_jobs if n_jobs is None else n_jobs
-    blocks = iter(blocks)
-    if _is_to_measure(cfg, method):
-        first = next(blocks, None)
-        if first is None:
-            return
-        cfg = settle_network_scale(cfg, first, method)
-        blocks = itertools.chain([first], blocks)
+    cfg, blocks = measure_first(blocks, cfg, method)
     tasks = (joblib.delayed(_run_block)(block, cfg, method) for block in _same_shape(blocks))
     yield from ordered_map(tasks, n_jobs=n_jobs, scheduler=scheduler)
 
 
-def _factors(cfg: Config) -> tuple[float, float]:
-    """The settled scale of 3DML-ResNet; ``auto`` where a block was run by itself."""
-    scale = cfg.ml3d.scale
-    return (1.0, 1.0) if scale == "auto" else scale
-
-
-def _is_to_measure(cfg: Config, method: Method | None) -> bool:
-    name = method or cfg.locate.method
-    return name in NETWORKS and getattr(cfg, str(name)).scale == "auto"
+def measure_first(
+    blocks: Iterable[ArrayLike | Block], cfg: Config, method: Method | None
+) -> tuple[Config, Iterator[ArrayLike | Block]]:
+    """Settings with the network's scale measured in the first block, and all blocks."""
+    passing = iter(blocks)
+    first = next(passing, None)
+    if first is None:
+        return cfg, passing
+    return settle_network_scale(cfg, first, method), itertools.chain([first], passing)
 
 
 def settle_network_scale(
@@ -222,12 +216,12 @@ def settle_network_scale(
 
     So all blocks of a recording are looked at alike. Other settings come back as they are.
     """
-    if not _is_to_measure(cfg, method):
+    name = method or cfg.locate.method
+    if callable(name) or name not in NETWORKS or getattr(cfg, name).scale != "auto":
         return cfg
     from ulmpaper.networks.localize import load_network  # here, since torch takes seconds to load
     from ulmpaper.networks.sampling import own_scale
 
-    name = str(method or cfg.locate.method)
     section = getattr(cfg, name)
     block = frames if isinstance(frames, Block) else Block(np.asarray(frames), source="array")
     iq = check_block(block)
@@ -313,7 +307,7 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) ->
         speeds = per_track(tracks, frame_rate_hz=frame_rate_hz)["speed_mm_s"]
         about = load_network("ml3d", cfg.ml3d.weights).about
         # In the pixels that the network saw.
-        steps_px = speeds / (px_mm * frame_rate_hz) * np.sqrt(np.prod(_factors(cfg)))
+        steps_px = speeds / (px_mm * frame_rate_hz) * np.sqrt(np.prod(cfg.ml3d.scale))
         gap = speed_gap(steps_px, about)
         notes += () if gap is None else (gap,)
     paths = draw_lines(kept, cfg, px_mm=px_mm, frame_rate_hz=frame_rate_hz)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,10 +23,10 @@ from ulmpaper.io.readers import FrameFile, open_frames
 from ulmpaper.io.results import ResultWriter
 from ulmpaper.pipeline.blocks import (
     MapTotals,
+    measure_first,
     min_frames_per_block,
     number_on,
     run_blocks,
-    settle_network_scale,
 )
 from ulmpaper.pipeline.detect import Method, network_digests
 from ulmpaper.pipeline.pictures import Pictures, write_pictures
@@ -166,12 +165,8 @@ def ulm(
     bubbles = []
     tracks = []
     n_frames = 0
-    passing = iter(blocks)
-    first = next(passing, None)
-    settled = cfg if first is None else settle_network_scale(cfg, first, method)
-    rest = itertools.chain([] if first is None else [first], passing)
-    results = run_blocks(rest, settled, method, n_jobs, scheduler)
-    for result in number_on(results):
+    settled, all_blocks = measure_first(blocks, cfg, method)
+    for result in number_on(run_blocks(all_blocks, settled, method, n_jobs, scheduler)):
         totals.add(result)
         bubbles.append(result.bubbles)
         tracks.append(result.tracks)
