@@ -237,6 +237,33 @@ def test_executed_notebook_says_what_made_it_and_no_more(project: Path) -> None:
     assert "papermill" not in executed.read_text()
 
 
+def job(name: str, *needs: str, is_alone: bool = False) -> runner._Job:
+    notebook = runner.Notebook(name, Path(name), needs, (), {}, {}, is_alone)
+    return runner._Job(notebook, Path(), Path(), "", None)
+
+
+def test_notebooks_run_side_by_side_but_for_those_that_measure_times() -> None:
+    a, b, c, d = job("a"), job("b"), job("c", "a"), job("d", is_alone=True)
+    assert runner._ready([a, b, c, d], []) == [a, b]
+    assert runner._ready([c, d], [a, b]) == []
+    assert runner._ready([c, d], [b]) == [c]  # a is done
+    assert runner._ready([d], [c]) == []
+    assert runner._ready([d, job("e", is_alone=True)], []) == [d]
+
+
+def test_the_runner_says_what_is_to_run_and_for_how_long(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    runner._forecast({"01_a": 60.0, "02_b": 120.0}, 2)
+    assert capsys.readouterr().out == (
+        "to run, 2 at a time: 01 (60 s), 02 (120 s): about 2.0 min, by the last run\n"
+    )
+    runner._forecast({"01_a": None}, 1)  # it never ran here
+    assert capsys.readouterr().out == "to run, 1 at a time: 01\n"
+    runner._forecast({}, 0)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.notebook
 def test_failing_notebook_leaves_the_old_one(
     project: Path, capsys: pytest.CaptureFixture[str]
