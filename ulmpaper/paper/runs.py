@@ -8,6 +8,7 @@ import json
 import operator
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,6 +129,7 @@ def start_run(
         for given in re.findall(r"^(\w+) *=", cells[-2], re.M):
             check_choice(given, _PARAMETERS, "parameter of this notebook")
     check_choice(source, SOURCES, "source")
+    _show_figures_in_the_notebook()
     if not str(out_dir):
         raise ValueError('out_dir is empty: name a folder for the results, such as "outputs"')
     folder = Path(str(out_dir))
@@ -139,6 +141,13 @@ def start_run(
     made_from = json.dumps([digest, source, data])
     label = f"{profile}-{hashlib.sha256(made_from.encode()).hexdigest()[:10]}"
     return NotebookRun(name, profile, settings, source, data_folder, data, folder / label / name)
+
+
+def _show_figures_in_the_notebook() -> None:
+    """Undo ``MPLBACKEND=agg``, usual on clusters: with it a kernel draws figures and shows none."""
+    if os.environ.get("MPLBACKEND", "").lower() == "agg" and "IPython" in sys.modules:
+        if shell := sys.modules["IPython"].get_ipython():
+            shell.run_line_magic("matplotlib", "inline")
 
 
 def _real_data(name: str, data_dir: Path) -> dict[str, Any] | None:
