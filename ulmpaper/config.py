@@ -581,8 +581,11 @@ class Mspcn(Fitted):
 class Train(_Section):
     """What the trainings of all networks share. The paper's simulator is in section ``cam``."""
 
-    psf: Annotated[str, _one_of("bmode", "iq", "both")] = _setting(
-        "bmode", "PSFs from B-mode, from IQ, or from either, per sequence", source="paper §II-D"
+    psf: Annotated[str, _one_of("bmode", "iq", "gaussian", "both", "varied")] = _setting(
+        "bmode",
+        "PSFs from B-mode, from IQ or Gaussian; both: from B-mode or IQ, varied: from IQ or "
+        "Gaussian, per sequence",
+        source="paper §II-D",
     )
     stretch: _PositiveRange = _setting(
         (1.0, 1.0), "factor on the width of the PSFs, drawn per sequence", source="ours"
@@ -605,6 +608,34 @@ class Train(_Section):
     )
     quieter_share: float = _setting(
         1.0, "share of sequences with an attenuated background", source="ours", gt=0, le=1
+    )
+    denser: _PositiveRange = _setting(
+        (1.0, 1.0), "factor on the number of bubbles, drawn per sequence", source="ours"
+    )
+    crossing: float = _setting(
+        0.0,
+        "share of sequences whose bubbles cross the image plane and fade",
+        source="ours",
+        ge=0,
+        le=1,
+    )
+    noise_db: _Range | None = _setting(
+        None,
+        "bubble amplitude over white noise, new in each frame, drawn per sequence; None: no noise",
+        unit="dB",
+        source="ours",
+    )
+    flawed: float = _setting(
+        0.0,
+        "share of sequences that lack a frame, and of those that are saturated",
+        source="ours",
+        ge=0,
+        le=1,
+    )
+    resampled: _PositiveRange = _setting(
+        (1.0, 1.0),
+        "frames are sampled anew with this many times as many pixels, drawn per sequence",
+        source="ours",
     )
     crops: int = _setting(1, "crops from each simulated sequence", source="ours", ge=1)
     precision: _Precision = _setting(

@@ -16,6 +16,7 @@ from ulmpaper.simulator.psf import (
     gaussian_bank,
     linear_array_psf,
     read_bank,
+    resample,
     write_bank,
 )
 from ulmpaper.simulator.psf_from_frames import psf_width
@@ -50,6 +51,22 @@ def test_file_brings_the_bank_back(
     assert [p.name for p in path.parent.iterdir()] == ["bank.npz"]
     coarse = read_bank(path, oversample=2)
     np.testing.assert_allclose(coarse.table, bank.table[:, ::4, ::4], atol=1e-3)
+
+
+def test_band_limited_psfs_come_back_exactly_between_their_samples() -> None:
+    def psf(grid: np.ndarray) -> np.ndarray:
+        """Four sines in a window as wide as the patch, which two samples a pixel carry."""
+        wave = np.exp(2j * np.pi * 0.35 * grid) + 0.5 * np.exp(-2j * np.pi * 0.2 * grid)
+        return np.exp(-((grid / 1.2) ** 2)) * wave
+
+    coarse = psf(fine_grid(6, 2))
+    bank = resample(PsfBank((coarse[:, None] * coarse)[None], 2, 6), oversample=8)
+    fine = psf(fine_grid(6, 8))
+    np.testing.assert_allclose(bank.table[0], fine[:, None] * fine, atol=2e-3)
+    wider = resample(bank, px_wavelengths=1 / 1.3)
+    grid = fine_grid(wider.half_px, 8) / 1.3
+    known = np.where(np.abs(grid) <= 6, psf(grid), 0)
+    np.testing.assert_allclose(wider.table[0], known[:, None] * known, atol=2e-3)
 
 
 def test_file_of_200_psfs_is_small(rng: np.random.Generator, tmp_path: Path) -> None:

@@ -493,7 +493,15 @@ class TestBank:
         with pytest.raises(ValueError, match="unknown kind of PSF 'bmod': did you mean 'bmode'"):
             psf_bank(cfg, "bmod")
 
-    @pytest.mark.parametrize("kind", ["bmode", "iq"])
+    @pytest.mark.parametrize("kind", ["iq", "gaussian"])
+    def test_no_psf_is_in_two_splits(self, kind: str) -> None:
+        banks = [psf_bank(smoke(), kind, split).table for split in SPLITS]
+        tables = np.concatenate([table.reshape(len(table), -1) for table in banks])
+        assert len(np.unique(tables.view(np.float32), axis=0)) == len(tables)
+        with pytest.raises(ValueError, match="unknown split"):
+            psf_bank(smoke(), kind, "tests")
+
+    @pytest.mark.parametrize("kind", ["bmode", "iq", "gaussian"])
     @pytest.mark.parametrize("share", [0.5, 0.8])
     def test_other_pixels_leave_psfs_as_wide_in_millimetres(self, kind: str, share: float) -> None:
         cfg, fine = smoke(), smoke({"acquisition.px_mm": share * smoke().acquisition.px_mm})

@@ -100,10 +100,12 @@ def sample_patches(image: NDArray, at: NDArray, grid: NDArray) -> NDArray:
     return ndimage.map_coordinates(coefficients, places, order=3, prefilter=False, mode="constant")
 
 
-def shape_patches(patches: NDArray, grid: NDArray) -> NDArray:
+def shape_patches(
+    patches: NDArray, grid: NDArray, *, floor_percent: float = _FLOOR_PERCENT
+) -> NDArray:
     """Patches without background that fade out at the rim, of peak 1 and phase 0 at the centre."""
     amplitude = np.abs(patches) if np.iscomplexobj(patches) else patches
-    floor = np.percentile(amplitude, _FLOOR_PERCENT, axis=(1, 2), keepdims=True)
+    floor = np.percentile(amplitude, floor_percent, axis=(1, 2), keepdims=True)
     share = np.abs(grid) / grid[-1]
     fade = np.cos(np.pi / 2 * np.clip((share - _FADE_FROM) / (1 - _FADE_FROM), 0, 1)) ** 2
     kept = np.maximum(amplitude - floor, 0) * fade[:, None] * fade

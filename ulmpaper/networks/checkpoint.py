@@ -34,6 +34,7 @@ from ulmpaper.io.files import (
 )
 from ulmpaper.networks.recipes import Recipe
 from ulmpaper.networks.weights import checksum, load_tensors
+from ulmpaper.networks.windows import psf_kinds
 from ulmpaper.simulator.psf_from_frames import psf_width
 from ulmpaper.simulator.simulate import psf_bank
 
@@ -44,6 +45,7 @@ _LAST = "last.safetensors"  # network and optimizer
 _SETTINGS = "config.json"
 _FORMAT = "ulmpaper training 1"
 _NET = "net."  # before the names of the network's tensors
+_STRETCHES = 9  # evenly spaced in the range of a training, to tell how wide its spots are
 _ADAM = "adam."  # before those of the optimizer: adam.<what>.<parameter>
 
 # --- state -------------------------------------------------------------------------------------
@@ -327,16 +329,16 @@ def describe(
 
 def _domain(cfg: Config) -> dict[str, Any]:
     """Widths of PSFs (the middle nine tenths) and densities in simulated training data."""
-    kinds = ("bmode", "iq") if cfg.train.psf == "both" else (cfg.train.psf,)
-    banks = [psf_bank(cfg, kind) for kind in kinds]
+    banks = [psf_bank(cfg, kind) for kind in psf_kinds(cfg)]
     widths = np.concatenate([psf_width(bank.table, bank.oversample) for bank in banks])
-    low, high = np.quantile(widths, (0.05, 0.95), axis=0)
-    low = low * cfg.train.stretch[0]
-    high = high * cfg.train.stretch[1]
+    stretched = np.multiply.outer(np.linspace(*cfg.train.stretch, _STRETCHES), widths)
+    low, high = np.quantile(stretched, (0.05, 0.95), axis=(0, 1))
     area = math.prod(cfg.cam.shape_px)
     return {
         "fwhm_z_px": [round(float(low[0]), 3), round(float(high[0]), 3)],
         "fwhm_x_px": [round(float(low[1]), 3), round(float(high[1]), 3)],
-        "bubbles_per_px": [n / area for n in cfg.cam.n_bubbles],
+        "bubbles_per_px": [
+            n * denser / area for n, denser in zip(cfg.cam.n_bubbles, cfg.train.denser, strict=True)
+        ],
         "px_wavelengths": banks[0].px_wavelengths,
     }

@@ -113,12 +113,20 @@ class _Resampled:
         """A dozen frames, evenly spaced."""
         return np.concatenate([self[t : t + 1] for t in evenly(len(self))])
 
+    def carry(self, bubbles: pd.DataFrame) -> pd.DataFrame:
+        """Bubbles of the old frames at their places in the new ones [px]."""
+        return _scaled(bubbles, self.factors) if self._is_new else bubbles
+
     def restore(self, bubbles: pd.DataFrame) -> pd.DataFrame:
         """Bubbles of the new frames at their places in the old ones [px]."""
-        if not self._is_new:
-            return bubbles
-        places = {
-            axis: (bubbles[axis] + 0.5) / factor - 0.5
-            for axis, factor in zip("zx", self.factors, strict=True)
-        }
-        return bubbles.assign(**places)
+        z, x = self.factors
+        return _scaled(bubbles, (1 / z, 1 / x)) if self._is_new else bubbles
+
+
+def _scaled(bubbles: pd.DataFrame, factors: Factors) -> pd.DataFrame:
+    """Bubbles on pixels `factors` times as many, counted from the same outer edges."""
+    places = {
+        axis: (bubbles[axis] + 0.5) * factor - 0.5
+        for axis, factor in zip("zx", factors, strict=True)
+    }
+    return bubbles.assign(**places)

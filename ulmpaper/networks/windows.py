@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,8 +22,9 @@ from torch.utils.data import Dataset
 
 from ulmpaper.config import Config
 from ulmpaper.core.health import find_outliers, without_outliers
-from ulmpaper.core.records import Block, check_whole
+from ulmpaper.core.records import Block, UlmWarning, check_whole
 from ulmpaper.io.store import BlockStore
+from ulmpaper.networks.augment import augment, n_simulated
 from ulmpaper.simulator.imaging import speckle
 from ulmpaper.simulator.psf import PsfBank, linear_array_psf, resample
 from ulmpaper.simulator.simulate import (
@@ -38,6 +40,10 @@ _Sides = int | Sequence[int] | NDArray | None
 Encode = Callable[[pd.DataFrame, int, tuple[int, int]], Tensor]
 
 _STRETCH_STEPS = 8  # per unit: few enough that all widened PSFs stay in memory
+_SHARES = 5  # of the PSFs, one of which is widened: the tables of all would fill the memory
+_CROSS_SPEED = 0.05  # of bubbles that cross the image plane: they fade within some 20 frames
+# Kinds of PSFs that a training draws from, one for each sequence.
+_KINDS_OF = {"both": ("bmode", "iq"), "varied": ("iq", "iq", "gaussian")}
 
 # --- sequences ---------------------------------------------------------------------------------
 
@@ -56,7 +62,7 @@ class SimulatedSource:
     Notes
     -----
     Paper, section II-D, if section ``train`` is as in the profile ``paper``; otherwise PSFs,
-    background and speed vary.
+    background, speed and more vary.
 
     Examples
     --------
@@ -76,27 +82,36 @@ class SimulatedSource:
         # The order of the draws is part of the training: another one gives other sequences.
         number = int(rng.choice(cam_pictures(self.cfg, self.split)))
         scene = cam_scene(self.cfg, number)
-        kind = str(rng.choice(["bmode", "iq"])) if train.psf == "both" else train.psf
-        stretch = round(rng.uniform(*train.stretch) * _STRETCH_STEPS) / _STRETCH_STEPS
+        kind = str(rng.choice(_KINDS_OF[train.psf])) if train.psf in _KINDS_OF else train.psf
+        stretch = rng.uniform(*train.stretch)
         memory = cam.memory if rng.random() < train.still else float(rng.random())
         faster = np.float32(math.exp(rng.uniform(*np.log(train.speed))))
         ratio_db = rng.uniform(*cam.ratio_db)
         ratio_db += np.interp(rng.random(), (1 - train.quieter_share, 1), train.quieter_db)
-        return simulate_block(
-            scene.mask,
-            faster * scene.maps,
-            _stretched(self.cfg, kind, stretch),
-            n_frames=n_frames,
-            n_bubbles=cam.n_bubbles,
-            ratio_db=ratio_db,
-            mean_life=cam.mean_life,
-            cross_speed=cam.cross_speed,
-            memory=memory,
-            speckle=_speckle(self.cfg, number),
-            px_mm=self.cfg.acquisition.px_mm,
-            frame_rate_hz=self.cfg.acquisition.frame_rate_hz,
-            rng=rng,
-        )
+        denser = finer = 1.0
+        if train.denser != (1.0, 1.0):
+            denser = rng.uniform(*train.denser)
+        if train.resampled != (1.0, 1.0):
+            finer = math.exp(rng.uniform(*np.log(train.resampled)))
+        fewest, most = cam.n_bubbles
+        crosses = bool(train.crossing) and rng.random() < train.crossing
+        with warnings.catch_warnings(action="ignore", category=UlmWarning):  # of long steps
+            block = simulate_block(
+                scene.mask,
+                faster * scene.maps,
+                _stretched(self.cfg, kind, self.split, _rounded(stretch / finer)),
+                n_frames=n_simulated(n_frames, train),
+                n_bubbles=(round(denser * fewest), round(denser * most)),
+                ratio_db=ratio_db,
+                mean_life=cam.mean_life,
+                cross_speed=_CROSS_SPEED if crosses else cam.cross_speed,
+                memory=memory,
+                speckle=_speckle(self.cfg, number),
+                px_mm=self.cfg.acquisition.px_mm,
+                frame_rate_hz=self.cfg.acquisition.frame_rate_hz,
+                rng=rng,
+            )
+        return augment(block, n_frames, finer, train, rng)
 
 
 @dataclass(frozen=True)
@@ -142,10 +157,23 @@ def seeded_sequence(source: Source, n_frames: int, seed: int, name: str, number:
     return source(seeded_stream(seed, name, number), n_frames)
 
 
-@functools.lru_cache(maxsize=64)
-def _stretched(cfg: Config, kind: str, stretch: float) -> PsfBank:
-    """PSFs that are `stretch` times as wide."""
-    bank = psf_bank(cfg, kind)
+def psf_kinds(cfg: Config) -> tuple[str, ...]:
+    """Kinds of PSFs in the sequences of a training."""
+    return tuple(dict.fromkeys(_KINDS_OF.get(cfg.train.psf, (cfg.train.psf,))))
+
+
+def _rounded(stretch: float) -> float:
+    """The nearest of the widths for which PSFs are made."""
+    return max(1, round(stretch * _STRETCH_STEPS)) / _STRETCH_STEPS
+
+
+@functools.lru_cache(maxsize=128)
+def _stretched(cfg: Config, kind: str, split: str, stretch: float) -> PsfBank:
+    """PSFs that are `stretch` times as wide; of many widths, each takes a share of the PSFs."""
+    bank = psf_bank(cfg, kind, split)
+    if cfg.train.stretch != (1.0, 1.0):
+        first = round(stretch * _STRETCH_STEPS) % _SHARES
+        bank = dataclasses.replace(bank, table=bank.table[first::_SHARES])
     return resample(bank, px_wavelengths=bank.px_wavelengths / stretch)
 
 

@@ -145,9 +145,9 @@ def start_run(
 
 def _show_figures_in_the_notebook() -> None:
     """Undo ``MPLBACKEND=agg``, usual on clusters: with it a kernel draws figures and shows none."""
-    if os.environ.get("MPLBACKEND", "").lower() == "agg" and "IPython" in sys.modules:
-        if shell := sys.modules["IPython"].get_ipython():
-            shell.run_line_magic("matplotlib", "inline")
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell and os.environ.get("MPLBACKEND", "").lower() == "agg":
+        shell.run_line_magic("matplotlib", "inline")
 
 
 def _real_data(name: str, data_dir: Path) -> dict[str, Any] | None:

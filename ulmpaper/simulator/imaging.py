@@ -521,7 +521,7 @@ def _splats(
     )
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=32)
 def _pixel_tables(bank: PsfBank, device: torch.device) -> torch.Tensor:
     """Each PSF on whole pixels, a row for each of (q + 1)^2 places in a pixel; see `_splats`."""
     q = bank.oversample

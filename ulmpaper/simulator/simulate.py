@@ -40,7 +40,14 @@ from ulmpaper.io.processes import count_processes, worker_errors, worker_options
 from ulmpaper.simulator.array import WAVELENGTH_MM
 from ulmpaper.simulator.flow import MEAN_AMPLITUDE, advect, cross_plane, displacement_maps
 from ulmpaper.simulator.phantom import SEQUENCES, phantom_block
-from ulmpaper.simulator.psf import SHIPPED_BANK, PsfBank, linear_array_psf, read_bank, resample
+from ulmpaper.simulator.psf import (
+    SHIPPED_BANK,
+    PsfBank,
+    gaussian_bank,
+    linear_array_psf,
+    read_bank,
+    resample,
+)
 from ulmpaper.simulator.vessels import (
     grow_network,
     lumen_mask,
@@ -53,6 +60,10 @@ SPLITS = ("train", "validation", "test")
 _KINDS = ("cam", "phantom", "invivo", "testcard")
 _PICTURES_PER_SPLIT = 1000  # the settings allow at most as many
 _BANKS = {"bmode": "psf_bank.npz", "iq": "psf_bank_iq.npz"}
+_PSF_KINDS = (*_BANKS, "gaussian")
+_N_GAUSSIAN = 200
+_CURVATURE_RAD = 1.0
+_SHARES = {"train": (0.0, 0.6), "validation": (0.6, 0.8), "test": (0.8, 1.0)}  # of the PSFs
 
 
 def simulate(
@@ -258,18 +269,22 @@ def invivo_scene(cfg: Config, data_dir: str | Path | None = None) -> Scene:
 # --- PSF ---------------------------------------------------------------------------------------
 
 
-def psf_bank(cfg: Config, kind: str | None = None) -> PsfBank:
-    """Read the PSFs that come with the package, on the pixels of the settings.
+def psf_bank(cfg: Config, kind: str | None = None, split: str = "train") -> PsfBank:
+    """Give the PSFs of a part of the simulated data, on the pixels of the settings.
 
     Parameters
     ----------
     cfg : Config
         Settings; the pixel is ``cfg.acquisition.px_mm``.
-    kind : {"bmode", "iq"}, optional
-        Envelopes cut from B-mode, or PSFs with their phase cut from IQ; by default ``cfg.cam.psf``.
+    kind : {"bmode", "iq", "gaussian"}, optional
+        Envelopes cut from B-mode on pixels of a wavelength, as in the paper; PSFs with their phase,
+        exact between the pixels; Gaussian ones. By default ``cfg.cam.psf``.
+    split : {"train", "validation", "test"}
+        No PSF is in two splits. Only those from B-mode are the same in all, as in the paper.
     """
-    name = _BANKS[check_choice(cfg.cam.psf if kind is None else kind, _BANKS, "kind of PSF")]
-    return _bank(name, round(cfg.acquisition.px_mm / WAVELENGTH_MM, 9))
+    kind = check_choice(cfg.cam.psf if kind is None else kind, _PSF_KINDS, "kind of PSF")
+    pitch = round(cfg.acquisition.px_mm / WAVELENGTH_MM, 9)
+    return _bank(kind, "train" if kind == "bmode" else check_choice(split, SPLITS, "split"), pitch)
 
 
 # --- frames: one block of given vessels and PSFs -----------------------------------------------
@@ -408,7 +423,7 @@ def cam_block(cfg: Config, split: str, number: int, *, device: str = "cpu") -> B
     block = simulate_block(
         scene.mask,
         scene.maps,
-        psf_bank(cfg),
+        psf_bank(cfg, split=split),
         n_frames=cfg.cam.sequence_frames,
         n_bubbles=cfg.cam.n_bubbles,
         rng=seeded_stream(cfg.seed, f"cam {split}", number),
@@ -480,7 +495,7 @@ def invivo_block(cfg: Config, number: int, scene: Scene) -> Block:
     invivo = cfg.invivo
     shape_px = invivo.shape_px
     n_frames = invivo.n_frames
-    bank = psf_bank(cfg, "iq")
+    bank = psf_bank(cfg, "iq", "test")
     rng = seeded_stream(cfg.seed, "invivo block", number)
 
     # Bubbles drift on the fine grid of the scene, then are placed on the frames' pixels.
@@ -622,10 +637,18 @@ def _fine_shape(cfg: Config) -> tuple[int, int]:
     return cfg.invivo.upsample * n_z, cfg.invivo.upsample * n_x
 
 
-@functools.lru_cache(maxsize=4)
-def _bank(name: str, px_wavelengths: float) -> PsfBank:
-    """PSFs that come with the package, resampled once for each pixel."""
-    return resample(read_bank(SHIPPED_BANK.with_name(name)), px_wavelengths=px_wavelengths)
+@functools.lru_cache(maxsize=16)
+def _bank(kind: str, split: str, px_wavelengths: float) -> PsfBank:
+    """PSFs of a split, resampled once for each pixel."""
+    if kind == "gaussian":
+        rng = seeded_stream(0, f"{split} PSFs", 0)
+        bank = gaussian_bank(_N_GAUSSIAN, rng=rng, curvature_rad=_CURVATURE_RAD)
+    else:
+        bank = read_bank(SHIPPED_BANK.with_name(_BANKS[kind]))
+    if kind == "iq":
+        first, last = (round(share * len(bank)) for share in _SHARES[split])
+        bank = dataclasses.replace(bank, table=bank.table[first:last])
+    return resample(bank, px_wavelengths=px_wavelengths)
 
 
 def _probe(bank: PsfBank) -> PsfBank:
