@@ -500,6 +500,11 @@ class Ml3d(Fitted):
     sigma_px: float = _setting(
         1.0, "standard deviation of the detection loss's blur", unit="px", source="ours", ge=0
     )
+    sigma: bool = _setting(
+        False,
+        "train a layer that tells how far off each place may be, on a network that is trained",
+        source="ours",
+    )
     masked: bool = _setting(True, "offset loss at true bubbles only", source="ours")
     threshold: float | None = _setting(
         0.0,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ulmpaper.config import load_config
 from ulmpaper.core.records import Block, bubble_table
 from ulmpaper.metrics.bubbles import match_bubbles
-from ulmpaper.networks.augment import add_noise, augment, drop_frame, sample_anew
+from ulmpaper.networks.augment import _add_noise, _drop_frame, _sample_anew, augment
 from ulmpaper.networks.windows import SimulatedSource
 from ulmpaper.pipeline.detect import locate
 from ulmpaper.simulator.flow import MEAN_AMPLITUDE
@@ -55,14 +55,14 @@ def errors(block: Block) -> np.ndarray:
 @given(st.floats(0.55, 1.8))
 @settings(max_examples=15, deadline=None)
 def test_bubbles_go_where_sampling_anew_puts_their_spots(factor: float) -> None:
-    block = sample_anew(spots(), factor)
+    block = _sample_anew(spots(), factor)
     assert block.frames.shape[1:] == (round(56 * factor), round(48 * factor))
     assert np.abs(errors(block)).max() < 0.03
 
 
 @given(st.integers(1, 3))
 def test_a_frame_that_is_left_out_makes_one_long_step(number: int) -> None:
-    block = drop_frame(spots(), number)
+    block = _drop_frame(spots(), number)
     assert len(block.frames) == 3
     assert np.abs(errors(block)).max() < 0.02
     steps = block.truth.sort_values(["z", "frame"])["x"].to_numpy().reshape(3, 3)
@@ -71,7 +71,7 @@ def test_a_frame_that_is_left_out_makes_one_long_step(number: int) -> None:
 
 
 def test_noise_lies_as_far_below_bubbles_as_it_says(rng: np.random.Generator) -> None:
-    noise = add_noise(np.zeros((3, 100, 100), dtype=np.float32), 20.0, rng)
+    noise = _add_noise(np.zeros((3, 100, 100), dtype=np.float32), 20.0, rng)
     assert noise.dtype == np.float32
     assert np.sqrt(np.mean(noise**2)) == pytest.approx(MEAN_AMPLITUDE / 10, rel=0.01)
 

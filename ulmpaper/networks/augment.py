@@ -44,25 +44,25 @@ def augment(
         visible = block.truth["score"] > _FAINT
         block = dataclasses.replace(block, bubbles=block.truth[visible].reset_index(drop=True))
     if train.noise_db is not None:
-        noisy = add_noise(block.frames, rng.uniform(*train.noise_db), rng)
+        noisy = _add_noise(block.frames, rng.uniform(*train.noise_db), rng)
         block = dataclasses.replace(block, frames=noisy)
     if train.flawed:
         is_flawed = rng.random(2) < train.flawed
-        block = drop_frame(block, int(rng.integers(1, n_frames)) if is_flawed[0] else n_frames)
+        block = _drop_frame(block, int(rng.integers(1, n_frames)) if is_flawed[0] else n_frames)
         if is_flawed[1]:
             limit = rng.uniform(*_SATURATED) * block.frames.max()
             block = dataclasses.replace(block, frames=np.minimum(block.frames, limit))
-    return sample_anew(block, factor)
+    return _sample_anew(block, factor)
 
 
-def add_noise(frames: NDArray, ratio_db: float, rng: np.random.Generator) -> NDArray[np.float32]:
+def _add_noise(frames: NDArray, ratio_db: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """Add the white noise of amplifiers, `ratio_db` below a mean bubble, to amplitudes."""
     level = MEAN_AMPLITUDE * 10 ** (-ratio_db / 20) / math.sqrt(2)
     real, imaginary = level * rng.standard_normal((2, *frames.shape), dtype=np.float32)
     return np.hypot(frames + real, imaginary)
 
 
-def drop_frame(block: Block, number: int) -> Block:
+def _drop_frame(block: Block, number: int) -> Block:
     """Leave out a frame: all bubbles make two steps at once."""
     frame = block.truth["frame"]
     bubbles = block.truth[frame != number].reset_index(drop=True)
@@ -74,7 +74,7 @@ def drop_frame(block: Block, number: int) -> Block:
     )
 
 
-def sample_anew(block: Block, factor: float) -> Block:
+def _sample_anew(block: Block, factor: float) -> Block:
     """Sample frames with `factor` times as many pixels along either axis, with their bubbles."""
     new = at_own_scale(block.frames, (factor, factor), {})
     return dataclasses.replace(block, frames=new[:], bubbles=new.carry(block.truth))

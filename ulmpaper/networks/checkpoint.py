@@ -129,6 +129,11 @@ def run_folder(folder: Path, inputs: Iterable[str | Path]) -> Iterator[None]:
         yield
 
 
+def learning(net: nn.Module) -> list[nn.Parameter]:
+    """The parameters that a training changes."""
+    return [parameter for parameter in net.parameters() if parameter.requires_grad]
+
+
 def write_state(
     folder: Path,
     net: nn.Module,
@@ -210,7 +215,7 @@ def read_state(
     own = {name.removeprefix(_NET): t for name, t in tensors.items() if name.startswith(_NET)}
     load_tensors(net, own, what=str(path))
     net.to(device)
-    optimizer.param_groups[0]["params"] = list(net.parameters())
+    optimizer.param_groups[0]["params"] = learning(net)
     with _unusable(path):
         moments = _moments(net, tensors) if state.step else {}
     groups = optimizer.state_dict()["param_groups"]
@@ -222,7 +227,8 @@ def _moments(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[int, dict[st
     """State of Adam, which knows the parameters of a network by their numbers."""
     moments = {}
     wanted = set()
-    for number, (name, parameter) in enumerate(net.named_parameters()):
+    learnt = ((name, p) for name, p in net.named_parameters() if p.requires_grad)
+    for number, (name, parameter) in enumerate(learnt):
         shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
         names = {key: f"{_ADAM}{key}.{name}" for key in shapes}
         for key, shape in shapes.items():

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 HEATMAP_SCALE = 50.0  # output that mSPCN learns for a bubble, before the blur
 _WIDEST_PX = 100  # a wider blur takes minutes, and leaves no bubble to see
+_LEAST_P = 0.2  # of a bubble whose error counts
 HEATMAP_GAIN = 2.0  # sum of mSPCN's blur
 
 
@@ -170,6 +171,43 @@ def ml3d_loss(
     detection = detection_loss(maps, truth, sigma_px=sigma_px)
     offset = offset_loss(maps, truth, masked=masked)
     return detection + offset, {"detection": detection.detach(), "offset": offset.detach()}
+
+
+def sigma_loss(maps: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compare the expected errors of positions with the true ones: the likelihood of Gaussians.
+
+    Parameters
+    ----------
+    maps : Tensor (..., 5, N, Z, X)
+        p, oz, ox, sigma_z, sigma_x, as from `ulmpaper.networks.ML3DResNet` with `sigma`. Only the
+        last two are learnt.
+    truth : Tensor (..., 3, N, Z, X)
+        See `detection_loss`.
+
+    Returns
+    -------
+    Tensor (), dict of str to Tensor
+        Negative logarithm of the likelihood, up to a constant, mean over the bubbles that the
+        network finds and both axes; no parts.
+
+    Notes
+    -----
+    Ours. For an error :math:`e` it is :math:`\\log \\sigma + e^2 / 2 \\sigma^2`, least where
+    sigma is the standard deviation of the errors. Bubbles with a p of 0.2 or less do not count.
+
+    Examples
+    --------
+    >>> truth = torch.full((3, 1, 9, 9), 1.0)
+    >>> maps = torch.cat([truth + 0.1, torch.full((2, 1, 9, 9), 0.1)])
+    >>> round(float(sigma_loss(maps, truth)[0]), 4)  # log(0.1) + 1/2
+    -1.8026
+    """
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    found = (truth.select(-4, 0) > 0) & (maps.select(-4, 0) > _LEAST_P)
+    error = (maps.narrow(-4, 1, 2) - truth.narrow(-4, 1, 2)).detach()
+    sigma = maps.narrow(-4, 3, 2)
+    terms = sigma.log() + 0.5 * (error / sigma).square()
+    return (terms.mean(dim=-4) * found).sum() / found.sum().clamp(min=1), {}
 
 
 def count_loss(outputs: Tensor, counts: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ulmpaper.core.arguments import explained
 from ulmpaper.core.records import check_choice, check_whole
@@ -23,6 +24,8 @@ _BLOCK_WEIGHT = 0.3  # of the layers of a residual block, at the start
 # Cells of 4 x 4 px that the sum over a frame is divided by: with fewer, it is too large for the
 # layers behind, with more too small.
 _POOL_CELLS = 32
+_LEAST_SIGMA_PX = 0.01
+_SIGMA_BIAS = -2.0  # so sigma starts at 0.13 px
 _OUTPUTS = {"sigmoid": nn.Sigmoid, "linear": nn.Identity}
 
 
@@ -95,7 +98,8 @@ class ML3DResNet(nn.Module):
 
     The three maps are p, the probability that a pixel holds a bubble, and oz, ox, its position in
     that pixel from 0 (upper or left edge) over 1/2 (centre) to 1; see
-    `ulmpaper.networks.decode_offsets`. B, N, Z and X are free.
+    `ulmpaper.networks.decode_offsets`. B, N, Z and X are free. With `sigma` there are two more, the
+    standard deviations of the error that is expected of the position along z and x [px].
 
     Parameters
     ----------
@@ -107,6 +111,8 @@ class ML3DResNet(nn.Module):
         Frames that a convolution spans, odd: 3 in the paper; 1 treats every frame by itself.
     output : str
         ``sigmoid`` keeps the maps between 0 and 1; ``linear`` leaves them as they are.
+    sigma : bool
+        Predict how far off each position may be, by one more layer.
 
     Raises
     ------
@@ -138,6 +144,7 @@ class ML3DResNet(nn.Module):
         *,
         temporal_kernel: int = 3,
         output: str = "sigmoid",
+        sigma: bool = False,
     ):
         super().__init__()
         self.about: dict[str, Any] = {}  # record of its training, from its file
@@ -157,12 +164,21 @@ class ML3DResNet(nn.Module):
         self.output = _OUTPUTS[output]()
         if output == "sigmoid":
             nn.init.constant_(self.reconstruct.bias[:1], _P_BIAS)  # type: ignore[index]
+        self.spread = _conv3d(features, 2, temporal_kernel) if sigma else None
+        if self.spread is not None:
+            nn.init.zeros_(self.spread.weight)
+            nn.init.constant_(self.spread.bias, _SIGMA_BIAS)  # type: ignore[arg-type]
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Maps (B, 3, N, Z, X) of `frames` (B, 1, N, Z, X)."""
+        """Maps (B, 3 or 5, N, Z, X) of `frames` (B, 1, N, Z, X)."""
         _check_shape(frames, "B, 1, N, Z, X")
         first = self.extract(frames)
-        return self.output(self.reconstruct(self.sum(first, self.fuse(self.blocks(first)))))
+        features = self.sum(first, self.fuse(self.blocks(first)))
+        maps = self.output(self.reconstruct(features))
+        if self.spread is None:
+            return maps
+        sigma = _LEAST_SIGMA_PX + functional.softplus(self.spread(features))
+        return torch.cat([maps, sigma], dim=1)
 
 
 class CountNet(nn.Module):

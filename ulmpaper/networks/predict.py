@@ -89,8 +89,9 @@ def predict_maps(
     ------
     first : int
         Frame with which the chunk begins.
-    maps : Tensor (3, n, Z, X) float32
-        p, oz, ox of the next n frames, on the CPU; see `ulmpaper.networks.decode_offsets`.
+    maps : Tensor (3 or 5, n, Z, X) float32
+        p, oz, ox (and sigma_z, sigma_x) of the next n frames, on the CPU; see
+        `ulmpaper.networks.decode_offsets`.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def predict_maps(
     Notes
     -----
     Paper, section II-A: the window is shifted by a frame at a time; the average is ours. p is
-    averaged as it is, oz and ox weighted by p, because windows that see the bubble know where it
+    averaged as it is, the others weighted by p, because windows that see the bubble know where it
     is. One pass is ours as well: each frame is computed once, with all neighbours in time.
 
     Examples
@@ -292,11 +293,11 @@ class Mirrored(nn.Module):
         maps, other = self.net(torch.cat([frames, frames.flip(-1)])).float().chunk(2)
         other = other.flip(-1)
         # Mirrored, an offset from the left edge counts from the right one.
-        other = torch.cat([other[:, :2], 1 - other[:, 2:]], dim=1)
+        other = torch.cat([other[:, :2], 1 - other[:, 2:3], other[:, 3:]], dim=1)
         weight = maps[:, :1].clamp(min=_LEAST_WEIGHT)
         other_weight = other[:, :1].clamp(min=_LEAST_WEIGHT)
-        offsets = (weight * maps[:, 1:] + other_weight * other[:, 1:]) / (weight + other_weight)
-        return torch.cat([(maps[:, :1] + other[:, :1]) / 2, offsets], dim=1)
+        others = (weight * maps[:, 1:] + other_weight * other[:, 1:]) / (weight + other_weight)
+        return torch.cat([(maps[:, :1] + other[:, :1]) / 2, others], dim=1)
 
 
 # --- windows, averaged -------------------------------------------------------------------------
@@ -311,10 +312,11 @@ def _average_windows(
 ) -> Iterator[tuple[int, Tensor]]:
     """Run windows that begin at `starts`; yield the means of frames that no later window sees."""
     n_windows = _windows_per_frame(starts, window, frames.shape[0])
-    # Of frames from `first` on: themselves, and sums over windows of p, weight w, w oz and w ox.
+    # Of frames from `first` on: themselves, and sums over windows of p, weight w, and w times the
+    # other maps.
     first = 0
     held = torch.empty(0, *frames.shape[1:])
-    sums = torch.empty(4, 0, *frames.shape[1:])
+    sums = None
     for k in range(0, len(starts), batch):
         group = starts[k : k + batch]
         end = group[-1] + window
@@ -324,6 +326,8 @@ def _average_windows(
         weight = maps[:, :1].clamp(min=_LEAST_WEIGHT)
         terms = torch.cat([maps[:, :1], weight, weight * maps[:, 1:]], dim=1)
         # Make room for the frames just read, and add every window where it belongs.
+        if sums is None:
+            sums = torch.empty(terms.shape[1], 0, *frames.shape[1:])
         n_new = end - first - sums.shape[1]
         sums = functional.pad(sums.to(terms.device), (0, 0, 0, 0, 0, n_new))
         for start, term in zip(group, terms, strict=True):

@@ -16,8 +16,14 @@ from torch import Tensor
 
 from ulmpaper.config import Config, Fitted
 from ulmpaper.core.records import Block
-from ulmpaper.metrics.bubbles import LIMITS_PX, SCORES, join_sequences, score_bubbles
-from ulmpaper.networks.loss import count_loss, ml3d_loss, mspcn_loss
+from ulmpaper.metrics.bubbles import (
+    LIMITS_PX,
+    SCORES,
+    join_sequences,
+    match_bubbles,
+    score_bubbles,
+)
+from ulmpaper.networks.loss import count_loss, ml3d_loss, mspcn_loss, sigma_loss
 from ulmpaper.networks.model import CountNet
 from ulmpaper.networks.predict import count_tiles
 from ulmpaper.networks.targets import decode_heatmap, decode_offsets, encode_heatmap, encode_offsets
@@ -68,6 +74,8 @@ class Recipe:
     score : callable
         Scores on validation blocks, from the network as a function of normalized frames (B, N, Z,
         X) and the blocks. Of these, ``score`` chooses the best weights: the higher the better.
+    part : str, optional
+        Only the layer of this name is trained, in a network that is trained already.
     """
 
     name: str
@@ -80,6 +88,7 @@ class Recipe:
     encode: Encode
     loss: Loss
     score: Score
+    part: str | None = None
 
     @property
     def layout(self) -> torch.memory_format:
@@ -94,22 +103,29 @@ class Recipe:
 def _ml3d(cfg: Config) -> Recipe:
     """3DML-ResNet (paper, sections II-A, II-C)."""
     own = cfg.ml3d
+    arguments: dict[str, Any] = {
+        "features": own.features,
+        "blocks": own.blocks,
+        "temporal_kernel": own.temporal_kernel,
+        "output": own.output,
+    }
+    loss: Loss = functools.partial(ml3d_loss, sigma_px=own.sigma_px, masked=own.masked)
+    score = _score_ml3d
+    if own.sigma:
+        arguments["sigma"] = True
+        loss, score = sigma_loss, _score_sigma
     return Recipe(
         name="ml3d",
         settings=own,
-        arguments={
-            "features": own.features,
-            "blocks": own.blocks,
-            "temporal_kernel": own.temporal_kernel,
-            "output": own.output,
-        },
+        arguments=arguments,
         n_frames=own.window,
         crop_px=own.crop_px,
         as_tiles=False,
         as_volumes=True,
         encode=encode_offsets,
-        loss=functools.partial(ml3d_loss, sigma_px=own.sigma_px, masked=own.masked),
-        score=functools.partial(_score_ml3d, min_distance_px=own.min_distance_px),
+        loss=loss,
+        score=functools.partial(score, min_distance_px=own.min_distance_px),
+        part="spread" if own.sigma else None,
     )
 
 
@@ -186,6 +202,30 @@ def _score_ml3d(net: Run, blocks: Sequence[Block], *, min_distance_px: float) ->
         generous.append(found)
     best = _best_threshold(generous, blocks, _PROBABILITIES)
     return {**_scores(exact, blocks), "threshold": best["threshold"]}
+
+
+def _score_sigma(net: Run, blocks: Sequence[Block], *, min_distance_px: float) -> dict[str, float]:
+    """How well expected errors fit the true ones, and the best threshold.
+
+    ``error_over_sigma_z`` and ``_x`` are standard deviations of the ratios, 1 where sigma is right.
+    """
+    best = _score_ml3d(net, blocks, min_distance_px=min_distance_px)
+    ratios, logs = [], []
+    for block in blocks:
+        maps = net(_normalized(block)[None])[0]
+        found = decode_offsets(
+            maps, maps[0, 0].numel(), threshold=best["threshold"], min_distance_px=min_distance_px
+        )
+        pairs = match_bubbles(found, block.truth, max_distance_px=max(LIMITS_PX.values()))
+        sigma = found.loc[pairs["pred"], ["sigma_z", "sigma_x"]].to_numpy()
+        error = found.loc[pairs["pred"], ["z", "x"]].to_numpy()
+        error = error - block.truth.loc[pairs["truth"], ["z", "x"]].to_numpy()
+        ratios.append(error / sigma)
+        logs.append(np.log(sigma))
+    ratio = np.concatenate(ratios)
+    score = -float(np.mean(np.concatenate(logs) + ratio**2 / 2)) if len(ratio) else 0.0
+    z, x = ratio.std(axis=0).tolist() if len(ratio) else (0.0, 0.0)
+    return {**best, "score": score, "error_over_sigma_z": z, "error_over_sigma_x": x}
 
 
 # --- the counting network ----------------------------------------------------------------------

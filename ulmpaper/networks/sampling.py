@@ -124,9 +124,13 @@ class _Resampled:
 
 
 def _scaled(bubbles: pd.DataFrame, factors: Factors) -> pd.DataFrame:
-    """Bubbles on pixels `factors` times as many, counted from the same outer edges."""
-    places = {
-        axis: (bubbles[axis] + 0.5) * factor - 0.5
-        for axis, factor in zip("zx", factors, strict=True)
-    }
-    return bubbles.assign(**places)
+    """Bubbles, and how far off they may be, on pixels `factors` times as many.
+
+    Pixels count from the same outer edges.
+    """
+    changed = {}
+    for axis, factor in zip("zx", factors, strict=True):
+        changed[axis] = (bubbles[axis] + 0.5) * factor - 0.5
+        if (sigma := f"sigma_{axis}") in bubbles:
+            changed[sigma] = bubbles[sigma] * factor
+    return bubbles.assign(**changed)

@@ -147,8 +147,9 @@ def decode_offsets(
 
     Parameters
     ----------
-    maps : Tensor or array_like (3, N, Z, X)
-        p, oz, ox, as from `encode_offsets` or one window of `ulmpaper.networks.ML3DResNet`.
+    maps : Tensor or array_like (3, N, Z, X) or (5, N, Z, X)
+        p, oz, ox, as from `encode_offsets` or one window of `ulmpaper.networks.ML3DResNet`; where
+        it predicts them, sigma_z and sigma_x as well.
     counts : int or array_like (N,) of int
         Bubbles in each frame, or in every frame. A frame with fewer candidates gives fewer.
     threshold : float
@@ -163,7 +164,9 @@ def decode_offsets(
         Bubble table in pixels. By frame, and in a frame from the highest ``score`` down. Of the
         pixels that mean the same bubble, the one with the highest p stands for it (the first of
         equal ones). The score is the sum of its p and that of the neighbours that mean the same
-        bubble, at most 1; the position is the mean of theirs, weighted by p.
+        bubble, at most 1; the position is the mean of theirs, weighted by p. Five maps give the
+        columns ``sigma_z`` and ``sigma_x`` [px]: their squares are the mean, weighted alike, of the
+        squares of sigma and of the distances from that position.
 
     Raises
     ------
@@ -187,21 +190,25 @@ def decode_offsets(
     True
     """
     values = _tensor(maps)
-    if values.ndim != 4 or len(values) != 3 or 0 in values.shape:
+    if values.ndim != 4 or len(values) not in (3, 5) or 0 in values.shape:
         raise ValueError(
-            f"offset maps are p, oz, ox and have the shape (3, N, Z, X), not {tuple(values.shape)}"
+            "offset maps are p, oz, ox (five with sigma) and have the shape (3, N, Z, X), "
+            f"not {tuple(values.shape)}"
         )
     _check_finite(values)
     if not 0 <= min_distance_px < _FARTHEST_PX:
         raise ValueError(f"min_distance_px must be a number of 0 or more, not {min_distance_px}")
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is a probability, so from 0 to 1, not {threshold}")
-    p, offset_z, offset_x, is_weaker = _merge_neighbours(values.float(), min_distance_px)
+    p, others, is_weaker = _merge_neighbours(values.float(), min_distance_px)
     frame, row, column, score = _highest(p, (p > threshold) & ~is_weaker, counts)
+    of_bubbles = others[:, frame, row, column].double().cpu().numpy()
     # Offsets count from the edge of a pixel, positions from its centre.
-    z = row + (offset_z[frame, row, column].double() - 0.5)
-    x = column + (offset_x[frame, row, column].double() - 0.5)
-    return bubble_table(frame.cpu(), z.cpu(), x.cpu(), score.cpu())
+    z = row.cpu().numpy() + of_bubbles[0] - 0.5
+    x = column.cpu().numpy() + of_bubbles[1] - 0.5
+    table = bubble_table(frame.cpu(), z, x, score.cpu())
+    sigma = dict(zip(("sigma_z", "sigma_x"), of_bubbles[2:], strict=False))
+    return table.assign(**sigma)
 
 
 def decode_heatmap(
@@ -286,39 +293,45 @@ def decode_heatmap(
     return bubble_table(frame.cpu(), z.cpu(), x.cpu(), score.cpu())
 
 
-def _merge_neighbours(maps: Tensor, distance_px: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Average the offsets of pixels that predict the same bubble; flag the weaker ones."""
-    p, oz, ox = maps
+def _merge_neighbours(maps: Tensor, distance_px: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Average the maps of pixels that predict the same bubble; flag the weaker pixels.
+
+    Returns p (N, Z, X), the other maps (2 or 4, N, Z, X), and the flags.
+    """
+    p, offset = maps[0], maps[1:3]
     is_weaker = torch.zeros_like(p, dtype=torch.bool)
     if distance_px == 0:
-        return p, oz, ox, is_weaker
+        return p, maps[1:], is_weaker
     weight = p.clone()
-    shift_z = torch.zeros_like(p)
-    shift_x = torch.zeros_like(p)
+    shift = torch.zeros_like(offset)
+    # Mean of squares, from a pixel's own position, of what is uncertain and of what is beside it.
+    square = p * maps[3:].square()
     n_z, n_x = p.shape[1:]
     # These four steps pair every pixel with each of its eight neighbours once.
     for step_z, step_x in ((0, 1), (1, -1), (1, 0), (1, 1)):
         one = (..., slice(n_z - step_z), slice(max(0, -step_x), n_x - max(0, step_x)))
         other = (..., slice(step_z, n_z), slice(max(0, step_x), n_x - max(0, -step_x)))
         # From the position that one pixel predicts to that of the other.
-        to_z = oz[other] - oz[one] + step_z
-        to_x = ox[other] - ox[one] + step_x
-        same = to_z.square() + to_x.square() < distance_px**2
+        to = offset[other] - offset[one] + offset.new_tensor([step_z, step_x])[:, None, None, None]
+        same = to.square().sum(dim=0) < distance_px**2
         # Of two equal pixels the first counts as the stronger.
         one_wins = p[one] >= p[other]
         is_weaker[other] |= same & one_wins
         is_weaker[one] |= same & ~one_wins
         # Each takes part in the mean of the other, weighted by its own p.
-        joining = torch.where(same, p[other], 0)
-        weight[one] += joining
-        shift_z[one] += joining * to_z
-        shift_x[one] += joining * to_x
-        joining = torch.where(same, p[one], 0)
-        weight[other] += joining
-        shift_z[other] -= joining * to_z
-        shift_x[other] -= joining * to_x
+        for taker, giver, sign in ((one, other, 1), (other, one, -1)):
+            joining = torch.where(same, p[giver], 0)
+            weight[taker] += joining
+            shift[taker] += sign * joining * to
+            if len(square):
+                square[taker] += joining * (maps[3:][giver].square() + to.square())
     scale = weight.clamp(min=torch.finfo(weight.dtype).tiny)  # no division by 0
-    return weight.clamp(max=1), oz + shift_z / scale, ox + shift_x / scale, is_weaker
+    shift = shift / scale
+    others = offset + shift
+    if len(square):
+        sigma = (square / scale - shift.square()).clamp(min=0).sqrt()
+        others = torch.cat([others, sigma])
+    return weight.clamp(max=1), others, is_weaker
 
 
 def _is_peak(maps: Tensor, half: int) -> Tensor:

@@ -33,6 +33,7 @@ from ulmpaper.networks.checkpoint import (
     BEST,
     TrainingState,
     describe,
+    learning,
     read_state,
     run_folder,
     write_state,
@@ -175,7 +176,7 @@ def train(
     ):
         is_first = rank == 0  # only the first process validates and writes
         net = _begin(recipe, cfg.seed, start).to(device)
-        optimizer = torch.optim.Adam(net.parameters(), lr=options.learning_rate)
+        optimizer = torch.optim.Adam(learning(net), lr=options.learning_rate)
         state: TrainingState = read_state(folder, net, optimizer, settings, n_steps)
         net.to(memory_format=recipe.layout)  # type: ignore[call-overload]
         run = compile_parts(net) if cfg.compute.compile else net
@@ -233,8 +234,20 @@ def _begin(recipe: Recipe, seed: int, start: str | Path | None = None) -> nn.Mod
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = CLASSES[recipe.name](**recipe.arguments)
+    if start is None and recipe.part is not None:
+        raise ValueError(
+            f"the layer {recipe.part!r} is trained on top of a trained network: name one as start "
+            "(--start shipped)"
+        )
     if start is not None:
-        load_tensors(net, read_network(start, recipe=recipe.name).state_dict(), what=str(start))
+        begun = dict(read_network(start, recipe=recipe.name).state_dict())
+        own = net.state_dict()
+        if recipe.part is not None:  # the layer itself is new, or goes on
+            begun |= {k: v for k, v in own.items() if k.startswith(recipe.part) and k not in begun}
+        load_tensors(net, begun, what=str(start))
+    if recipe.part is not None:
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad = name.startswith(recipe.part)
     return net
 
 
