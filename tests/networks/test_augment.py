@@ -57,7 +57,7 @@ def errors(block: Block) -> np.ndarray:
 def test_bubbles_go_where_sampling_anew_puts_their_spots(factor: float) -> None:
     block = _sample_anew(spots(), factor)
     assert block.frames.shape[1:] == (round(56 * factor), round(48 * factor))
-    assert np.abs(errors(block)).max() < 0.03
+    assert np.abs(errors(block)).max() < 0.05
 
 
 @given(st.integers(1, 3))
