@@ -296,6 +296,14 @@ class Track(_Section):
     smooth_points: int = _setting(
         20, "span of the moving average over a track", unit="points", source="PALA", ge=1
     )
+    acceleration_px: float | None = _setting(
+        None,
+        "draw each track's most likely path, whose step changes from frame to frame by this much, "
+        "instead of the average",
+        unit="px",
+        source="ours",
+        ge=1e-4,
+    )
 
 
 @_section

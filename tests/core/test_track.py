@@ -233,6 +233,87 @@ def test_palas_rule_smooths_rows() -> None:
         pd.testing.assert_frame_equal(speeds, ours)
 
 
+def kalman_smoother(
+    frames: np.ndarray, seen: np.ndarray, sigma: np.ndarray, acceleration: float
+) -> np.ndarray:
+    """Slow and obvious: filter forwards, smooth backwards; state (place, step), start unknown."""
+    step = np.array([[1.0, 1.0], [0.0, 1.0]])
+    change = np.diag([0.0, acceleration**2])
+    state, spread = np.array([seen[0], 0.0]), np.diag([1e6, 1e6])
+    predicted, filtered = [], []
+    for frame in range(frames[0], frames[-1] + 1):
+        if frame > frames[0]:
+            state, spread = step @ state, step @ spread @ step.T + change
+        predicted.append((state, spread))
+        for k in np.flatnonzero(frames == frame):
+            gain = spread[:, 0] / (spread[0, 0] + sigma[k] ** 2)
+            state = state + gain * (seen[k] - state[0])
+            spread = spread - np.outer(gain, spread[0])
+        filtered.append((state, spread))
+    smoothed = [filtered[-1][0]]
+    for (state, spread), (next_state, next_spread) in zip(
+        filtered[-2::-1], predicted[:0:-1], strict=True
+    ):
+        gain = spread @ step.T @ np.linalg.inv(next_spread)
+        smoothed.append(state + gain @ (smoothed[-1] - next_state))
+    return np.array(smoothed)[::-1][frames - frames[0], 0]
+
+
+@given(st.integers(0, 10**6), st.floats(0.01, 0.5))
+@settings(max_examples=25, deadline=None)
+def test_most_likely_path_is_that_of_a_kalman_smoother(seed: int, acceleration: float) -> None:
+    rng = np.random.default_rng(seed)
+    parts = []
+    for track in range(3):
+        frames = np.flatnonzero(rng.random(30) < 0.7)
+        z, x = np.cumsum(rng.normal(0, 0.3, (2, len(frames))), axis=1) + 1000
+        part = bubble_table(frames, z, x, np.ones(len(frames)))
+        sigma_z, sigma_x = rng.uniform(0.05, 0.4, (2, len(frames)))
+        parts.append(part.assign(track=track, sigma_z=sigma_z, sigma_x=sigma_x))
+    tracks = pd.concat(parts, ignore_index=True)
+    path = smooth(tracks, acceleration_px=acceleration)
+    for axis in ("z", "x"):
+        slow = [
+            kalman_smoother(
+                part["frame"].to_numpy(),
+                part[axis].to_numpy(),
+                part[f"sigma_{axis}"].to_numpy(),
+                acceleration,
+            )
+            for part in parts
+        ]
+        np.testing.assert_allclose(path[axis], np.concatenate(slow), atol=2e-4)
+
+
+def test_most_likely_path_keeps_straight_lines_and_weighs_what_is_uncertain() -> None:
+    line = tracks_of([(t, 0.3 * t, 5 - 0.1 * t) for t in (0, 1, 2, 5, 6, 9)])
+    pd.testing.assert_frame_equal(smooth(line, acceleration_px=0.01), line)
+    alone = tracks_of([(4, 1.0, 2.0)])
+    pd.testing.assert_frame_equal(smooth(alone, acceleration_px=0.01), alone)
+    assert smooth(line[:0], acceleration_px=0.01).empty
+    bent = line.assign(z=line["z"] + [0, 0, 1, 0, 0, 0])
+    sure, unsure = (
+        smooth(bent.assign(sigma_z=[0.1, 0.1, sigma, 0.1, 0.1, 0.1]), acceleration_px=0.05)["z"][2]
+        for sigma in (0.01, 1.0)
+    )
+    assert sure == pytest.approx(1.6, abs=0.02)
+    assert unsure == pytest.approx(0.6, abs=0.1)
+
+
+def test_most_likely_path_is_nearer_to_the_truth_than_an_average(rng: np.random.Generator) -> None:
+    t = np.arange(60)
+    true = np.stack([8 * np.sin(t / 12), 8 * np.cos(t / 12)])
+    sigma = np.where(t % 3, 0.05, 0.6)
+    seen = true + sigma * rng.standard_normal(true.shape)
+    tracks = bubble_table(t, *seen, np.ones(60)).assign(track=0, sigma_z=sigma, sigma_x=sigma)
+    ways = {"raw": {"points": 1}, "mean": {}, "likely": {"acceleration_px": 0.06}}
+    error = {
+        name: np.sqrt(np.mean((smooth(tracks, **how)[["z", "x"]].to_numpy().T - true) ** 2))
+        for name, how in ways.items()
+    }
+    assert error["likely"] < 0.6 * min(error["mean"], error["raw"])
+
+
 @settings(max_examples=60)
 @given(
     st.floats(0.3, 8), st.integers(1, 12), st.floats(0.01, 1), st.floats(0, 6.28), st.integers(1, 4)

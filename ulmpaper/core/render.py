@@ -186,6 +186,7 @@ def render_maps(
     smooth_points: int = 20,
     max_distance_px: float = 2.0,
     pala: bool = False,
+    acceleration_px: float | None = None,
 ) -> Maps:
     """Smooth, interpolate and render tracks.
 
@@ -199,7 +200,7 @@ def render_maps(
         Pixel pitch [mm] and frames per second [Hz].
     upsample : int
         Map pixels per pixel.
-    smooth_points, max_distance_px, pala
+    smooth_points, max_distance_px, pala, acceleration_px
         See `ulmpaper.interpolate` and `Maps`.
 
     Returns
@@ -223,6 +224,7 @@ def render_maps(
         upsample=upsample,
         smooth_points=smooth_points,
         pala=pala,
+        acceleration_px=acceleration_px,
     )
     maps = Maps(shape_px, upsample=upsample, pala=pala)
     maps.add(map_sums(paths, shape_px, upsample=upsample, pala=pala))

@@ -10,12 +10,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import linalg, sparse
 
 from ulmpaper.core.pairs import best_pairs, pairs_in_reach
 from ulmpaper.core.records import BUBBLE_COLUMNS, check_bubbles, check_positive, check_whole
 
 _TRACK_COLUMNS = (*BUBBLE_COLUMNS, "track")
+_USUAL_SIGMA_PX = 0.15  # standard deviation of an error, of bubbles that do not tell theirs
+_LEAST_SIGMA_PX = 1e-3  # better than this no bubble is known
 # Points of all paths of a call: their table takes 5 GB.
 _MOST_POINTS = 1e8
 
@@ -92,8 +94,14 @@ def drop_short(tracks: pd.DataFrame, min_length: int = 15) -> pd.DataFrame:
     return tracks[size[code] > min_length].reset_index(drop=True)
 
 
-def smooth(tracks: pd.DataFrame, points: int = 20, *, pala: bool = False) -> pd.DataFrame:
-    """Smooth z and x of each track by a centred moving average over frames.
+def smooth(
+    tracks: pd.DataFrame,
+    points: int = 20,
+    *,
+    pala: bool = False,
+    acceleration_px: float | None = None,
+) -> pd.DataFrame:
+    """Smooth z and x of each track: by a centred moving average over frames, or by likelihood.
 
     Parameters
     ----------
@@ -106,12 +114,20 @@ def smooth(tracks: pd.DataFrame, points: int = 20, *, pala: bool = False) -> pd.
     pala : bool
         Repeat PALA: average over rows, as if no frame were missing. That moves the points beside a
         bridged gap towards it, and back.
+    acceleration_px : float, optional
+        Take the most likely path instead of an average: that of a bubble whose step changes from
+        frame to frame by this much, as a standard deviation [px], and whose places are as uncertain
+        as the columns ``sigma_z`` and ``sigma_x`` say (0.15 px without them). The smaller, the
+        straighter; a bridged gap says nothing, and no span has to be chosen.
 
     Notes
     -----
-    MATLAB's ``smooth``, as used by PALA with 20 points, that is, 19. In a bridged gap the bubble is
-    taken to move evenly from its last to its next point, so that a bubble in even motion stays on
-    its line whichever frames are missing.
+    The most likely path is what a Kalman filter and smoother of nearly constant velocity end with
+    (Rauch, Tung and Striebel, AIAA J. 3 (1965) 1445), found at once, as the least sum of squares.
+
+    The average is MATLAB's ``smooth``, as used by PALA with 20 points, that is, 19. In a bridged
+    gap the bubble is taken to move evenly from its last to its next point, so that a bubble in even
+    motion stays on its line whichever frames are missing.
 
     Examples
     --------
@@ -122,6 +138,8 @@ def smooth(tracks: pd.DataFrame, points: int = 20, *, pala: bool = False) -> pd.
     """
     points = check_whole(points=points)
     tracks, first, size = _sorted_tracks(tracks)
+    if acceleration_px is not None:
+        return _most_likely(tracks, first, size, acceleration_px)
     knots = np.arange(len(tracks))
     if not pala:
         knots, first, size = _on_frames(tracks["frame"].to_numpy(), first, size)
@@ -132,6 +150,37 @@ def smooth(tracks: pd.DataFrame, points: int = 20, *, pala: bool = False) -> pd.
             values = np.interp(np.arange(size.sum()), knots, values)
         smoothed[axis] = shrinking_mean(values, first, size, points)[knots]
     return tracks.assign(**smoothed)
+
+
+def _most_likely(
+    tracks: pd.DataFrame, first: NDArray, size: NDArray, acceleration_px: float
+) -> pd.DataFrame:
+    """Most likely paths of tracks in order, see `smooth`."""
+    check_positive(acceleration_px=acceleration_px)
+    if not len(tracks):
+        return tracks
+    knots, start, n_frames = _on_frames(tracks["frame"].to_numpy(), first, size)
+    changed = {}
+    for axis in ("z", "x"):
+        values = tracks[axis].to_numpy(dtype=float)
+        origin = np.repeat(values[first], size)  # near 0, sums of squares lose no digits
+        sigma = np.full(len(values), _USUAL_SIGMA_PX)
+        if f"sigma_{axis}" in tracks:
+            sigma = tracks[f"sigma_{axis}"].to_numpy(dtype=float).clip(_LEAST_SIGMA_PX)
+        weight, seen = np.zeros((2, n_frames.sum()))
+        weight[knots] = (acceleration_px / sigma) ** 2
+        seen[knots] = values - origin
+        bends = np.ones(len(weight))  # where a step and the next one are of the same track
+        bends[start] = bends[start + n_frames - 1] = 0
+        before, after = np.append(bends[1:], 0), np.append(0, bends[:-1])
+        # Least sum of weight (path - seen)^2 + bends (step - step before)^2: five diagonals.
+        diagonals = np.zeros((3, len(weight)))
+        diagonals[2] = weight + before + 4 * bends + after
+        diagonals[1, 1:] = -2 * (bends[:-1] + bends[1:])
+        diagonals[0, 2:] = bends[1:-1]
+        path = linalg.solveh_banded(diagonals, weight * seen, check_finite=False)
+        changed[axis] = path[knots] + origin
+    return tracks.assign(**changed)
 
 
 def shrinking_mean(
@@ -175,6 +224,7 @@ def interpolate(
     upsample: int = 10,
     smooth_points: int = 20,
     pala: bool = False,
+    acceleration_px: float | None = None,
 ) -> pd.DataFrame:
     """Smooth tracks and sample them so densely that a map of the tracks has no holes.
 
@@ -192,6 +242,8 @@ def interpolate(
         (0.04 by default), and one at the last bubble.
     smooth_points : int
         See `smooth`; 1 leaves the points where they are.
+    acceleration_px : float, optional
+        See `smooth`.
     pala : bool
         Repeat PALA: frames missing in a bridged gap take no time, so that speeds there come out too
         high, smoothing goes by rows, and a path ends at its last whole step, before its last
@@ -220,7 +272,8 @@ def interpolate(
     check_positive(
         px_mm=px_mm, frame_rate_hz=frame_rate_hz, max_distance_px=max_distance_px, upsample=upsample
     )
-    tracks, first, size = _sorted_tracks(smooth(tracks, smooth_points, pala=pala))
+    smoothed = smooth(tracks, smooth_points, pala=pala, acceleration_px=acceleration_px)
+    tracks, first, size = _sorted_tracks(smoothed)
     frame = tracks["frame"].to_numpy(dtype=float)
     since = (
         np.arange(len(tracks)) - np.repeat(first, size)
@@ -273,6 +326,7 @@ def add_velocity(
     frame_rate_hz: float,
     smooth_points: int = 20,
     pala: bool = False,
+    acceleration_px: float | None = None,
 ) -> pd.DataFrame:
     """Add the velocity of each point of each smoothed track as columns ``vz, vx`` [mm/s].
 
@@ -287,7 +341,8 @@ def add_velocity(
     [25.0, 25.0]
     """
     check_positive(px_mm=px_mm, frame_rate_hz=frame_rate_hz)
-    smoothed, first, size = _sorted_tracks(smooth(tracks, smooth_points, pala=pala))
+    smoothed = smooth(tracks, smooth_points, pala=pala, acceleration_px=acceleration_px)
+    smoothed, first, size = _sorted_tracks(smoothed)
     columns = {}
     elapsed = np.diff(smoothed["frame"].to_numpy(dtype=float), prepend=0)
     if pala:

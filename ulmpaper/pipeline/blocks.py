@@ -299,6 +299,7 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) ->
         px_mm=px_mm,
         frame_rate_hz=frame_rate_hz,
         smooth_points=cfg.track.smooth_points,
+        acceleration_px=cfg.track.acceleration_px,
         pala=cfg.pala,
     )
     if method == "ml3d" and len(tracks):
@@ -342,6 +343,7 @@ def draw_lines(
         max_distance_px=cfg.track.max_distance_px,
         upsample=cfg.render.upsample,
         smooth_points=cfg.track.smooth_points,
+        acceleration_px=cfg.track.acceleration_px,
         pala=cfg.pala,
     )
 
