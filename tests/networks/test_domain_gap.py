@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from ulmpaper.networks.localize import domain_gap
+import ulmpaper as ulm
+from ulmpaper.networks.domain import domain_gap, result_gap
 from ulmpaper.simulator.psf_from_frames import bubble_width, correlation_width
 
 DOMAIN = {
@@ -113,3 +117,55 @@ def test_correlation_sees_through_a_threshold() -> None:
 
 def test_correlation_of_nothing_is_unknown() -> None:
     assert np.isnan(correlation_width(np.ones((2, 9, 9)))).all()
+
+
+# --- results of a network that does not know such frames -----------------------------------------
+
+
+def test_doubtful_results_are_told_and_sure_ones_are_not() -> None:
+    sure = pd.DataFrame({"score": np.ones(500)})
+    unsure = sure.assign(score=np.where(np.arange(500) % 10, 1.0, 0.7))
+    of_length = {"n_frames": 200, "min_length": 15}
+    assert result_gap(sure, sure[:300], **of_length) is None
+    text = result_gap(unsure, sure[:450], **of_length)
+    assert text.startswith("10 % of the bubbles are unsure, of a probability below 0.8 (on frames")
+    text = result_gap(unsure, sure[:50], **of_length)
+    assert text.startswith("only 10 % of the bubbles lie in tracks of more than 15 points and 10 %")
+    assert "ulmpaper compare" in text
+    # Tracks cannot be long in a short recording, and a few bubbles say nothing.
+    assert result_gap(sure, sure[:0], n_frames=30, min_length=15) is None
+    assert result_gap(unsure[:99], sure[:0], **of_length) is None
+
+
+@pytest.mark.parametrize(
+    ("sigma_px", "step_px", "doubted"),
+    [((0.7, 0.9), 0.3, False), ((1.0, 1.0), 1.2, True), ((1.6, 2.0), 0.4, True)],
+)
+def test_network_doubts_what_it_gets_wrong(
+    sigma_px: tuple[float, float], step_px: float, doubted: bool
+) -> None:
+    """Films that the network sees as they are: the doubt comes where most bubbles are wrong."""
+    rng = np.random.default_rng(0)
+    shape = (70, 80)
+    at = rng.uniform(0, shape, (12, 2))
+    turn = rng.uniform(0, 2 * np.pi, 12)
+    rows = []
+    for t in range(40):
+        gone = ((at < 0) | (at > np.subtract(shape, 1))).any(axis=1)
+        at[gone] = rng.uniform(0, shape, (int(gone.sum()), 2))
+        rows += [(t, z, x, 1.0) for z, x in at]
+        at += step_px * np.column_stack([np.sin(turn), np.cos(turn)])
+    truth = ulm.bubble_table(*np.transpose(rows))
+    z, x = np.arange(shape[0]), np.arange(shape[1])
+    frames = np.zeros((40, *shape))
+    for row in truth.itertuples():
+        along_z = np.exp(-((z - row.z) ** 2) / 2 / sigma_px[0] ** 2)
+        frames[row.frame] += along_z[:, None] * np.exp(-((x - row.x) ** 2) / 2 / sigma_px[1] ** 2)
+    frames = np.hypot(frames + 0.04 * rng.standard_normal(frames.shape), 0.04)
+    as_it_is = {"locate.method": "ml3d", "ml3d.scale": (1, 1), "track.min_length": 10}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = ulm.ulm(ulm.Block(frames, px_mm=0.1, frame_rate_hz=1000.0), as_it_is)
+    jaccard = ulm.score_bubbles(result.bubbles, truth)["jaccard_near"]
+    assert (jaccard < 0.6) == doubted
+    assert bool(caught) == doubted, [str(w.message) for w in caught]

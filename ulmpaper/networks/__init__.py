@@ -32,7 +32,8 @@ __all__, __getattr__, __dir__ = offer(
             "resolve_device resolve_precision"
         ),
         "predict": "predict_maps predict_heatmaps predict_counts count_tiles Mirrored",
-        "localize": "load_network locate_ml3d locate_mspcn domain_gap",
+        "localize": "load_network locate_ml3d locate_mspcn",
+        "domain": "domain_gap",
         "sampling": "own_scale",
         "recipes": "RECIPES Recipe",
         "windows": "SimulatedSource StoredSource Batches seeded_sequence cut",

@@ -1,4 +1,4 @@
-"""Bubbles by networks, and a check that frames are like those of the training.
+"""Bubbles by networks.
 
 Weights come from a file, from the package, or as a network in memory. They bring along how they
 were trained: the length of a window, the size of the tiles in which bubbles are counted, the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from ulmpaper.config import Config, trained_speed_px
+from ulmpaper.config import Config
 from ulmpaper.core.progress import count_frames
 from ulmpaper.core.records import bubble_table, check_amplitude, warn_user
-from ulmpaper.core.spots import bubble_width
+from ulmpaper.networks.domain import domain_gap
 from ulmpaper.networks.model import Network
 from ulmpaper.networks.predict import (
     Mirrored,
@@ -37,9 +37,7 @@ from ulmpaper.networks.weights import find_weights, read_network, resolve_device
 Weights = Network | str | os.PathLike | None
 
 _WINDOW = 10  # frames, where weights do not say
-_FASTER = 1.1  # times the fastest flow of the training, before it is said
 _TILE_PX = 64  # where weights do not say
-_TOLERANCE = 0.15  # more than what pixels add to the width of narrow bubbles
 
 # --- networks, loaded --------------------------------------------------------------------------
 
@@ -354,107 +352,6 @@ def _numbered(parts: Iterable[tuple[int, pd.DataFrame]]) -> pd.DataFrame:
     """One table from those of chunks, each with the number of its first frame."""
     tables = [table.assign(frame=table["frame"] + first) for first, table in parts]
     return pd.concat(tables, ignore_index=True)
-
-
-# --- frames unlike those of the training -------------------------------------------------------
-
-
-def speed_gap(speeds_px: ArrayLike, about: Mapping[str, Any]) -> str | None:
-    """Say where bubbles flow faster than those that a network was trained on.
-
-    Parameters
-    ----------
-    speeds_px : array_like (N,)
-        Mean speeds of the tracks that the network led to [px/frame].
-    about : mapping
-        What comes with the weights; nothing is said of those trained on frames from a store, whose
-        speeds are not known.
-
-    Returns
-    -------
-    str or None
-        A sentence where one track in twenty is more than a tenth faster than the training's
-        fastest flow.
-
-    Examples
-    --------
-    >>> speed_gap([0.4, 0.5], {}) is None
-    True
-    """
-    speeds = np.asarray(speeds_px, dtype=float)
-    speeds = speeds[np.isfinite(speeds)]
-    if not about.get("domain") or "settings" not in about or not len(speeds):
-        return None
-    trained = trained_speed_px(about["settings"])
-    fastest = float(np.quantile(speeds, 0.95))
-    if fastest <= _FASTER * trained:
-        return None
-    return (
-        f"bubbles flow by up to {fastest:.2g} px a frame, those of the network's training by "
-        f"{trained:.2g}: expect broken tracks that read too slow; compare with a classical method "
-        "(ulmpaper compare), or train weights for such frames (ulmpaper train)"
-    )
-
-
-def domain_gap(frames: ArrayLike, counts: ArrayLike, about: Mapping[str, Any]) -> str | None:
-    """Say, with figures, how frames differ from those that a network was trained on.
-
-    Parameters
-    ----------
-    frames : array_like (T, Z, X)
-        B-mode amplitude.
-    counts : array_like (T,)
-        Bubbles found or expected in each frame.
-    about : mapping
-        The ``about`` of a network, see `load_network`. Its ``domain`` holds ranges of the training:
-        ``fwhm_z_px``, ``fwhm_x_px`` [px], ``bubbles_per_px``, and one number, ``px_wavelengths``.
-
-    Returns
-    -------
-    str or None
-        A sentence; None where no figure is outside by more than 15 %, or where `about` has no
-        domain.
-
-    Examples
-    --------
-    >>> about = {"domain": {"bubbles_per_px": [0.001, 0.002]}}
-    >>> print(domain_gap(np.zeros((2, 50, 80)), [20, 24], about))
-    the frames are unlike those of the training: 0.0055 bubbles per pixel (0.001 to 0.002); expect
-    missed and false bubbles, or train weights for such frames (ulmpaper train)
-    >>> domain_gap(np.zeros((2, 50, 80)), [5, 6], about) is None
-    True
-    """
-    domain = about.get("domain", {})
-    if not domain:
-        return None
-    width_z, width_x = bubble_width(frames) or (None, None)
-    density = np.asarray(counts).mean() / np.prod(np.shape(frames)[1:])
-    too_wide = [
-        *_outside(width_z, "px width of a bubble in depth", domain.get("fwhm_z_px")),
-        *_outside(width_x, "px width across", domain.get("fwhm_x_px")),
-    ]
-    too_many = _outside(density, "bubbles per pixel", domain.get("bubbles_per_px"))
-    if not too_wide and not too_many:
-        return None
-    pitch = domain.get("px_wavelengths")
-    advice = ""
-    if too_wide and pitch:  # another pixel pitch changes widths in pixels
-        advice = f"resample them to {pitch:g} wavelengths per pixel (ml3d.scale or mspcn.scale), "
-    return (
-        f"the frames are unlike those of the training: {', '.join(too_wide + too_many)}; "
-        f"expect missed and false bubbles, {advice}or train weights for such frames "
-        "(ulmpaper train)"
-    )
-
-
-def _outside(value: float | None, what: str, limits: Sequence[float] | None) -> list[str]:
-    """The value in words with its limits if it is outside them, else nothing."""
-    if value is None or limits is None:
-        return []
-    low, high = limits
-    if low * (1 - _TOLERANCE) <= value <= high * (1 + _TOLERANCE):
-        return []
-    return [f"{value:.2g} {what} ({low:.2g} to {high:.2g})"]
 
 
 def _warn_of_gap(frames: NDArray, counts: NDArray, about: Mapping[str, Any]) -> None:

@@ -253,10 +253,8 @@ def _read_ml3d(
     amplitude: NDArray, cfg: Config, methods: Mapping[str, Method], true: NDArray, notes: list[str]
 ) -> dict[str, pd.DataFrame]:
     """Decode as many bubbles as the greediest method takes; others keep the most probable."""
-    from ulmpaper.networks.localize import (
-        domain_gap,
-        load_network,
-    )  # here, since torch is slow to load
+    from ulmpaper.networks.domain import domain_gap  # here, since torch is slow to load
+    from ulmpaper.networks.localize import load_network
 
     first = next(iter(methods.values()))
     weights = cfg.ml3d.weights if first.weights is None else first.weights

@@ -302,15 +302,8 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) ->
         acceleration_px=cfg.track.acceleration_px,
         pala=cfg.pala,
     )
-    if method == "ml3d" and len(tracks):
-        from ulmpaper.networks.localize import load_network, speed_gap
-
-        speeds = per_track(tracks, frame_rate_hz=frame_rate_hz)["speed_mm_s"]
-        about = load_network("ml3d", cfg.ml3d.weights).about
-        # In the pixels that the network saw.
-        steps_px = speeds / (px_mm * frame_rate_hz) * np.sqrt(np.prod(cfg.ml3d.scale))
-        gap = speed_gap(steps_px, about)
-        notes += () if gap is None else (gap,)
+    if method == "ml3d":
+        notes += _doubts(bubbles, tracks, cfg, (px_mm, frame_rate_hz), len(amplitude))
     paths = draw_lines(kept, cfg, px_mm=px_mm, frame_rate_hz=frame_rate_hz)
     shape_px = (amplitude.shape[1], amplitude.shape[2])
     return BlockResult(
@@ -324,6 +317,28 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) ->
         notes=notes,
         health=tuple(f"{block.file or block.source}: {sentence}" for sentence in said),
     )
+
+
+def _doubts(
+    bubbles: pd.DataFrame,
+    tracks: pd.DataFrame,
+    cfg: Config,
+    scale: tuple[float, float],
+    n_frames: int,
+) -> tuple[str, ...]:
+    """What in the results of 3DML-ResNet says that it does not know such frames."""
+    from ulmpaper.networks.domain import result_gap, speed_gap
+    from ulmpaper.networks.localize import load_network
+
+    px_mm, frame_rate_hz = scale
+    speeds = per_track(tracks, frame_rate_hz=frame_rate_hz)["speed_mm_s"]
+    # In the pixels that the network saw.
+    steps_px = speeds / (px_mm * frame_rate_hz) * np.sqrt(np.prod(cfg.ml3d.scale))
+    doubts = [speed_gap(steps_px, load_network("ml3d", cfg.ml3d.weights).about)]
+    if cfg.ml3d.threshold is None:  # a lower threshold asks for unsure bubbles
+        min_length = cfg.track.min_length
+        doubts.append(result_gap(bubbles, tracks, n_frames=n_frames, min_length=min_length))
+    return tuple(doubt for doubt in doubts if doubt)
 
 
 def link_tracks(bubbles: pd.DataFrame, cfg: Config) -> pd.DataFrame:
