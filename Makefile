@@ -80,20 +80,22 @@ fetch: setup ## download the small real files (NAME=pala-insilico and others for
 	@$(BIN)/ulmpaper fetch $(or $(NAME),--small)
 
 RUNS := build/weights/$(PROFILE)
-# What the trainings in quick have beyond the profile: half of the frames with a background as strong as in the paper's;
-# weaker frames for the counter; faster flow for 3DML-ResNet. All but the counter get there in a second run.
-ONCE_count = --set train.quieter_share=0.5 --set train.gain=0.2,1
-LAST = --set train.quieter_share=0.5 --set $*.epochs=$(1) --set $*.steps=$(2) --set $*.learning_rate=$(3)
-LAST_ml3d = $(call LAST,40,300,1.5e-3) --set train.speed=1,10
-LAST_mspcn = $(call LAST,8,200,5e-4)
-weights: setup ## train the networks, two at a time (PROFILE=quick: about 2 hours on 2 cores; stops and resumes)
+# In quick the trainings are to serve many kinds of recordings: PSFs of many widths, fast flow, dense bubbles, noise, flaws,
+# resampled frames. On 3DML-ResNet a layer is trained that tells how far off each place may be.
+WIDE = --set train.psf=varied --set train.stretch=0.75,1.35 --set train.speed=1,30 --set train.denser=1,2 \
+  --set train.crossing=0.3 --set train.noise_db=15,45 --set train.flawed=0.15 --set train.resampled=0.6,1.6 \
+  --set train.quieter_share=0.5 --set train.validation_frames=200
+WIDE_ml3d = $(WIDE) --set ml3d.epochs=30 --set ml3d.steps=600
+WIDE_count = $(WIDE) --set train.gain=0.2,1
+WIDE_mspcn = $(WIDE) --set mspcn.epochs=24
+SIGMA = --set ml3d.sigma=true --set ml3d.epochs=5 --set ml3d.steps=100
+weights: setup ## train the networks, two at a time (PROFILE=quick: some hours on 2 cores; stops and resumes)
 	@$(MAKE) --no-print-directory --jobs=2 train-ml3d train-count train-mspcn
+	@[ $(PROFILE) != quick ] || $(BIN)/ulmpaper train --recipe ml3d --start $(RUNS)/ml3d/best.safetensors \
+	  $(WIDE) $(SIGMA) -o $(RUNS)/ml3d_sigma
 
-train-ml3d: export OMP_NUM_THREADS = 2
 train-%:
-	@$(BIN)/ulmpaper train --recipe $* --profile $(PROFILE) $(if $(filter quick,$(PROFILE)),$(ONCE_$*)) -o $(RUNS)/$*
-	@[ $(PROFILE) != quick ] || [ -z "$(LAST_$*)" ] || \
-	  $(BIN)/ulmpaper train --recipe $* --start $(RUNS)/$*/best.safetensors $(LAST_$*) -o $(RUNS)/$*_last
+	@$(BIN)/ulmpaper train --recipe $* --profile $(PROFILE) $(if $(filter quick,$(PROFILE)),$(WIDE_$*)) -o $(RUNS)/$*
 
 finetune: setup ## train 3DML-ResNet and mSPCN on, with sequences 16 to 20 of the phantom, as the paper does with PALA's
 	@$(BIN)/ulmpaper simulate phantom --split validation --profile $(PROFILE) -o $(RUNS)/phantom
