@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 
 import ulmpaper
 from ulmpaper import config, core, io, metrics, networks, paper, pipeline, simulator
@@ -59,7 +60,6 @@ class World(SimpleNamespace):
 
 
 def make_world(folder: Path) -> World:
-    import torch
 
     rng = np.random.default_rng(5)
     block = core.simulate_testcard(n_frames=12, n_bubbles=4, shape_px=SHAPE, rng=rng)
@@ -92,6 +92,7 @@ def make_world(folder: Path) -> World:
         about={},
     )
     simulator.write_bank(bank, folder / "bank.npz")
+    offsets = networks.encode_offsets(block.truth, 12, SHAPE)
     return World(
         folder=folder,
         n_paths=0,
@@ -124,7 +125,8 @@ def make_world(folder: Path) -> World:
         ml3d=ml3d,
         count=networks.CountNet(None, 4),
         mspcn=networks.MSPCN(2),
-        offsets=networks.encode_offsets(block.truth, 12, SHAPE),
+        offsets=offsets,
+        five_maps=torch.cat([offsets, torch.full((2, 12, *SHAPE), 0.1)]),
         heat=networks.encode_heatmap(block.truth, 12, SHAPE, upsample=2),
         recipe=networks.RECIPES["ml3d"](cfg),
         methods={"RS": paper.Method("radial", 4), "few": paper.Method("parabola", 2)},
@@ -178,7 +180,7 @@ _CORE: dict[str, Maker] = {
     "simulate_testcard": lambda w, r: call(
         n_frames=3, n_bubbles=2, rng=rng_of(r), shape_px=SHAPE, noise=0.1
     ),
-    "smooth": lambda w, r: call(w.tracks, 5),
+    "smooth": lambda w, r: call(w.tracks, 5, acceleration_px=choose(r, None, 0.05)),
     "svd_filter": lambda w, r: call(w.iq, 1, 9),
     "to_db": lambda w, r: call(w.frames, floor_db=-40.0),
     "track_summary": lambda w, r: call(w.moving, frame_rate_hz=1000.0),
@@ -273,7 +275,7 @@ _SIMULATOR: dict[str, Maker] = {
     "phantom_centreline": lambda w, r: call(w.acquisition),
     "phantom_geometry": lambda w, r: call(),
     "photograph": lambda w, r: call(w.network, rng=rng_of(r)),
-    "psf_bank": lambda w, r: call(w.cfg, choose(r, "bmode", "iq", None)),
+    "psf_bank": lambda w, r: call(w.cfg, choose(r, "bmode", "iq", "gaussian", None), "test"),
     "read_bank": lambda w, r: call(w.folder / "bank.npz", oversample=4),
     "resample": lambda w, r: call(w.bank, px_wavelengths=1.1, oversample=4),
     "seeded_stream": lambda w, r: call(2024, "name", 3),
@@ -332,6 +334,7 @@ _NETWORKS: dict[str, Maker] = {
     ),
     "locate_mspcn": lambda w, r: call(w.frames, net=w.mspcn, threshold=0.5, n_bubbles=3),
     "ml3d_loss": lambda w, r: call(w.offsets, w.offsets, sigma_px=0.5),
+    "mixture_loss": lambda w, r: call(w.five_maps[None], w.offsets[None]),
     "mspcn_loss": lambda w, r: call(w.heat, w.heat, sparsity=0.5),
     "offset_loss": lambda w, r: call(w.offsets, w.offsets, masked=True),
     "predict_counts": lambda w, r: call(w.count, w.frames, tile_px=16, batch=2),
@@ -343,6 +346,7 @@ _NETWORKS: dict[str, Maker] = {
     "seeded_sequence": lambda w, r: call(
         networks.StoredSource(str(w.folder / "store.h5")), 3, 1, "name", 0
     ),
+    "sigma_loss": lambda w, r: call(w.five_maps, w.offsets),
     "shipped_weights": lambda w, r: call("ml3d", missing_ok=True),
     "training_windows": lambda w, r: call(w.recipe, w.cfg, w.folder / "store.h5"),
     "validation_blocks": lambda w, r: call(w.recipe, w.cfg, w.folder / "store.h5"),

@@ -303,6 +303,7 @@ class Track(_Section):
         unit="px",
         source="ours",
         ge=1e-4,
+        le=1e3,
     )
 
 
@@ -479,8 +480,16 @@ class Ml3d(Fitted):
     temporal_kernel: _Odd = _setting(
         3, "frames that a convolution spans, odd", source="paper §II-A", ge=1
     )
-    output: Annotated[str, _one_of("sigmoid", "linear")] = _setting(
-        "sigmoid", "activation of the last layer", source="ours"
+    output: Annotated[str, _one_of("sigmoid", "linear", "beyond")] = _setting(
+        "sigmoid",
+        "activation of the last layer; beyond: offsets may reach half a pixel beyond their pixel",
+        source="ours",
+    )
+    loss: Annotated[str, _one_of("paper", "mixture")] = _setting(
+        "paper",
+        "detection and offset loss, or the likelihood of a mixture of Gaussians, which learns how "
+        "far off each place may be as well",
+        source="paper §II-C",
     )
     window: int = _setting(
         10,

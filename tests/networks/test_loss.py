@@ -17,6 +17,7 @@ from ulmpaper.networks.loss import (
     blur,
     count_loss,
     detection_loss,
+    mixture_loss,
     ml3d_loss,
     mspcn_loss,
     offset_loss,
@@ -300,3 +301,61 @@ def test_a_small_network_learns_its_windows_by_heart() -> None:
     ]
     assert sum(map(len, matches)) >= 0.95 * len(block.bubbles)
     assert localization_errors(pd.concat(matches))["rms"] < 0.15
+
+
+# --- mixture -------------------------------------------------------------------------------------
+
+
+def slow_mixture_loss(maps: np.ndarray, truth: np.ndarray) -> float:
+    """One bubble and one pixel after the other."""
+    total, n_terms = 0.0, 0
+    for window in range(len(maps)):
+        for frame in range(maps.shape[2]):
+            p, oz, ox, sz, sx = maps[window, :, frame]
+            here, tz, tx = truth[window, :, frame]
+            variance = (p * (1 - p)).sum() + 0.01
+            total += (here.sum() - p.sum()) ** 2 / (2 * variance) + np.log(variance) / 2
+            n_terms += 1
+            for row, column in np.argwhere(here > 0):
+                density = 0.0
+                for i, j in np.ndindex(p.shape):
+                    if max(abs(i - row), abs(j - column)) <= 4:
+                        z = (i + oz[i, j] - row - tz[row, column]) / sz[i, j]
+                        x = (j + ox[i, j] - column - tx[row, column]) / sx[i, j]
+                        peak = p[i, j] / (2 * np.pi * sz[i, j] * sx[i, j])
+                        density += peak * np.exp(-(z**2 + x**2) / 2)
+                total -= np.log(density / p.sum())
+                n_terms += 1
+    return total / n_terms
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mixture_is_that_of_all_pixels_around_each_bubble(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    maps = rng.uniform(0.01, 0.99, (2, 5, 3, 11, 12))
+    maps[:, 3:] = rng.uniform(0.2, 2, (2, 2, 3, 11, 12))
+    truth = rng.random((2, 3, 3, 11, 12))
+    truth *= (rng.random((2, 1, 3, 11, 12)) < 0.04) * np.sign(truth)
+    truth[:, 0] = truth[:, 0] > 0
+    loss, parts = mixture_loss(torch.from_numpy(maps).float(), torch.from_numpy(truth).float())
+    assert float(loss) == pytest.approx(slow_mixture_loss(maps, truth), rel=1e-3, abs=1e-3)
+    assert float(loss) == pytest.approx(sum(float(part) for part in parts.values()), rel=1e-5)
+
+
+def test_mixture_of_empty_frames_asks_for_no_bubbles_and_stays_finite() -> None:
+    maps = torch.full((1, 5, 2, 8, 8), 0.3, requires_grad=True)
+    loss, _ = mixture_loss(maps, torch.zeros(1, 3, 2, 8, 8))
+    loss.backward()
+    assert maps.grad is not None
+    assert bool((maps.grad[:, 0] > 0).all())
+    sharp = torch.cat([torch.ones(1, 1, 2, 8, 8), torch.zeros(1, 2, 2, 8, 8)], dim=1)
+    sharp = torch.cat([sharp, torch.full((1, 2, 2, 8, 8), 0.01)], dim=1).requires_grad_()
+    truth = torch.zeros(1, 3, 2, 8, 8)
+    truth[0, :, 0, 0, 0] = 1
+    loss, _ = mixture_loss(sharp, truth)
+    loss.backward()
+    assert bool(loss.isfinite())
+    assert sharp.grad is not None
+    assert bool(sharp.grad.isfinite().all())
+    with pytest.raises(ValueError, match=r"do not fit: \(1, 3, 2, 8, 8\)"):
+        mixture_loss(truth, truth)

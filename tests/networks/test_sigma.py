@@ -115,6 +115,21 @@ def test_layer_is_trained_alone_and_goes_on_where_it_stopped(tmp_path: Path) -> 
     assert all(torch.equal(once[key], value) for key, value in twice.items())
 
 
+def test_mixture_begins_with_a_trained_network_and_learns_all_of_it(tmp_path: Path) -> None:
+    ulm.train("ml3d", tmp_path / "trunk", "smoke")
+    start = tmp_path / "trunk" / "best.safetensors"
+    cfg = load_config("smoke", {"ml3d.loss": "mixture"})
+    summary = ulm.train("ml3d", tmp_path / "mixture", cfg, start=start)
+    assert {"error_over_sigma_z", "jaccard_near", "threshold"} <= set(summary.scores)
+    before = ulm.load_network("ml3d", start).state_dict()
+    net = ulm.load_network("ml3d", tmp_path / "mixture" / "best.safetensors")
+    assert all(not torch.equal(net.state_dict()[key], value) for key, value in before.items())
+    maps = net(torch.rand(1, 1, 5, 16, 16))
+    assert maps.shape[1] == 5
+    assert 0 <= maps[:, 0].min() <= maps[:, 0].max() <= 1
+    assert -0.5 <= maps[:, 1:3].min() <= maps[:, 1:3].max() <= 1.5
+
+
 def test_error_bars_reach_the_tables(rng: np.random.Generator) -> None:
     net = ML3DResNet(4, 1, sigma=True)
     block = simulate_testcard(n_frames=12, n_bubbles=4, shape_px=(24, 24), rng=rng)

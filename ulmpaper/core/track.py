@@ -17,7 +17,8 @@ from ulmpaper.core.records import BUBBLE_COLUMNS, check_bubbles, check_positive,
 
 _TRACK_COLUMNS = (*BUBBLE_COLUMNS, "track")
 _USUAL_SIGMA_PX = 0.15  # standard deviation of an error, of bubbles that do not tell theirs
-_LEAST_SIGMA_PX = 1e-3  # better than this no bubble is known
+_SIGMA_PX = (1e-3, 1e2)  # better than this no bubble is known, and worse than this none at all
+_ACCELERATION_PX = (1e-4, 1e3)  # beyond, squares lose their digits
 # Points of all paths of a call: their table takes 5 GB.
 _MOST_POINTS = 1e8
 
@@ -156,7 +157,12 @@ def _most_likely(
     tracks: pd.DataFrame, first: NDArray, size: NDArray, acceleration_px: float
 ) -> pd.DataFrame:
     """Most likely paths of tracks in order, see `smooth`."""
-    check_positive(acceleration_px=acceleration_px)
+    least, most = _ACCELERATION_PX
+    if not least <= acceleration_px <= most:
+        raise ValueError(
+            f"acceleration_px must be from {least:g} to {most:g} px a frame and frame, "
+            f"not {acceleration_px}"
+        )
     if not len(tracks):
         return tracks
     knots, start, n_frames = _on_frames(tracks["frame"].to_numpy(), first, size)
@@ -166,7 +172,7 @@ def _most_likely(
         origin = np.repeat(values[first], size)  # near 0, sums of squares lose no digits
         sigma = np.full(len(values), _USUAL_SIGMA_PX)
         if f"sigma_{axis}" in tracks:
-            sigma = tracks[f"sigma_{axis}"].to_numpy(dtype=float).clip(_LEAST_SIGMA_PX)
+            sigma = tracks[f"sigma_{axis}"].to_numpy(dtype=float).clip(*_SIGMA_PX)
         weight, seen = np.zeros((2, n_frames.sum()))
         weight[knots] = (acceleration_px / sigma) ** 2
         seen[knots] = values - origin

@@ -23,8 +23,8 @@ __all__, __getattr__, __dir__ = offer(
     {
         "model": "ML3DResNet CountNet MSPCN ResidualBlock SkipSum layer_table",
         "loss": (
-            "blur detection_loss offset_loss ml3d_loss count_loss mspcn_loss "
-            "HEATMAP_SCALE HEATMAP_GAIN"
+            "blur detection_loss offset_loss ml3d_loss mixture_loss sigma_loss "
+            "count_loss mspcn_loss HEATMAP_SCALE HEATMAP_GAIN"
         ),
         "targets": "encode_offsets encode_heatmap decode_offsets decode_heatmap",
         "weights": (

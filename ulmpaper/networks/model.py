@@ -26,7 +26,16 @@ _BLOCK_WEIGHT = 0.3  # of the layers of a residual block, at the start
 _POOL_CELLS = 32
 _LEAST_SIGMA_PX = 0.01
 _SIGMA_BIAS = -2.0  # so sigma starts at 0.13 px
-_OUTPUTS = {"sigmoid": nn.Sigmoid, "linear": nn.Identity}
+
+
+class _Beyond(nn.Module):
+    """Sigmoid for p; offsets from -1/2 to 3/2, as steep as a sigmoid in the middle of the pixel."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return torch.cat([maps[:, :1].sigmoid(), 0.5 + (maps[:, 1:] / 4).tanh()], dim=1)
+
+
+_OUTPUTS = {"sigmoid": nn.Sigmoid, "linear": nn.Identity, "beyond": _Beyond}
 
 
 class SkipSum(nn.Module):
@@ -110,7 +119,8 @@ class ML3DResNet(nn.Module):
     temporal_kernel : int
         Frames that a convolution spans, odd: 3 in the paper; 1 treats every frame by itself.
     output : str
-        ``sigmoid`` keeps the maps between 0 and 1; ``linear`` leaves them as they are.
+        ``sigmoid`` keeps the maps between 0 and 1; ``linear`` leaves them as they are; ``beyond``
+        lets offsets reach half a pixel beyond their pixel.
     sigma : bool
         Predict how far off each position may be, by one more layer.
 
@@ -162,7 +172,7 @@ class ML3DResNet(nn.Module):
         self.sum = SkipSum()
         self.reconstruct = _conv3d(features, 3, temporal_kernel)
         self.output = _OUTPUTS[output]()
-        if output == "sigmoid":
+        if output != "linear":
             nn.init.constant_(self.reconstruct.bias[:1], _P_BIAS)  # type: ignore[index]
         self.spread = _conv3d(features, 2, temporal_kernel) if sigma else None
         if self.spread is not None:

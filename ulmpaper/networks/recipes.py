@@ -23,7 +23,7 @@ from ulmpaper.metrics.bubbles import (
     match_bubbles,
     score_bubbles,
 )
-from ulmpaper.networks.loss import count_loss, ml3d_loss, mspcn_loss, sigma_loss
+from ulmpaper.networks.loss import count_loss, mixture_loss, ml3d_loss, mspcn_loss, sigma_loss
 from ulmpaper.networks.model import CountNet
 from ulmpaper.networks.predict import count_tiles
 from ulmpaper.networks.targets import decode_heatmap, decode_offsets, encode_heatmap, encode_offsets
@@ -111,6 +111,9 @@ def _ml3d(cfg: Config) -> Recipe:
     }
     loss: Loss = functools.partial(ml3d_loss, sigma_px=own.sigma_px, masked=own.masked)
     score = _score_ml3d
+    if own.loss == "mixture":
+        arguments |= {"sigma": True, "output": "beyond"}
+        loss, score = mixture_loss, _score_mixture
     if own.sigma:
         arguments["sigma"] = True
         loss, score = sigma_loss, _score_sigma
@@ -226,6 +229,14 @@ def _score_sigma(net: Run, blocks: Sequence[Block], *, min_distance_px: float) -
     score = -float(np.mean(np.concatenate(logs) + ratio**2 / 2)) if len(ratio) else 0.0
     z, x = ratio.std(axis=0).tolist() if len(ratio) else (0.0, 0.0)
     return {**best, "score": score, "error_over_sigma_z": z, "error_over_sigma_x": x}
+
+
+def _score_mixture(
+    net: Run, blocks: Sequence[Block], *, min_distance_px: float
+) -> dict[str, float]:
+    """Detection scores, of which one chooses the weights, and how well expected errors fit."""
+    detection = _score_ml3d(net, blocks, min_distance_px=min_distance_px)
+    return {**_score_sigma(net, blocks, min_distance_px=min_distance_px), **detection}
 
 
 # --- the counting network ----------------------------------------------------------------------

@@ -59,6 +59,7 @@ from ulmpaper.networks.windows import (
     seeded_sequence,
 )
 
+_NEW = {"spread.weight", "spread.bias"}  # layers that a network to start with may lack
 _STORED_PARTS = {"train": (0.0, 0.9), "validation": (0.9, 1.0)}  # shares of a block store
 _VALIDATION_BATCH = 16  # frames or windows that go through the network together
 
@@ -242,8 +243,8 @@ def _begin(recipe: Recipe, seed: int, start: str | Path | None = None) -> nn.Mod
     if start is not None:
         begun = dict(read_network(start, recipe=recipe.name).state_dict())
         own = net.state_dict()
-        if recipe.part is not None:  # the layer itself is new, or goes on
-            begun |= {k: v for k, v in own.items() if k.startswith(recipe.part) and k not in begun}
+        if own.keys() - begun.keys() <= _NEW:  # a layer that only some losses train
+            begun |= {key: own[key] for key in own.keys() - begun.keys()}
         load_tensors(net, begun, what=str(start))
     if recipe.part is not None:
         for name, parameter in net.named_parameters():
