@@ -163,6 +163,7 @@ KINDS = {
     ),
     "radio frequency": radio_frequency,
     "signed": lambda f: f * np.random.default_rng(2).choice([-1, 1], size=f.shape[1:]),
+    "offset": lambda f: f - 0.3 * np.median(f) - 0.01,
     "IQ": lambda f: f * 1j,
 }
 

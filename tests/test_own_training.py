@@ -18,6 +18,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ulmpaper as ulm
 from ulmpaper.cli import app
 from ulmpaper.config import load_config
 from ulmpaper.core.records import Block, UlmWarning
@@ -293,3 +294,36 @@ def test_recordings_of_the_page_become_a_store(
     assert store_frames(["train.npy"], "train.h5", truth="train.csv") == 20
     assert len(stored_truth(Path("train.h5"))) == 20 * 30
     assert np.abs(pd.read_csv("test.csv")["z"][:30] - pd.read_csv("train.csv")["z"][:30]).min() > 0
+
+
+# --- pixels that are not square ------------------------------------------------------------------
+
+
+def test_tables_of_results_serve_as_truth_where_pixels_are_not_square(tmp_path: Path) -> None:
+    """The user's table is in pixels of the file, that of results in the square ones; both fit."""
+    rng = np.random.default_rng(0)
+    z, x = np.mgrid[:40, :48]
+    frame, k = np.indices((20, 4)).reshape(2, -1)
+    at_z, at_x = 6 + 9 * k + 0.1 * frame, 5 + 10 * k + 0.2 * frame
+    frames = rng.normal(0, 0.02, (20, 40, 48)) ** 2
+    for t, b, a in zip(frame, at_z, at_x, strict=True):
+        frames[t] += np.exp(-((z - b) ** 2) / 2 / 2**2 - (x - a) ** 2 / 2 / 1.2**2)
+    own = pd.DataFrame({"frame": frame, "z": at_z, "x": at_x})
+    own.to_csv(tmp_path / "own.csv", index=False)
+    np.save(tmp_path / "film.npy", frames.astype(np.float32))
+    file = open_frames(tmp_path / "film.npy", px_mm=(0.05, 0.1), frame_rate_hz=500)
+    (tmp_path / "out").mkdir()
+    with pytest.warns(UlmWarning, match="not square: sampled anew .* in which all places are"):
+        result = ulm.ulm(file, {"locate.n_bubbles": 4, "locate.min_score": 0.3}, method="parabola")
+    result.save(tmp_path / "out", overwrite=True)
+    with pytest.warns(UlmWarning, match="z times 1 and x times 2 are the square ones"):
+        (truth,) = read_truth(tmp_path / "own.csv", [file])
+    np.testing.assert_allclose(truth["x"], 2 * at_x)
+    with pytest.warns(UlmWarning, match="is of results"):
+        (again,) = read_truth(tmp_path / "out" / "bubbles.csv", [file])
+    assert ulm.score_bubbles(again, truth)["jaccard_far"] > 0.9
+
+
+def test_two_pitches_are_no_setting_and_the_error_names_the_way() -> None:
+    with pytest.raises(ValueError, match=r"read_frames\(path, px_mm=\(z, x\)\)"):
+        load_config("quick", {"acquisition.px_mm": (0.05, 0.1)})

@@ -568,3 +568,15 @@ def test_frames_to_map_equals_pala(oracle_dir: Path, name: str, n_bubbles: int) 
     at_frames = path[path.groupby("track").cumcount() % 25 == 0][["z", "x", "vz", "vx"]].to_numpy()
     assert (np.abs(at_frames - knots[:, 1:5]) <= [0.01, 0.01, 1, 1]).all()
     assert (result.maps["density"] != density_map).sum() <= 5
+
+
+def test_frames_that_look_like_decibels_are_doubted() -> None:
+    block = simulate_testcard(
+        n_frames=20, n_bubbles=6, shape_px=(40, 48), rng=np.random.default_rng(0)
+    )
+    db = np.clip(20 * np.log10(block.frames / block.frames.max() + 1e-6), -60, 0) + 60
+    with pytest.warns(UlmWarning, match="are these decibels, or a picture of them"):
+        ulm(dataclasses.replace(block, frames=db), "smoke")
+    negative = dataclasses.replace(block, frames=block.frames - 0.02)
+    with pytest.raises(ValueError, match="cut at 0 where an offset was subtracted"):
+        ulm(negative, "smoke")

@@ -896,7 +896,13 @@ def load_config(
             else:
                 cfg = dataclasses.replace(cfg, **{name: value})
         except ValueError as error:
-            raise ValueError(f"setting {key!r}: {error}") from None
+            hint = ""
+            if key == "acquisition.px_mm" and np.size(value) == 2:
+                hint = (
+                    ". Pixels that are not square are stated where frames are read, and sampled "
+                    "anew: read_frames(path, px_mm=(z, x))"
+                )
+            raise ValueError(f"setting {key!r}: {error}{hint}") from None
     return dataclasses.replace(cfg, stated=frozenset(given))
 
 

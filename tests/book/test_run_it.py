@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -181,6 +182,21 @@ def test_page_can_be_typed_from_top_to_bottom(checkout: Path) -> None:
     }
     assert (checkout / "out_python" / "run.json").is_file()
     assert (checkout / "run" / "best.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.notebook
+@pytest.mark.parametrize("name", ["04_classical_ulm", "09_figure5_ratbrain"])
+def test_chapters_run_by_palas_rules(checkout: Path, name: str) -> None:
+    """Truth and estimate are drawn on the same grid, whose size PALA's rules change."""
+    said = typed(
+        f".venv/bin/papermill notebooks/{name}.ipynb pala.ipynb -p profile smoke -p out_dir pala "
+        "-p overrides pala=true",
+        checkout,
+    )
+    assert said.returncode == 0, said.stderr
+    (path,) = (checkout / "pala").glob(f"*/{name}/results.json")
+    assert json.loads(path.read_text())["run"]["overrides"] == {"pala": True}
 
 
 # --- the cell that makes papermill strict ---------------------------------------------------------

@@ -200,7 +200,8 @@ def check_frames(
     """
     array = np.asarray(frames)
     if array.dtype.kind not in "biufc":
-        raise TypeError(f"{what} must hold numbers, not {array.dtype}")
+        hint = ": of a file, take ulmpaper.read_frames(path)" if array.dtype.kind == "U" else ""
+        raise TypeError(f"{what} must hold numbers, not {array.dtype}{hint}")
     if array.ndim != 3:
         raise ValueError(
             f"{what} must have three axes (t, z, x), not {array.ndim} (shape {array.shape}); "
@@ -434,10 +435,13 @@ def check_amplitude(
     lowest = array.min()
     if lowest < 0:
         first = int(np.argmax(array.min(axis=(1, 2)) < 0)) + first_frame
-        rf = "take ulmpaper.core.envelope of radio-frequency data"
         decibels = "undo the decibel scale, 10 ** (frames / 20)"
         # Decibels below their highest value are negative throughout.
-        advice = f"{decibels}" if array.max() <= 0 else f"{rf}, or {decibels}"
+        others = (
+            "take ulmpaper.core.envelope of radio-frequency data, the modulus of filtered "
+            "amplitude, cut at 0 where an offset was subtracted, or "
+        )
+        advice = decibels if array.max() <= 0 else others + decibels
         raise ValueError(
             f"{what} hold negative values (down to {lowest:g}, first in frame {first}) but "
             f"amplitude is needed: {advice}"

@@ -17,6 +17,8 @@ from ulmpaper.core.localize import locate_peaks
 from ulmpaper.core.records import check_bubbles, check_frames
 from ulmpaper.core.track import drop_short, link
 
+_LEANS = -0.05  # values lean to the low side
+_CROWDED = 0.15  # share of the range below which half of the values of amplitude lie
 _SOME_PIXELS = 2000  # enough for the singular vectors along time
 _HEAD = 20  # singular values among which the knee lies, at least
 _SOME_FRAMES = 10  # pairs of frames compared, half a block apart
@@ -46,8 +48,9 @@ def value_kind(frames: ArrayLike) -> str:
     str
         ``IQ`` (complex), ``amplitude`` (none negative), ``compressed`` (none negative, but most
         values are high and lean to the low side: decibels or their picture), ``decibels`` (nearly
-        all below 0, or negative without symmetry), ``radio frequency`` (negative and oscillating
-        along z) or ``signed`` (negative: one part of IQ, or amplitude after a filter).
+        all below 0, or negative without symmetry), ``offset`` (negative, but crowded near the
+        lowest value, as amplitude is), ``radio frequency`` (negative and oscillating along z) or
+        ``signed`` (negative: one part of IQ, or amplitude after a filter).
 
     Notes
     -----
@@ -72,7 +75,9 @@ def value_kind(frames: ArrayLike) -> str:
     low, middle, high = np.quantile(above, [0.1, 0.5, 0.9])
     lean = (high + low - 2 * middle) / (high - low) if high > low else 0.0
     if lowest >= 0:
-        return "compressed" if middle > 0.2 * highest and lean < 0 else "amplitude"
+        return "compressed" if middle > 0.2 * highest and lean < _LEANS else "amplitude"
+    if highest > -lowest and middle - lowest < _CROWDED * (highest - lowest):
+        return "offset"
     if np.mean(frames < 0) > 0.75:
         return "decibels"
     if _oscillates(frames):
@@ -102,6 +107,8 @@ def to_amplitude(frames: NDArray, kind: str) -> NDArray[np.floating]:
     """
     if kind == "decibels":
         return 10 ** (frames / 20)
+    if kind == "offset":
+        return np.maximum(frames, 0)
     return envelope(frames) if kind == "radio frequency" else np.abs(frames)
 
 

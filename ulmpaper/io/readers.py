@@ -42,7 +42,7 @@ from ulmpaper.io.matlab import numbers_mat5
 from ulmpaper.io.pixels import square_frames, square_size
 from ulmpaper.io.scale import Scale, check_pitch, find_fields, find_scale, say_mm, stated_first
 from ulmpaper.io.store import BlockStore
-from ulmpaper.io.truth import Truth, read_truth, with_truth
+from ulmpaper.io.truth import SAMPLED_ANEW, Truth, read_truth, with_truth
 
 _CONSTANTS = {  # of PALA's in silico flow, in wavelengths
     "Trans.frequency": np.array([15.625]),
@@ -331,8 +331,9 @@ def _square(
         pitch_mm,
         stretch,
         [
-            f"{what} are not square: sampled anew by cubic splines from "
-            f"{' x '.join(map(str, stored_px))} to {' x '.join(map(str, sizes))} px"
+            f"{what} are not square: {SAMPLED_ANEW} by cubic splines from "
+            f"{' x '.join(map(str, stored_px))} to {' x '.join(map(str, sizes))} px, in which all "
+            "places are given"
         ],
     )
 

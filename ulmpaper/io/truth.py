@@ -1,12 +1,14 @@
 """True bubbles from tables, for frames in files.
 
 A table has the columns ``frame, z, x`` and, if known, ``score``: frames count from 0, positions are
-in pixels of the file, from the centre of its first pixel.
+in pixels of the file, from the centre of its first pixel. Where pixels of the file are not square,
+frames are sampled anew; a table that `ulmpaper.ulm` wrote of such frames is in the new pixels.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 Truth = pd.DataFrame | str | os.PathLike
 
+SAMPLED_ANEW = "sampled anew"  # in a note on frames whose pixels were not square
 _PLACE = ("frame", "z", "x")
 _SEPARATORS = (";", "\t", ",")
 _LABELLED = 0.9  # share of the frames up to which bubbles are expected
@@ -119,12 +122,34 @@ def _checked(truth: Truth, files: Sequence[FrameFile]) -> pd.DataFrame:
         raise type(error)(f"{name}: {error}") from None
     if table.empty:
         raise ValueError(f"{name} holds no bubbles: give the frames, z and x of at least one")
-    stretch_z, stretch_x = files[0].stretch
+    first = files[0]
     n_frames = sum(file.n_frames for file in files)
     where = "line" if first_row else "row"
-    _check_inside(table, n_frames, files[0].stored_px, name, where, first_row)
-    columns_px = {"z": table["z"] * stretch_z, "x": table["x"] * stretch_x}
-    return table.assign(**{"score": table.get("score", 1.0), **columns_px})
+    is_of_results = first.stretch != (1.0, 1.0) and _is_of_results(name)
+    shape_px = first.shape_px if is_of_results else first.stored_px
+    _check_inside(table, n_frames, shape_px, name, where, first_row)
+    table = table.assign(score=table.get("score", 1.0))
+    if first.stretch == (1.0, 1.0):
+        return table
+    if is_of_results:
+        warn_user(f"{name} is of results, so its places are taken to be in the square pixels")
+        return table
+    stretch_z, stretch_x = first.stretch
+    warn_user(
+        f"pixels of {first.path.name} are not square, and the places in {name} are taken to be in "
+        f"its pixels: z times {stretch_z:g} and x times {stretch_x:g} are the square ones"
+    )
+    return table.assign(z=table["z"] * stretch_z, x=table["x"] * stretch_x)
+
+
+def _is_of_results(name: str) -> bool:
+    """Whether a table lies in a folder of results whose frames were sampled anew."""
+    try:
+        run = json.loads((Path(name).parent / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    notes = run.get("notes") if isinstance(run, dict) else None
+    return isinstance(notes, list) and any(SAMPLED_ANEW in str(note) for note in notes)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

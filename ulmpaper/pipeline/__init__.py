@@ -15,7 +15,7 @@ __all__, __getattr__, __dir__ = offer(
     __name__,
     {
         "detect": "locate",
-        "blocks": "ulm_blocks MapTotals",
+        "blocks": "ulm_blocks MapTotals draw_lines",
         "look": "Look look_briefly",
         "recording": "ulm save_result UlmResult",
         "side_by_side": "compare_methods SideBySide",

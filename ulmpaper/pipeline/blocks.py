@@ -29,6 +29,8 @@ from ulmpaper.core.filters import (
 from ulmpaper.core.health import check_health, name_outliers, without_outliers
 from ulmpaper.core.records import Block, UlmWarning, check_block, warn_user
 from ulmpaper.core.render import Maps, MapSums, map_sums, power_doppler
+from ulmpaper.core.spots import some_frames
+from ulmpaper.core.suggest import value_kind
 from ulmpaper.core.track import add_velocity, drop_short, interpolate, link, per_track
 from ulmpaper.pipeline.detect import Method, locate, network_digests
 from ulmpaper.pipeline.parallel import ordered_map
@@ -289,6 +291,13 @@ def _run_block(frames: ArrayLike | Block, cfg: Config, method: Method | None) ->
     if outliers and method in NETWORKS:
         said[-1] += "; the network sees those around it instead"
         amplitude = without_outliers(amplitude, outliers, block.first_frame)
+    elif outliers:
+        said[-1] += "; classical methods take it for a bubble: replace it by those around it"
+    if filtered.dtype.kind != "c" and value_kind(some_frames(amplitude)) == "compressed":
+        said.append(
+            "most values are high and lean to the low side: are these decibels, or a picture of "
+            "them? Methods need amplitude (ulmpaper look says more)"
+        )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UlmWarning)
         bubbles = locate(amplitude, method, cfg=cfg)
@@ -350,7 +359,30 @@ def link_tracks(bubbles: pd.DataFrame, cfg: Config) -> pd.DataFrame:
 def draw_lines(
     tracks: pd.DataFrame, cfg: Config, *, px_mm: float, frame_rate_hz: float
 ) -> pd.DataFrame:
-    """Smooth and interpolate tracks, as finely as the maps of the settings need it."""
+    """Smooth and interpolate tracks by the settings, as finely as their maps need it.
+
+    Parameters
+    ----------
+    tracks : DataFrame
+        Track table.
+    cfg : Config
+        Settings: sections ``track`` and ``render``, and ``pala``.
+    px_mm, frame_rate_hz : float
+        Pixel pitch [mm] and frames per second [Hz].
+
+    Returns
+    -------
+    DataFrame
+        See `ulmpaper.interpolate`.
+
+    Examples
+    --------
+    >>> from ulmpaper.config import load_config
+    >>> from ulmpaper.core.records import bubble_table
+    >>> tracks = bubble_table([0, 1], [1.0, 1.0], [1.0, 1.5], [1, 1]).assign(track=0)
+    >>> len(draw_lines(tracks, load_config(), px_mm=0.1, frame_rate_hz=1000.0))
+    26
+    """
     return interpolate(
         tracks,
         px_mm=px_mm,

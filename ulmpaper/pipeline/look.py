@@ -65,6 +65,11 @@ _WHAT = {  # kind of values: the sentence for the user, and how frames become am
         "both parts), or amplitude after a filter (then take its modulus).",
         "abs({})",
     ),
+    "offset": (
+        "Some values are negative, but most lie near the lowest, as those of amplitude do: an "
+        "offset was subtracted. Cut at 0, or add it back.",
+        "numpy.maximum({}, 0)",
+    ),
     "compressed": (
         "No value is negative, but most are high and lean to the low side: are these decibels, or "
         "a picture of them (a B-mode cine loop)? Then undo it: 10 ** (frames / 20), where a "

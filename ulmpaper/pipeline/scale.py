@@ -18,6 +18,7 @@ from ulmpaper.config import Config
 from ulmpaper.core.records import Block, check_block, warn_user
 from ulmpaper.core.scale import doubt_scale, same_scale
 from ulmpaper.io.readers import FrameFile
+from ulmpaper.io.truth import SAMPLED_ANEW
 
 _YOU = "stated by you"
 _ASSUMED = "assumed"
@@ -83,7 +84,8 @@ def settle_files(files: Sequence[FrameFile], cfg: Config) -> _UsedScale:
                 f"run them apart, or set one (--set acquisition.{name}=...)"
             )
     for note in first.notes:
-        if note.startswith("you state"):  # another number than the file
+        # Another number than the file; pixels that are not those of the file.
+        if note.startswith("you state") or SAMPLED_ANEW in note:
             warn_user(note)
     return _settle(
         cfg,

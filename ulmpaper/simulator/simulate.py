@@ -113,13 +113,15 @@ def simulate(
     if number < 0:
         raise ValueError(f"number must be 0 or more, not {number}")
     if kind == "testcard":
-        return simulate_testcard(
+        block = simulate_testcard(
             n_frames=n_frames or cfg.example.n_frames,
             n_bubbles=cfg.example.n_bubbles,
             shape_px=cfg.example.shape_px,
             noise=cfg.example.noise,
             rng=seeded_stream(cfg.seed, f"testcard {split}", number),
         )
+        scale = cfg.acquisition
+        return dataclasses.replace(block, px_mm=scale.px_mm, frame_rate_hz=scale.frame_rate_hz)
     if kind == "phantom":
         sequences = SEQUENCES[check_choice(split, SEQUENCES, "split of the phantom")]
         if number >= len(sequences):
