@@ -509,6 +509,11 @@ class Ml3d(Fitted):
         _OWN_SCALE_MEANS,
         source="ours",
     )
+    each_window: bool = _setting(
+        False,
+        "divide each window by its own highest value; otherwise by that of the recording",
+        source="paper §II-E",
+    )
     mirrored: bool = _setting(
         False,
         "average the predictions of a frame and of its left-right mirror image",

@@ -365,3 +365,23 @@ def test_bad_input_is_one_error_before_any_work(
 ) -> None:
     with pytest.raises(error, match=message):
         predict_maps(net, frames, **{"window": 5, "device": "cpu", **options})
+
+
+def test_each_window_may_be_divided_by_its_own_maximum() -> None:
+    """A flash makes the others of its windows dark, and no others."""
+    frames = np.random.default_rng(0).random((12, 10, 10), dtype=np.float32)
+    frames[7] *= 5
+    seen = []
+
+    class Peaks(torch.nn.Module):
+        def forward(self, windows: torch.Tensor) -> torch.Tensor:
+            seen.extend(windows.amax(dim=(1, 2, 3, 4)).tolist())
+            return torch.zeros(len(windows), 3, *windows.shape[2:])
+
+    for each_window in (False, True):
+        seen.clear()
+        use = {"window": 3, "stride": 3, "device": "cpu", "each_window": each_window}
+        assert sum(maps.shape[1] for _, maps in predict_maps(Peaks(), frames, **use)) == 12
+        assert (np.array(seen) == 1).sum() == (4 if each_window else 1)
+    with pytest.raises(ValueError, match="in one pass there are no windows to normalize"):
+        predict_maps(Peaks(), frames, stride=None, each_window=True)

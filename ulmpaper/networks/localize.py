@@ -123,6 +123,7 @@ def locate_ml3d(
     window: int | None = None,
     stride: int | None = 1,
     scale: str | Factors = AS_IT_IS,
+    each_window: bool = False,
     mirrored: bool = False,
     threshold: float | None = None,
     min_distance_px: float = MIN_DISTANCE_PX,
@@ -148,7 +149,7 @@ def locate_ml3d(
     window : int, optional
         Frames that go through the network together, at most T but in one pass; by default as in the
         training, or 10.
-    stride, batch, tile_px, device, precision, compiled
+    stride, each_window, batch, tile_px, device, precision, compiled
         See `ulmpaper.networks.predict_maps`.
     scale : {"auto"} or (float, float)
         Factors on the number of pixels along z and x before the network looks, see
@@ -212,6 +213,7 @@ def locate_ml3d(
         sampled,
         window=window,
         stride=stride,
+        each_window=each_window,
         batch=batch,
         tile_px=tile_px,
         device=device,

@@ -57,6 +57,7 @@ def predict_maps(
     precision: str = "float32",
     compiled: bool = False,
     scale: float | None = None,
+    each_window: bool = False,
 ) -> Iterator[tuple[int, Tensor]]:
     """Predict the offset maps of every frame, averaged over windows or in one pass over time.
 
@@ -84,6 +85,8 @@ def predict_maps(
         See `compile_parts`; one pass is not compiled.
     scale : float, optional
         Value that becomes 1, instead of the highest of all frames.
+    each_window : bool
+        Divide each window by its own highest value as well, as the paper does; not in one pass.
 
     Yields
     ------
@@ -117,6 +120,8 @@ def predict_maps(
     """
     check_positive(window=window)
     if stride is None:
+        if each_window:
+            raise ValueError("in one pass there are no windows to normalize: set a stride")
         check_positive(batch=batch)
         run = _runner(net, tile_px, device, precision, one_pass=True)
         return _one_pass(run, _Scaled(frames, scale), window * batch)
@@ -136,7 +141,7 @@ def predict_maps(
     check_positive(batch=batch)
     run = _runner(net, tile_px, device, precision, compiled=compiled)
     starts = [*range(0, n_frames - window, stride), n_frames - window]
-    return _average_windows(run, frames, starts, window, batch)
+    return _average_windows(run, frames, starts, window, batch, each_window=each_window)
 
 
 def predict_heatmaps(
@@ -309,6 +314,8 @@ def _average_windows(
     starts: list[int],
     window: int,
     batch: int,
+    *,
+    each_window: bool,
 ) -> Iterator[tuple[int, Tensor]]:
     """Run windows that begin at `starts`; yield the means of frames that no later window sees."""
     n_windows = _windows_per_frame(starts, window, frames.shape[0])
@@ -321,8 +328,11 @@ def _average_windows(
         group = starts[k : k + batch]
         end = group[-1] + window
         held = torch.cat([held, frames.read(first + len(held), end)])
-        windows = [held[start - first : start - first + window] for start in group]
-        maps = run(torch.stack(windows)[:, None])
+        windows = torch.stack([held[start - first : start - first + window] for start in group])
+        if each_window:
+            highest = windows.amax(dim=(1, 2, 3), keepdim=True)
+            windows = windows / highest.clamp(min=torch.finfo(windows.dtype).tiny)
+        maps = run(windows[:, None])
         weight = maps[:, :1].clamp(min=_LEAST_WEIGHT)
         terms = torch.cat([maps[:, :1], weight, weight * maps[:, 1:]], dim=1)
         # Make room for the frames just read, and add every window where it belongs.

@@ -40,6 +40,7 @@ _MANY = 3  # multiple of the true count that is decoded to choose a threshold
 _OF_USE = (
     "stride",
     "scale",
+    "each_window",
     "mirrored",
     "min_distance_px",
     "centre_side",

@@ -122,6 +122,7 @@ def _network_options(cfg: Config, method: str) -> dict[str, Any]:
         "threshold": cfg.ml3d.threshold,
         "stride": cfg.ml3d.stride,
         "scale": cfg.ml3d.scale,
+        "each_window": cfg.ml3d.each_window,
         "mirrored": cfg.ml3d.mirrored,
         "min_distance_px": cfg.ml3d.min_distance_px,
         "count_margin": cfg.count.margin,
