@@ -366,6 +366,7 @@ _PIPELINE: dict[str, Maker] = {
     "compare_methods": lambda w, r: call(
         choose(r, w.block, w.frames), choose(r, "radial", ["none", "parabola"]), w.cfg
     ),
+    "draw_lines": lambda w, r: call(w.tracks, w.cfg, **SCALE),
     "locate": lambda w, r: call(choose(r, w.frames, w.block), "radial", 4, min_score=0.1),
     "look_briefly": lambda w, r: call(w.file),
     "save_result": lambda w, r: call(w.result, w.fresh(), overwrite=True),
