@@ -74,7 +74,7 @@ def isolated_bubbles(
     rows = [np.empty((0, 4))]
     for t, frame in enumerate(frames):
         amplitude = np.abs(frame)
-        peaks = amplitude > min_contrast * np.median(amplitude)
+        peaks = amplitude > min_contrast * float(np.median(amplitude))
         peaks &= amplitude == ndimage.maximum_filter(amplitude, 5, mode="constant")
         at = np.argwhere(peaks)
         if not len(at):
@@ -85,7 +85,7 @@ def isolated_bubbles(
         at = at[alone & inside]
         score = amplitude[at[:, 0], at[:, 1]]
         patches = amplitude[(at[:, :1] + around)[:, :, None], (at[:, 1:] + around)[:, None, :]]
-        dark = patches[:, rim].max(axis=1) < max_border * score
+        dark = patches[:, rim].max(axis=1) < max_border * score.astype(np.float64)
         centres = at + np.column_stack(log_parabola(patches[:, core, core].astype(np.float64)))
         rows.append(np.column_stack([np.full(len(at), t), centres, score])[dark])
     return bubble_table(*np.concatenate(rows).T)

@@ -193,6 +193,11 @@ def sigma_loss(maps: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         Negative logarithm of the likelihood, up to a constant, mean over the bubbles that the
         network finds and both axes; no parts.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Maps of other shapes, or of no real numbers.
+
     Notes
     -----
     Ours. For an error :math:`e` it is :math:`\\log \\sigma + e^2 / 2 \\sigma^2`, least where
@@ -205,6 +210,7 @@ def sigma_loss(maps: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     >>> round(float(sigma_loss(maps, truth)[0]), 4)  # log(0.1) + 1/2
     -1.8026
     """
+    _check_five(maps, truth)
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     found = (truth.select(-4, 0) > 0) & (maps.select(-4, 0) > _LEAST_P)
     error = (maps.narrow(-4, 1, 2) - truth.narrow(-4, 1, 2)).detach()
@@ -251,11 +257,9 @@ def mixture_loss(maps: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor]
     >>> bool(mixture_loss(found, truth)[0] < mixture_loss(beside, truth)[0])
     True
     """
-    if maps.ndim != 5 or maps.shape[1] != 5 or truth.shape != (maps.shape[0], 3, *maps.shape[2:]):
-        raise ValueError(
-            "maps (B, 5, N, Z, X) and truth (B, 3, N, Z, X) do not fit: "
-            f"{tuple(maps.shape)} and {tuple(truth.shape)}"
-        )
+    _check_five(maps, truth)
+    if maps.ndim != 5:
+        raise ValueError(f"maps have the shape (B, 5, N, Z, X), not {tuple(maps.shape)}")
     maps = maps.float()
     p = maps[:, 0].clamp(_TINY_P, 1 - _TINY_P)
     mean = p.sum(dim=(-2, -1))
@@ -428,6 +432,23 @@ def _difference(maps: Tensor, truth: Tensor) -> Tensor:
     if any(part.is_complex() or part.dtype == torch.bool for part in (maps, truth)):
         raise TypeError(f"maps and truth hold real numbers, not {maps.dtype} and {truth.dtype}")
     return maps.to(truth.dtype) - truth
+
+
+def _check_five(maps: Tensor, truth: Tensor) -> None:
+    """Refuse what is not five maps and the three of their truth, in real numbers."""
+    if (
+        min(maps.ndim, truth.ndim) < 4
+        or (maps.shape[-4], truth.shape[-4]) != (5, 3)
+        or maps.shape[:-4] != truth.shape[:-4]
+        or maps.shape[-3:] != truth.shape[-3:]
+        or 0 in maps.shape
+    ):
+        raise ValueError(
+            "maps (..., 5, N, Z, X) and truth (..., 3, N, Z, X) do not fit: "
+            f"{tuple(maps.shape)} and {tuple(truth.shape)}"
+        )
+    if any(part.is_complex() or part.dtype == torch.bool for part in (maps, truth)):
+        raise TypeError(f"maps and truth hold real numbers, not {maps.dtype} and {truth.dtype}")
 
 
 def _frame_mean(squares: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ _CURVES: dict[str, Callable[[NDArray], NDArray]] = {
     "PReLU": lambda x: np.where(x > 0, x, 0.2 * x),
     "Sigmoid": lambda x: np.tanh(2.5 * x),
     "Identity": lambda x: x,
+    "_Beyond": lambda x: np.tanh(2.5 * x),
 }
 _WEIGHTS = "#12677a"
 _PASSING = "#c96a0c"
@@ -155,6 +156,12 @@ def _check_layers(layers: pd.DataFrame) -> tuple[_Layers, int]:
             "Fig. 1 shows the layers of a 3DML-ResNet, "
             f"layer_table(ML3DResNet(...), (1, 1, N, Z, X)); got {found}"
         )
+    for name, row in table.items():
+        if name.endswith(("prelu", "output")) and row["kind"] not in _CURVES:
+            raise ValueError(
+                f"Fig. 1 has no curve for the layer {name} of kind {row['kind']!r}: "
+                f"{', '.join(_CURVES)}"
+            )
     return table, n_blocks
 
 

@@ -290,6 +290,7 @@ def write_bank(bank: PsfBank, path: str | os.PathLike, *, samples_per_px: int = 
         The file cannot be written.
     """
     path = Path(path)
+    check_positive(samples_per_px=samples_per_px)
     step, rest = divmod(bank.oversample, samples_per_px)
     if rest or samples_per_px % 2:
         raise ValueError(
