@@ -300,6 +300,11 @@ def test_most_likely_path_keeps_straight_lines_and_weighs_what_is_uncertain() ->
     assert unsure == pytest.approx(0.6, abs=0.1)
 
 
+def test_most_likely_path_is_none_of_palas_rules() -> None:
+    with pytest.raises(ValueError, match="PALA takes averages"):
+        smooth(tracks_of([(0, 1.0, 2.0)]), acceleration_px=0.1, pala=True)
+
+
 def test_most_likely_path_is_nearer_to_the_truth_than_an_average(rng: np.random.Generator) -> None:
     t = np.arange(60)
     true = np.stack([8 * np.sin(t / 12), 8 * np.cos(t / 12)])

@@ -140,6 +140,8 @@ def smooth(
     points = check_whole(points=points)
     tracks, first, size = _sorted_tracks(tracks)
     if acceleration_px is not None:
+        if pala:
+            raise ValueError("PALA takes averages: acceleration_px must be None with pala=True")
         return _most_likely(tracks, first, size, acceleration_px)
     knots = np.arange(len(tracks))
     if not pala:

@@ -429,9 +429,13 @@ def _difference(maps: Tensor, truth: Tensor) -> Tensor:
             f"maps and truth must both be (..., 3, N, Z, X), not {tuple(maps.shape)} and "
             f"{tuple(truth.shape)}"
         )
+    _check_numbers(maps, truth)
+    return maps.to(truth.dtype) - truth
+
+
+def _check_numbers(maps: Tensor, truth: Tensor) -> None:
     if any(part.is_complex() or part.dtype == torch.bool for part in (maps, truth)):
         raise TypeError(f"maps and truth hold real numbers, not {maps.dtype} and {truth.dtype}")
-    return maps.to(truth.dtype) - truth
 
 
 def _check_five(maps: Tensor, truth: Tensor) -> None:
@@ -447,8 +451,7 @@ def _check_five(maps: Tensor, truth: Tensor) -> None:
             "maps (..., 5, N, Z, X) and truth (..., 3, N, Z, X) do not fit: "
             f"{tuple(maps.shape)} and {tuple(truth.shape)}"
         )
-    if any(part.is_complex() or part.dtype == torch.bool for part in (maps, truth)):
-        raise TypeError(f"maps and truth hold real numbers, not {maps.dtype} and {truth.dtype}")
+    _check_numbers(maps, truth)
 
 
 def _frame_mean(squares: Tensor) -> Tensor:
